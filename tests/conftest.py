@@ -1,0 +1,26 @@
+"""What every test shares: skipped is not passed, where the machine promises everything."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+
+import pytest
+
+REQUIRE_ALL = os.environ.get("RUNBOOK_TEST_REQUIRE") == "all"
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, object, None]:
+    """With RUNBOOK_TEST_REQUIRE=all a skip is a failure: a machine that provisions everything must not lose a test."""
+    outcome = yield
+    report: pytest.TestReport = outcome.get_result()  # type: ignore[attr-defined]  # pluggy's Result, untyped here
+    if REQUIRE_ALL and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        report.outcome = "failed"
+        report.longrepr = f"skipped although RUNBOOK_TEST_REQUIRE=all: {reason}"
+
+
+def pytest_report_header() -> str:
+    """Say which mode this is."""
+    return "every skip is a failure (RUNBOOK_TEST_REQUIRE=all)" if REQUIRE_ALL else "tests whose server is missing are skipped and listed last"
