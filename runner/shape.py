@@ -8,7 +8,7 @@ from runbook.interpreter import model
 
 
 def children(step: model.Step) -> Iterator[tuple[str, tuple[model.Step, ...]]]:
-    """The groups of steps directly inside `step`, each with its label ('' the body, `[0]` a branch, `!undo` a phase)."""
+    """The groups of steps directly inside `step`, each with its label ('' body, `[0]` branch, `!undo` phase)."""
     match step:
         case model.Block(steps=steps) | model.Parallel(steps=steps) | model.Fallback(steps=steps):
             yield "", steps

@@ -1,0 +1,131 @@
+"""The parts of a run's view: steps, calls, questions, milestones, and how journal keys nest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(slots=True)
+class CallView:
+    """One attempt of one action. `before`, `after`, `diff` are there for changes, as journaled with the intent."""
+
+    key: str
+    op: str
+    action: str = ""
+    effect: str = ""
+    args: Any = None
+    before: Any = None
+    after: Any = None
+    diff: Any = None
+    inverse: Any = None
+    status: str = "running"
+    outputs: Any = None
+    error: Mapping[str, Any] | None = None
+    changed: bool = False
+    irreversible: bool = False
+    abandoned: bool = False
+    undone: bool | None = None  # None: nobody tried; False: its inverse failed or was refused
+    undo_error: str = ""
+    is_inverse: bool = False
+    seq: int = 0  # of its result
+    started: float = 0.0
+    ended: float | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def effective(self) -> bool:
+        """Whether it may have left something in the world."""
+        return self.effect in ("change", "opaque") and (self.changed or self.status != "succeeded")
+
+
+@dataclass(slots=True)
+class StepView:
+    """A step, an iteration (`each[2]`) or a phase of unwinding (`deploy!undo`): a node of the tree."""
+
+    key: str
+    id: str
+    kind: str = ""
+    name: str = ""
+    action: str = ""
+    status: str = "pending"
+    started: float | None = None  # Unix time
+    ended: float | None = None
+    duration: float | None = None  # running seconds
+    attempts: int = 0
+    error: Mapping[str, Any] | None = None
+    outputs: Any = None
+    tolerated: bool = False
+    by: str | None = None
+    chosen: Any = None
+    background: bool = False
+    undone: bool = False
+    milestone: str = ""
+    others: list[Any] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    calls: list[CallView] = field(default_factory=list)
+    children: list[StepView] = field(default_factory=list)
+    waiting: str = ""  # what it waits for: a person, a lock, a time
+
+    @property
+    def phase(self) -> str:
+        """`undo`, `on_failure`, `temporary` or `finally` for a phase node, else ''."""
+        tail = self.key.rpartition("/")[2]
+        return tail.rpartition("!")[2].partition("[")[0] if "!" in tail else ""
+
+    def walk(self, depth: int = 0) -> Iterator[tuple[int, StepView]]:
+        """This node and all below it, in the order in which they began."""
+        yield depth, self
+        for child in self.children:
+            yield from child.walk(depth + 1)
+
+
+@dataclass(slots=True)
+class QuestionView:
+    """Something that a person is, or was, asked."""
+
+    key: str
+    kind: str
+    text: str
+    options: Any = None
+    asked: float = 0.0
+    answered: float | None = None
+    status: str = ""  # '' while it is open
+    answer: Any = None
+
+
+@dataclass(slots=True)
+class WarningView:
+    """Something that did not go well and stopped nothing."""
+
+    key: str
+    message: str
+    wall: float
+
+
+@dataclass(slots=True)
+class MilestoneView:
+    """When a milestone was met, by which step; `taken_back` when what met it was undone."""
+
+    name: str
+    step: str
+    wall: float
+    taken_back: bool = False
+
+
+def parent_of(key: str) -> str | None:
+    """The key of the node that holds `key`: `a/b[2]/c` -> `a/b[2]` -> `a/b` -> `a` -> '' -> None."""
+    if not key:
+        return None
+    cut = max(key.rfind("/"), key.rfind("!"), key.rfind("["))
+    return key[:cut] if cut > 0 else ""
+
+
+def step_of(call_key: str) -> str:
+    """The step whose call this is: without `#attempt` and `~repeat`."""
+    tail_at = call_key.rfind("/") + 1
+    tail = call_key[tail_at:]
+    for mark in ("#", "~"):
+        tail = tail.partition(mark)[0]
+    return call_key[:tail_at] + tail
