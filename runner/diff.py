@@ -38,9 +38,7 @@ class Difference:
     @staticmethod
     def from_data(data: Mapping[str, Any]) -> Difference:
         """The reverse of `to_data`."""
-        return Difference(
-            data["object"], tuple(data["path"]), data.get("before", ABSENT), data.get("after", ABSENT)
-        )
+        return Difference(data["object"], tuple(data["path"]), data.get("before", ABSENT), data.get("after", ABSENT))
 
 
 def diff(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Difference, ...]:

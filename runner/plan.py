@@ -18,7 +18,20 @@ LIFETIME = 3600.0
 """Seconds until a saved plan expires: an incident moves on, and so does what was approved."""
 
 Verdict = Literal[
-    "change", "same", "read", "yes", "no", "skip", "opaque", "notify", "ask", "wait", "local", "block", "failed", "forbidden"
+    "change",
+    "same",
+    "read",
+    "yes",
+    "no",
+    "skip",
+    "opaque",
+    "notify",
+    "ask",
+    "wait",
+    "local",
+    "block",
+    "failed",
+    "forbidden",
 ]
 """What a row says. change: would change; same: already so; read: was read; yes/no: a check's verdict as of now;
 skip: `when` is false; opaque: cannot be previewed; block: holds other rows; failed: could not be looked at."""
@@ -98,7 +111,11 @@ class Plan:
         """As a file."""
         data = asdict(self)
         data["rows"] = [
-            {k: v for k, v in {**asdict(row), "diff": [d.to_data() for d in row.diff]}.items() if v not in ("", None, [], 0.0, False)}
+            {
+                k: v
+                for k, v in {**asdict(row), "diff": [d.to_data() for d in row.diff]}.items()
+                if v not in ("", None, [], 0.0, False)
+            }
             for row in self.rows
         ]
         return json.dumps({"plan": FORMAT, **data}, ensure_ascii=False, indent=1) + "\n"
@@ -118,7 +135,9 @@ class Plan:
                 data[name] = tuple(data[name])
             return Plan(rows=rows, **data)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InvalidError(f"not a saved plan: {error}", hint="make one with `runbook plan FILE -o plan.json`") from error
+            raise InvalidError(
+                f"not a saved plan: {error}", hint="make one with `runbook plan FILE -o plan.json`"
+            ) from error
 
 
 _ROW_DEFAULTS: Mapping[str, Any] = {"id": "", "depth": 0, "verdict": "block"}

@@ -1,0 +1,155 @@
+"""A plan for people: one line a step, the differences below the changes, what is missing last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from runbook.runner.diff import ABSENT, Difference
+from runbook.runner.plan import Plan, Row
+from runbook.runner.wording import one_line, span, value
+
+MARKS = {
+    "change": ("~", "yellow"),
+    "same": ("=", "green"),
+    "read": ("·", "dim"),
+    "yes": ("✓", "green"),
+    "no": ("?", "yellow"),
+    "skip": ("-", "dim"),
+    "opaque": ("!", "magenta"),
+    "notify": ("»", "blue"),
+    "ask": ("☐", "cyan"),
+    "wait": ("…", "dim"),
+    "local": ("·", "dim"),
+    "block": ("▸", "bold"),
+    "failed": ("✗", "red"),
+    "forbidden": ("✗", "red"),
+}
+STYLES = {
+    "dim": "2",
+    "bold": "1",
+    "red": "31",
+    "green": "32",
+    "yellow": "33",
+    "blue": "34",
+    "magenta": "35",
+    "cyan": "36",
+}
+WORDS = {
+    "same": "already so",
+    "read": "read",
+    "yes": "holds now",
+    "no": "does not hold now; the run waits for it or fails",
+    "skip": "skipped",
+    "opaque": "cannot be previewed",
+    "notify": "tells people, never blocks",
+    "ask": "asks a person",
+    "local": "writes into the run's folder",
+    "failed": "would fail",
+    "forbidden": "not allowed",
+}
+WIDTH = 100
+
+
+def render(plan: Plan, *, color: bool = False) -> str:
+    """The whole plan as text, ending in a newline."""
+    lines = [_painted(f"Plan of {plan.name}", "bold", color) + (" — SIMULATED world" if plan.simulated else "")]
+    lines += _inputs(plan)
+    lines.append("")
+    for row in plan.rows:
+        lines += _row(row, color)
+    lines += ["", *_summary(plan, color)]
+    return "\n".join(lines) + "\n"
+
+
+def _inputs(plan: Plan) -> list[str]:
+    return [f"  {name} = {value(given, WIDTH)}" for name, given in plan.inputs.items()]
+
+
+def _row(row: Row, color: bool) -> Iterator[str]:
+    mark, style = MARKS[row.verdict]
+    indent = "  " * row.depth
+    words = _words(row)
+    title = row.name or row.id
+    action = f" {row.action}" if row.action else ""
+    maybe = "maybe: " if row.maybe and row.verdict not in ("block", "skip") else "maybe " if row.maybe else ""
+    yield (
+        f"{indent}{_painted(mark, style, color)} {maybe}{_painted(title, 'bold' if row.verdict == 'block' else '', color)}"
+        + _painted(f" ·{action}" if action else "", "dim", color)
+        + (f"  {_painted(words, style, color)}" if words else "")
+    )
+    pad = indent + "    "
+    for difference in row.diff:
+        yield pad + _painted(_difference(difference), "yellow", color)
+    if row.detail:
+        yield from (pad + one_line(line) for line in row.detail.splitlines())
+    if row.error:
+        yield pad + _painted(one_line(row.error), "red", color)
+
+
+def _words(row: Row) -> str:
+    parts = [WORDS.get(row.verdict, "")]
+    if row.verdict == "wait":
+        parts = [f"waits {span(row.seconds)}"]
+    if row.verdict == "change":
+        undo = {
+            "yes": "",
+            "again": "undo repeats it",
+            "author": "undo by its own steps",
+            "none": "no undo, accepted",
+            "no": "CANNOT BE UNDONE",
+        }
+        parts = [undo.get(row.undo, ""), f"computed here, not by the server: {row.computed}" if row.computed else ""]
+    if row.tolerated and row.verdict in ("failed", "forbidden"):
+        parts.append("(tolerated)")
+    return ", ".join(part for part in parts if part)
+
+
+def _difference(difference: Difference) -> str:
+    where = difference.object.rpartition(":")[2] + "".join(f".{part}" for part in difference.path)
+    if difference.before is ABSENT:
+        return f"{where}: + {value(difference.after, WIDTH)}"
+    if difference.after is ABSENT:
+        return f"{where}: - {value(difference.before, WIDTH)}"
+    return f"{where}: {value(difference.before, WIDTH)} → {value(difference.after, WIDTH)}"
+
+
+def _summary(plan: Plan, color: bool) -> Iterator[str]:
+    changes = plan.changes
+    sure = [row for row in changes if not row.maybe]
+    maybe = len(changes) - len(sure)
+    counts = [
+        f"{len(sure)} change{'' if len(sure) == 1 else 's'}" + (f" (and {maybe} only if needed)" if maybe else "")
+    ]
+    for verdict, one, many in (
+        ("same", "already so", "already so"),
+        ("opaque", "not previewable", "not previewable"),
+        ("notify", "message", "messages"),
+    ):
+        number = sum(1 for row in plan.rows if row.verdict == verdict)
+        if number:
+            counts.append(f"{number} {one if number == 1 else many}")
+    yield _painted("Plan: ", "bold", color) + ", ".join(counts) + ". Nothing was changed."
+    stuck = [row for row in changes if row.undo == "no"] + [
+        row for row in plan.rows if row.verdict == "opaque" and row.undo in ("", "no", "unknown")
+    ]
+    if changes:
+        yield "Undo: " + (
+            "every change has its inverse."
+            if not stuck
+            else "NOT for " + ", ".join(row.key for row in stuck) + "; the rest has its inverse."
+        )
+    if plan.work_seconds is not None:
+        cleanup = f", clean-up at most {span(plan.cleanup_seconds)} more" if plan.cleanup_seconds else ""
+        yield f"Time: at most {span(plan.work_seconds)} of work{cleanup}."
+    if plan.locks:
+        yield f"Locks: {', '.join(plan.locks)}."
+    for warning in plan.warnings:
+        yield _painted(f"warning: {warning}", "yellow", color)
+    for sentence in plan.missing:
+        yield _painted(f"missing: {sentence}", "red", color)
+    if plan.outcome != "succeeded":
+        yield _painted(f"As things are now the run would end {plan.outcome}: {plan.error}", "red", color)
+
+
+def _painted(text: str, style: str, color: bool) -> str:
+    return f"\x1b[{STYLES[style]}m{text}\x1b[0m" if color and style and text else text
