@@ -57,12 +57,13 @@ Settled = Literal["done", "not_done", "partial", "unknown"]
 
 
 class TemporaryError(Exception):
-    """It may work if tried again. `retry_after`: seconds that the other side asked for."""
+    """It may work if tried again. `retry_after`: seconds that the other side asked for. `outputs`: what is known all the same."""
 
-    def __init__(self, message: str, retry_after: float | None = None) -> None:
+    def __init__(self, message: str, retry_after: float | None = None, outputs: Outputs | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.retry_after = retry_after
+        self.outputs = outputs
 
 
 class PermanentError(Exception):
@@ -225,6 +226,8 @@ class Action(Generic[A]):
     world: ClassVar[str] = ""  # reads see what changes of the same world did; '' = the family, '*' = anything
     extra: ClassVar[str | None] = None  # the optional dependency that it needs (`postgres`)
     lane: ClassVar[str] = ""  # notify: '' = the family
+    depends: ClassVar[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {}
+    # parameter -> literal value -> what then differs (`{"method": {"GET": {"effect": "read", "idempotent": True}}}`)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
