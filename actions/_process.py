@@ -1,8 +1,9 @@
 """Child processes: bounded in time, in output, and in what they leave behind (docs/decisions/processes.md).
 
-A child leads its own session. At the deadline or on a cancel its group gets TERM, then KILL, and so does whoever left the group
-but still carries the operation's mark in its environment. The leader is reaped last, so that its group id cannot be somebody
-else's by then. Output is read here, in the action's own thread; a grandchild that holds the pipe does not hold the step.
+A child leads its own session. At the deadline or on a cancel its group gets TERM, then KILL, and so does whoever left the
+group but still carries the operation's mark in its environment. The leader is reaped last, so that its group id cannot be
+somebody else's by then. Output is read here, in the action's own thread; a grandchild that holds the pipe does not hold the
+step.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ LINE = 8 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """How a process ended. `rc`: 128 + n after signal n, as a shell says it. Text is UTF-8 with replacements, without NUL."""
+    """How a process ended. `rc`: 128 + n after signal n, as a shell says it. Text: UTF-8 with replacements, no NUL."""
 
     rc: int
     stdout: str
@@ -111,12 +112,12 @@ def run(
 ) -> Finished:
     """Run `argv` to its end, the deadline, or a cancel.
 
-    `env` is added to `ctx.environ`; secrets belong there or in `stdin`, never in `argv`. `keep`: bytes of each output kept
-    from its start and again from its end. `log`: each line also goes to the step's log. Raises PermanentError when it cannot
-    be started, TemporaryError when the time is over. Any exit status is a result.
+    `env` is added to `ctx.environ`; secrets belong there or in `stdin`, never in `argv`. `keep`: bytes of each output
+    kept from its start and again from its end. `log`: each line also goes to the step's log. Raises PermanentError when it
+    cannot be started, TemporaryError when the time is over. Any exit status is a result.
     """
     ctx.checkpoint()
-    child = _start(ctx, argv, {**ctx.environ, **(env or {}), MARK: ctx.op}, stdin is not None, cwd)
+    child = _start(argv, {**ctx.environ, **(env or {}), MARK: ctx.op}, stdin is not None, cwd)
     ended = False
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
@@ -150,7 +151,7 @@ def run(
         os.close(wake_write)
 
 
-def _start(ctx: Context, argv: Sequence[str], env: Mapping[str, str], feed: bool, cwd: Path | None) -> subprocess.Popen[bytes]:
+def _start(argv: Sequence[str], env: Mapping[str, str], feed: bool, cwd: Path | None) -> subprocess.Popen[bytes]:
     if cwd is not None and not cwd.is_dir():
         raise PermanentError(f"the working directory {cwd} does not exist")
     try:
@@ -197,8 +198,7 @@ def _pump(child: subprocess.Popen[bytes], streams: tuple[_Stream, _Stream], stdi
                 gone_at = time.monotonic()
             if gone_at is not None and (not pipes or time.monotonic() >= gone_at + LINGER):
                 return True
-            pause = max(0.0, gone_at + LINGER - time.monotonic()) if gone_at is not None else None if life is not None else 0.02
-            for key, _ in ready.select(pause):
+            for key, _ in ready.select(_pause(gone_at, life)):
                 if key.data == "wake":
                     return False
                 if key.data == "life":
@@ -208,6 +208,13 @@ def _pump(child: subprocess.Popen[bytes], streams: tuple[_Stream, _Stream], stdi
                     left = _write(ready, child, left)
                 else:
                     _read(ready, key)
+
+
+def _pause(gone_at: float | None, life: int | None) -> float | None:
+    """How long to sleep in select, in seconds; None = until something happens."""
+    if gone_at is not None:
+        return max(0.0, gone_at + LINGER - time.monotonic())
+    return None if life is not None else 0.02
 
 
 def _read(ready: selectors.BaseSelector, key: selectors.SelectorKey) -> None:
@@ -256,7 +263,7 @@ def _has_ended(pid: int) -> bool:
 
 
 def end(pid: int, op: str) -> None:
-    """End a group that this thread leads the reaping of: TERM, patience, KILL, then whoever left it but bears the mark."""
+    """End the group of a leader that is not reaped yet: TERM, patience, KILL, then whoever left it but bears the mark."""
     _signal_group(pid, signal.SIGTERM)
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until and not _has_ended(pid):
@@ -287,7 +294,7 @@ def marked(op: str) -> list[int]:
 
 
 def started(pid: int) -> str | None:
-    """What tells this process from a later one of the same id: its start in clock ticks since boot (proc(5): stat, field 22)."""
+    """What tells this process from a later one of the same id: its start in ticks since boot (proc(5), stat, field 22)."""
     with contextlib.suppress(OSError, IndexError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     return None

@@ -23,14 +23,19 @@ class RunArgs:
         "A list is a program and its arguments, run without a shell. A text runs in `sh -c`; templates in it go through"
         " `shell_quote`. Never holds a secret: those go by `env` or `stdin`."
     )
-    env: dict[str, str] = param("Environment variables, beside those of runbook itself.", default_factory=dict, secret=True)
+    env: dict[str, str] = param(
+        "Environment variables, beside those of runbook itself.", default_factory=dict, secret=True
+    )
     stdin: str | None = param("Text for its standard input; without it there is none.", default=None, secret=True)
-    cwd: Path = param("Working directory.", default=Path("."), path=True)
+    cwd: Path = param("Working directory.", default=Path(), path=True)
     rc: list[int] = param("Exit statuses that mean success (128 + n after signal n).", default_factory=lambda: [0])
     temporary_rc: list[int] = param(
-        "Exit statuses that mean: try again (`retry` applies). 75 is EX_TEMPFAIL of sysexits(3).", default_factory=lambda: [75]
+        "Exit statuses that mean: try again (`retry` applies). 75 is EX_TEMPFAIL of sysexits(3).",
+        default_factory=lambda: [75],
     )
-    host: str | None = param("Another machine, over ssh (a later version). Absent: this one.", default=None, family=True)
+    host: str | None = param(
+        "Another machine, over ssh (a later version). Absent: this one.", default=None, family=True
+    )
 
 
 class Run(Opaque[RunArgs]):

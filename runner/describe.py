@@ -1,7 +1,7 @@
 """An action's typed parameters -> its JSON Schema and its page of documentation. Generated, committed, and checked.
 
-    python -m runbook.runner.describe            writes schemas/actions/*.schema.json and docs/actions.md
-    python -m runbook.runner.describe --check    exit 1 when a committed file differs from what the code says
+python -m runbook.runner.describe            writes schemas/actions/*.schema.json and docs/actions.md
+python -m runbook.runner.describe --check    exit 1 when a committed file differs from what the code says
 """
 
 from __future__ import annotations
@@ -153,17 +153,19 @@ def _union(options: list[dict[str, Any]]) -> dict[str, Any]:
     return {"anyOf": [*rich, *([{"type": names[0] if len(names) == 1 else names}] if names else [])]}
 
 
-_SCALARS: Mapping[Any, Mapping[str, Any]] = types.MappingProxyType({
-    str: {"type": "string"},
-    int: {"type": "integer"},
-    float: {"type": "number"},
-    bool: {"type": "boolean"},
-    Duration: {"type": "string", "format": "duration", "pattern": DURATION},
-    Path: {"type": "string"},
-    dict: {"type": "object"},
-    list: {"type": "array"},
-    type(None): {"type": "null"},
-})
+_SCALARS: Mapping[Any, Mapping[str, Any]] = types.MappingProxyType(
+    {
+        str: {"type": "string"},
+        int: {"type": "integer"},
+        float: {"type": "number"},
+        bool: {"type": "boolean"},
+        Duration: {"type": "string", "format": "duration", "pattern": DURATION},
+        Path: {"type": "string"},
+        dict: {"type": "object"},
+        list: {"type": "array"},
+        type(None): {"type": "null"},
+    }
+)
 
 
 def documentation(families: Mapping[str, Mapping[str, Any]]) -> str:
@@ -186,7 +188,7 @@ def documentation(families: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _page(name: str, body: Mapping[str, Any]) -> list[str]:
-    marks = [body["x-class"]]
+    marks: list[str] = [body["x-class"]]
     marks += ["irreversible"] if body.get("x-irreversible") else []
     marks += ["idempotent"] if body.get("x-idempotent") and body["x-class"] == "opaque" else []
     marks += ["undo: again"] if body.get("x-undo") == "again" else []
@@ -223,7 +225,7 @@ def _named(item: Mapping[str, Any]) -> str:
     if "anyOf" in item:
         return " \\| ".join(_named(option) for option in item["anyOf"])
     kind = item.get("type", "any")
-    kinds = kind if isinstance(kind, list) else [kind]
+    kinds: list[str] = kind if isinstance(kind, list) else [kind]
     if item.get("format") == "duration":
         kinds = ["duration" if one == "string" else one for one in kinds]
     if "array" in kinds and item.get("items"):

@@ -19,7 +19,7 @@ DURATION = r"^(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+$"
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-class _Mismatch(Exception):
+class _MismatchError(Exception):
     """A value that is not what the annotation says; `where` leads to it from the parameter."""
 
     def __init__(self, expected: str, got: Any, where: str = "") -> None:
@@ -28,8 +28,8 @@ class _Mismatch(Exception):
         self.got = got
         self.where = where
 
-    def under(self, part: str) -> _Mismatch:
-        return _Mismatch(self.expected, self.got, part + self.where)
+    def under(self, part: str) -> _MismatchError:
+        return _MismatchError(self.expected, self.got, part + self.where)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def parameters(args: type) -> tuple[Parameter, ...]:
 def parse(action: type[Action[Any]], given: Mapping[str, Any], base: str = "") -> Any:
     """The parameters of one call.
 
-    `given`: plain data, secrets revealed. `base`: the folder that relative paths are relative to ('' = left as they are).
+    `given`: plain data, secrets revealed. `base`: the folder that relative paths are relative to ('' = left so).
     Raises PermanentError that names every wrong parameter; a secret's value is never in it.
     """
     return _record(action.args, given, base, f"{action.name or action.__name__} has no parameter", "")
@@ -87,8 +87,10 @@ def _record(args: type, given: Mapping[str, Any], base: str, unknown: str, prefi
         if value is None and not item.required and not _takes_none(item.annotation):
             continue  # an absent optional secret or output renders as null: the default stands
         try:
-            found[item.field.name] = _bounded(item, _convert(item.annotation, value, base if item.doc.get("path") else ""))
-        except _Mismatch as problem:
+            found[item.field.name] = _bounded(
+                item, _convert(item.annotation, value, base if item.doc.get("path") else "")
+            )
+        except _MismatchError as problem:
             got = _kind(problem.got) if item.doc.get("secret") else _shown(problem.got)
             wrong.append(f"{prefix}{wire}{problem.where}: expected {problem.expected}, got {got}")
     if wrong:
@@ -100,11 +102,11 @@ def _bounded(item: Parameter, value: Any) -> Any:
     low, high, pattern = item.doc.get("minimum"), item.doc.get("maximum"), item.doc.get("pattern")
     if isinstance(value, int | float) and not isinstance(value, bool):
         if low is not None and value < low:
-            raise _Mismatch(f"at least {_number(low)}", value)
+            raise _MismatchError(f"at least {_number(low)}", value)
         if high is not None and value > high:
-            raise _Mismatch(f"at most {_number(high)}", value)
+            raise _MismatchError(f"at most {_number(high)}", value)
     if pattern is not None and isinstance(value, str) and not re.search(pattern, value):
-        raise _Mismatch(f"text that matches {pattern}", value)
+        raise _MismatchError(f"text that matches {pattern}", value)
     return value
 
 
@@ -124,14 +126,14 @@ def _convert(annotation: Any, value: Any, base: str) -> Any:
             isinstance(value, str) and str(value) in choices
         ):
             return choices[choices.index(value)]
-        raise _Mismatch("one of " + ", ".join(map(str, choices)), value)
+        raise _MismatchError("one of " + ", ".join(map(str, choices)), value)
     if origin in (list, tuple):
         return _sequence(origin, typing.get_args(annotation)[0], value, base)
     if origin in (dict, Mapping) or origin is typing.get_origin(Mapping[str, Any]):
         return _mapping(typing.get_args(annotation)[1], value, base)
     if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
         if not isinstance(value, Mapping):
-            raise _Mismatch("a map", value)
+            raise _MismatchError("a map", value)
         return _record(annotation, value, base, "there is no", "")
     plain = _SCALARS.get(annotation)
     if plain is None:
@@ -143,41 +145,41 @@ def _either(options: tuple[Any, ...], value: Any, base: str) -> Any:
     if value is None and type(None) in options:
         return None
     expected: list[str] = []
-    deeper: _Mismatch | None = None
+    deeper: _MismatchError | None = None
     for option in options:
         if option is type(None):
             continue
         try:
             return _convert(option, value, base)
-        except _Mismatch as problem:
+        except _MismatchError as problem:
             if problem.where:
                 deeper = problem  # the shape was right and a part of it was not: the more useful sentence
             expected.append(problem.expected)
-    raise deeper or _Mismatch(" or ".join(dict.fromkeys(expected)), value)
+    raise deeper or _MismatchError(" or ".join(dict.fromkeys(expected)), value)
 
 
 def _sequence(origin: Any, element: Any, value: Any, base: str) -> Any:
     if not isinstance(value, list | tuple):
-        raise _Mismatch("a list", value)
+        raise _MismatchError("a list", value)
     out = []
     for index, item in enumerate(value):
         try:
             out.append(_convert(element, item, base))
-        except _Mismatch as problem:
+        except _MismatchError as problem:
             raise problem.under(f"[{index}]") from None
     return origin(out)
 
 
 def _mapping(element: Any, value: Any, base: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
-        raise _Mismatch("a map", value)
+        raise _MismatchError("a map", value)
     out: dict[str, Any] = {}
     for key, item in value.items():
         if not isinstance(key, str):
-            raise _Mismatch("a map with text keys", key)
+            raise _MismatchError("a map with text keys", key)
         try:
             out[key] = _convert(element, item, base)
-        except _Mismatch as problem:
+        except _MismatchError as problem:
             raise problem.under(f".{key}") from None
     return out
 
@@ -187,7 +189,7 @@ def _text(value: Any) -> str:
         return value
     if isinstance(value, str):
         return value if type(value) is str else str(value)
-    raise _Mismatch("text", value)
+    raise _MismatchError("text", value)
 
 
 def _integer(value: Any) -> int:
@@ -195,19 +197,19 @@ def _integer(value: Any) -> int:
         return int(value)
     if type(value) is float and value.is_integer():
         return int(value)
-    raise _Mismatch("an integer", value)
+    raise _MismatchError("an integer", value)
 
 
 def _float(value: Any) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
-    raise _Mismatch("a number", value)
+    raise _MismatchError("a number", value)
 
 
 def _boolean(value: Any) -> bool:
     if isinstance(value, bool):
         return value
-    raise _Mismatch("true or false", value)
+    raise _MismatchError("true or false", value)
 
 
 def _duration(value: Any) -> Duration:
@@ -216,31 +218,33 @@ def _duration(value: Any) -> Duration:
         return Duration(sum(float(amount) * _UNITS[unit] for amount, unit in pieces))
     if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
         return Duration(value)  # computed (`{{ inputs.wait * 2 }}`): seconds. A literal number is refused by the schema
-    raise _Mismatch("a duration (500ms, 30s, 5m, 1h30m)", value)
+    raise _MismatchError("a duration (500ms, 30s, 5m, 1h30m)", value)
 
 
 def _path(value: Any, base: str) -> Path:
     if not isinstance(value, str | Path) or str(value) == "":
-        raise _Mismatch("a path", value)
+        raise _MismatchError("a path", value)
     return Path(posixpath.join(base, str(value))) if base else Path(str(value))
 
 
 def _nothing(value: Any) -> None:
     if value is not None:
-        raise _Mismatch("null", value)
+        raise _MismatchError("null", value)
 
 
-_SCALARS: Mapping[Any, Callable[[Any], Any]] = types.MappingProxyType({
-    str: _text,
-    int: _integer,
-    float: _float,
-    bool: _boolean,
-    Duration: _duration,
-    Path: lambda value: _path(value, ""),
-    dict: lambda value: _mapping(Any, value, ""),
-    list: lambda value: _sequence(list, Any, value, ""),
-    type(None): _nothing,
-})
+_SCALARS: Mapping[Any, Callable[[Any], Any]] = types.MappingProxyType(
+    {
+        str: _text,
+        int: _integer,
+        float: _float,
+        bool: _boolean,
+        Duration: _duration,
+        Path: lambda value: _path(value, ""),
+        dict: lambda value: _mapping(Any, value, ""),
+        list: lambda value: _sequence(list, Any, value, ""),
+        type(None): _nothing,
+    }
+)
 
 
 def _number(value: float) -> str:
@@ -258,7 +262,9 @@ def _kind(value: Any) -> str:
         return "a number"
     if isinstance(value, str | Path):
         return "text"
-    return "a list" if isinstance(value, list | tuple) else "a map" if isinstance(value, Mapping) else type(value).__name__
+    return (
+        "a list" if isinstance(value, list | tuple) else "a map" if isinstance(value, Mapping) else type(value).__name__
+    )
 
 
 def _shown(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Which actions there are. The catalogue is read from schema files alone; code is imported when an action is first used."""
+"""Which actions there are. The catalogue is read from schema files; code is imported when an action is first used."""
 
 from __future__ import annotations
 
@@ -24,28 +24,30 @@ GROUP = "runbook.actions"
 
 SCHEMAS = Path(__file__).parent.parent / "schemas" / "actions"
 
-FAMILIES: Mapping[str, str] = types.MappingProxyType({
-    "flow": "runbook.runner.builtins:ACTIONS",
-    "manual": "runbook.runner.builtins:ACTIONS",
-    "artifact": "runbook.runner.builtins:ACTIONS",
-    "report": "runbook.runner.builtins:ACTIONS",
-    "playbook": "runbook.runner.builtins:ACTIONS",
-    "shell": "runbook.actions.shell:ACTIONS",
-    "file": "runbook.actions.file:ACTIONS",
-    "http": "runbook.actions.http:ACTIONS",
-    "k8s": "runbook.actions.k8s:ACTIONS",
-    "helm": "runbook.actions.helm:ACTIONS",
-    "pg": "runbook.actions.pg:ACTIONS",
-    "prometheus": "runbook.actions.prometheus:ACTIONS",
-    "slack": "runbook.actions.slack:ACTIONS",
-    "pagerduty": "runbook.actions.pagerduty:ACTIONS",
-    "statuspage": "runbook.actions.statuspage:ACTIONS",
-})
-"""The families that ship. A new one is a line here and a module; `python -m runbook.runner.describe` writes its schema."""
+FAMILIES: Mapping[str, str] = types.MappingProxyType(
+    {
+        "flow": "runbook.runner.builtins:ACTIONS",
+        "manual": "runbook.runner.builtins:ACTIONS",
+        "artifact": "runbook.runner.builtins:ACTIONS",
+        "report": "runbook.runner.builtins:ACTIONS",
+        "playbook": "runbook.runner.builtins:ACTIONS",
+        "shell": "runbook.actions.shell:ACTIONS",
+        "file": "runbook.actions.file:ACTIONS",
+        "http": "runbook.actions.http:ACTIONS",
+        "k8s": "runbook.actions.k8s:ACTIONS",
+        "helm": "runbook.actions.helm:ACTIONS",
+        "pg": "runbook.actions.pg:ACTIONS",
+        "prometheus": "runbook.actions.prometheus:ACTIONS",
+        "slack": "runbook.actions.slack:ACTIONS",
+        "pagerduty": "runbook.actions.pagerduty:ACTIONS",
+        "statuspage": "runbook.actions.statuspage:ACTIONS",
+    }
+)
+"""The families that ship. A new one is a line here and a module; `runbook.runner.describe` writes its schema."""
 
 
 class _Known(Mapping[str, ActionSpec]):
-    """Reads a family's schema when one of its actions is first asked for: a cold `run` opens only the files it needs."""
+    """Reads a family's schema when one of its actions is asked for: a cold `run` opens only the files it needs."""
 
     def __init__(self) -> None:
         self._families: dict[str, Mapping[str, ActionSpec]] = {}
@@ -95,7 +97,7 @@ def plugins() -> Mapping[str, EntryPoint]:
 
 
 def _shipped_schema(entry: EntryPoint) -> Path | None:
-    """`schemas/<family>.schema.json` among the package data of the entry point's distribution, found without an import."""
+    """`schemas/<family>.schema.json`, package data of the entry point's distribution; found without an import."""
     wanted = f"{entry.name}.schema.json"
     for file in (entry.dist.files or ()) if entry.dist is not None else ():
         if file.name == wanted and file.parent.name == "schemas":
@@ -122,4 +124,6 @@ def find(name: str) -> type[Action[Any]]:
     for action in getattr(importlib.import_module(module), attribute or "ACTIONS"):
         if action.name == name:
             return action  # type: ignore[no-any-return]
-    raise PermanentError(f"there is no action {name} in the family {family}", hint=f"`runbook actions {family}` lists them")
+    raise PermanentError(
+        f"there is no action {name} in the family {family}", hint=f"`runbook actions {family}` lists them"
+    )
