@@ -1,0 +1,335 @@
+"""The report of a run: the same facts as data, as Markdown and as one HTML file without scripts.
+
+Everything comes from the view of the journal, where secrets are masks already; text of the world is escaped here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from runbook.runner import gantt
+from runbook.runner.run_tree import CallView, StepView
+from runbook.runner.view import RunView
+from runbook.runner.wording import change_lines, moment, span, status_word, unwired, value
+
+FORMATS = ("md", "html", "json")
+
+
+def render(view: RunView, form: str) -> str:
+    """The report as `html`, `json`, or (anything else) Markdown."""
+    if form == "html":
+        return to_html(view)
+    if form == "json":
+        return json.dumps(to_data(view), ensure_ascii=False, indent=2, default=str) + "\n"
+    return to_markdown(view)
+
+
+def to_data(view: RunView) -> dict[str, Any]:
+    """Everything that the report says, as JSON. Times are ISO 8601 in UTC, durations seconds."""
+    culprit = view.culprit()
+    return {
+        "run": view.id,
+        "name": view.name,
+        "file": view.file,
+        "status": view.status,
+        "exit": view.exit,
+        "simulated": view.simulated,
+        "initiator": unwired(view.initiator),
+        "parent": view.parent,
+        "trigger": unwired(view.trigger),
+        "version": view.version,
+        "started": moment(view.started),
+        "ended": moment(view.ended),
+        "elapsed": round(view.elapsed(), 3),
+        "inputs": unwired(view.inputs),
+        "outputs": unwired(view.outputs),
+        "error": unwired(view.error),
+        "culprit": culprit.key if culprit else None,
+        "objectives": [_objective(entry) for entry in view.objectives],
+        "milestones": [
+            {"name": m.name, "step": m.step, "at": moment(m.wall), "taken_back": m.taken_back}
+            for m in view.milestones.values()
+        ],
+        "steps": [_step(view, depth, step) for depth, step in view.walk()],
+        "changes": [_change(call) for call in view.changes()],
+        "left": [_change(call) for call in view.left()],
+        "unfinished": unwired(view.unfinished),
+        "warnings": [{"step": w.key, "message": w.message, "at": moment(w.wall)} for w in view.warnings],
+        "notifications": [_notification(call) for call in view.calls.values() if call.effect == "notify"],
+        "undelivered": unwired(view.lane_left),
+        "people": [
+            {
+                "step": q.key,
+                "kind": q.kind,
+                "text": q.text,
+                "status": q.status or "waiting",
+                "answer": unwired(q.answer),
+                "asked": moment(q.asked),
+                "answered": moment(q.answered),
+            }
+            for q in view.questions.values()
+        ],
+        "stops": [{"box": box, "kind": kind, "why": why} for box, kind, why in view.stops],
+        "resumed": len(view.resumed),
+        "head": view.head or view.digest,
+    }
+
+
+def to_markdown(view: RunView) -> str:
+    """The report as Markdown; tables hold no raw text of the world."""
+    return "\n".join(_markdown(to_data(view))) + "\n"
+
+
+def to_html(view: RunView) -> str:
+    """The report as one file: no scripts, no links to elsewhere, everything escaped."""
+    facts = to_data(view)
+    title = f"{facts['name']} · {status_word(facts['status'])}"
+    body = "\n".join(_html(facts, gantt.svg(view)))
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
+        f'<meta name="viewport" content="width=device-width">\n<title>{escape(title)}</title>\n'
+        f"<style>{_STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+    )
+
+
+# -- facts
+
+
+def _objective(entry: Mapping[str, Any]) -> dict[str, Any]:
+    since, at = entry.get("since"), entry.get("at")
+    took = at - since if at is not None and since is not None else None
+    return {
+        "name": entry.get("name", ""),
+        "within": entry.get("within"),
+        "verdict": entry.get("verdict", "n/a"),
+        "since": moment(since),
+        "at": moment(at),
+        "took": None if took is None else round(took, 3),
+    }
+
+
+def _step(view: RunView, depth: int, step: StepView) -> dict[str, Any]:
+    begin = view.started or 0.0
+    return {
+        "key": step.key,
+        "depth": depth,
+        "id": step.phase or step.id,
+        "kind": step.kind,
+        "name": step.name,
+        "action": step.action,
+        "status": step.status,
+        "tolerated": step.tolerated,
+        "undone": step.undone,
+        "attempts": step.attempts,
+        "after": None if step.started is None else round(step.started - begin, 3),
+        "duration": None if step.duration is None else round(step.duration, 3),
+        "error": unwired(step.error),
+        "changed": any(call.changed for call in step.calls if not call.is_inverse),
+    }
+
+
+def _change(call: CallView) -> dict[str, Any]:
+    return {
+        "step": call.op,
+        "action": call.action,
+        "status": call.status,
+        "undone": call.undone,
+        "undo_error": call.undo_error,
+        "irreversible": call.irreversible,
+        "diff": change_lines(call.diff, call.before, call.after),
+    }
+
+
+def _notification(call: CallView) -> dict[str, Any]:
+    return {
+        "step": call.op,
+        "action": call.action,
+        "status": call.status,
+        "at": moment(call.ended),
+        "error": unwired(call.error),
+    }
+
+
+def undo_word(undone: bool | None, irreversible: bool) -> str:
+    """What became of a change, in a word or two."""
+    if undone:
+        return "taken back"
+    if undone is False:
+        return "NOT taken back"
+    return "stands, irreversible" if irreversible else "stands"
+
+
+# -- the parts that both texts share: (title, header, rows)
+
+Table = tuple[str, Sequence[str], list[list[str]]]
+
+
+def _head(facts: Mapping[str, Any]) -> list[list[str]]:
+    rows = [
+        ["Run", facts["run"]],
+        ["Playbook", facts["file"]],
+        ["Started", f"{facts['started']} by {value(facts['initiator'])}"],
+        ["Ended", facts["ended"] or "not yet"],
+        ["Took", span(facts["elapsed"])],
+        ["Exit code", "" if facts["exit"] is None else str(facts["exit"])],
+        ["Inputs", ", ".join(f"{name}={value(given, 60)}" for name, given in (facts["inputs"] or {}).items())],
+        ["Outputs", ", ".join(f"{name}={value(given, 60)}" for name, given in (facts["outputs"] or {}).items())],
+        ["Called by", value(facts["parent"]) if facts["parent"] else ""],
+        ["Trigger", value(facts["trigger"]) if facts["trigger"] else ""],
+        ["Resumed", f"{facts['resumed']} times" if facts["resumed"] else ""],
+    ]
+    return [row for row in rows if row[1]]
+
+
+def _tables(facts: Mapping[str, Any]) -> Iterator[Table]:
+    yield (
+        "Objectives",
+        ("Objective", "Within", "Took", "Verdict"),
+        [
+            [o["name"], span(o["within"]), span(o["took"]), o["verdict"] + (f" at {o['at']}" if o["at"] else "")]
+            for o in facts["objectives"]
+        ],
+    )
+    yield (
+        "Steps",
+        ("Step", "Action", "Status", "After", "Took", "Attempts"),
+        [_step_row(step) for step in facts["steps"] if step["status"] != "pending"],
+    )
+    yield (
+        "Changes",
+        ("Step", "Action", "What", "Now"),
+        [
+            [c["step"], c["action"], "\n".join(c["diff"]) or "no preview", _now(c)]
+            for c in facts["changes"]
+        ],
+    )
+    yield (
+        "Left behind",
+        ("Step", "Action", "Status"),
+        [[c["step"], c["action"], status_word(c["status"])] for c in facts["left"]] if facts["exit"] else [],
+    )
+    yield "Open clean-up", ("What",), [[value(entry)] for entry in facts["unfinished"]]
+    yield "Warnings", ("Step", "Warning"), [[w["step"], w["message"]] for w in facts["warnings"]]
+    yield (
+        "People",
+        ("Step", "Question", "Answer"),
+        [[q["step"], q["text"], _answer(q)] for q in facts["people"]],
+    )
+    yield (
+        "Notifications",
+        ("Step", "Action", "Status", "At"),
+        [[n["step"], n["action"], status_word(n["status"]), n["at"]] for n in facts["notifications"]],
+    )
+    yield "Not delivered", ("Notification",), [[value(entry)] for entry in facts["undelivered"]]
+
+
+def _step_row(step: Mapping[str, Any]) -> list[str]:
+    status = status_word(step["status"]) + (", tolerated" if step["tolerated"] else "")
+    status += ", undone" if step["undone"] else ""
+    if step["error"] and step["status"] != "succeeded":
+        status += f": {value(step['error'].get('message', ''), 200)}"
+    name = f"{'· ' * step['depth']}{step['id']}" + (f" ({value(step['name'], 60)})" if step["name"] else "")
+    after = "" if step["after"] is None else span(step["after"])
+    attempts = str(step["attempts"]) if step["attempts"] and step["attempts"] > 1 else ""
+    return [name, step["action"] or step["kind"], status, after, span(step["duration"]), attempts]
+
+
+def _now(change: Mapping[str, Any]) -> str:
+    word = undo_word(change["undone"], change["irreversible"])
+    return f"{word}: {change['undo_error']}" if change["undo_error"] else word
+
+
+def _answer(question: Mapping[str, Any]) -> str:
+    if question["answer"] is None:
+        return status_word(question["status"])
+    return f"{status_word(question['status'])} at {question['answered']}: {value(question['answer'], 300)}"
+
+
+def _blame(facts: Mapping[str, Any]) -> str:
+    if not facts["error"]:
+        return ""
+    message = str(facts["error"].get("message", ""))
+    return f"{facts['culprit']}: {message}" if facts["culprit"] else message
+
+
+# -- Markdown
+
+
+def _markdown(facts: Mapping[str, Any]) -> Iterator[str]:
+    yield f"# {_cell(facts['name'])}: {status_word(facts['status'])}"
+    yield ""
+    if facts["simulated"]:
+        yield "> **SIMULATED.** This run was a rehearsal in a sandbox; nothing of it happened."
+        yield ""
+    if _blame(facts):
+        yield f"**What happened:** {_cell(_blame(facts))}"
+        yield ""
+    yield from _markdown_table(("", ""), _head(facts))
+    for title, header, rows in _tables(facts):
+        if rows:
+            yield f"## {title}"
+            yield ""
+            yield from _markdown_table(header, rows)
+    yield "## Integrity"
+    yield ""
+    yield f"Journal head `{facts['head']}`. `runbook verify {facts['run']}` recomputes it from every record."
+
+
+def _markdown_table(header: Sequence[str], rows: list[list[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(header)} |"
+    yield f"|{'---|' * len(header)}"
+    for row in rows:
+        yield f"| {' | '.join(_cell(cell) for cell in row)} |"
+    yield ""
+
+
+def _cell(text: str) -> str:
+    """Text of the world in a Markdown table: no markup, no HTML, no new column; line ends become `<br>`."""
+    shown = escape(text, quote=False)
+    for mark in "\\`*_[]|#":
+        shown = shown.replace(mark, f"\\{mark}")
+    return "<br>".join(shown.splitlines())
+
+
+# -- HTML
+
+_STYLE = (
+    "body{font:15px/1.45 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222}"
+    "table{border-collapse:collapse;margin:.5em 0 1.5em}td,th{border-bottom:1px solid #ddd;padding:.25em .8em .25em 0;"
+    "text-align:left;vertical-align:top;white-space:pre-wrap;overflow-wrap:anywhere}th{font-weight:600}"
+    ".simulated{background:#fff3cd;border:2px solid #b8860b;padding:.6em 1em;font-weight:600}"
+    ".what{border-left:4px solid #c62828;padding:.3em 1em;background:#fdecea}code{overflow-wrap:anywhere}"
+)
+
+
+def _html(facts: Mapping[str, Any], chart: str) -> Iterator[str]:
+    yield f"<h1>{escape(str(facts['name']))}: {escape(status_word(facts['status']))}</h1>"
+    if facts["simulated"]:
+        yield '<p class="simulated">SIMULATED. This run was a rehearsal in a sandbox; nothing of it happened.</p>'
+    if _blame(facts):
+        yield f'<p class="what">{escape(_blame(facts))}</p>'
+    yield from _html_table((), _head(facts))
+    yield "<h2>Time</h2>"
+    yield chart
+    for title, header, rows in _tables(facts):
+        if rows:
+            yield f"<h2>{escape(title)}</h2>"
+            yield from _html_table(header, rows)
+    yield "<h2>Integrity</h2>"
+    yield (
+        f"<p>Journal head <code>{escape(str(facts['head']))}</code>. "
+        f"<code>runbook verify {escape(str(facts['run']))}</code> recomputes it from every record.</p>"
+    )
+
+
+def _html_table(header: Sequence[str], rows: list[list[str]]) -> Iterator[str]:
+    yield "<table>"
+    if header:
+        yield "<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in header) + "</tr>"
+    for row in rows:
+        yield "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>"
+    yield "</table>"

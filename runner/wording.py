@@ -1,0 +1,115 @@
+"""How times, values and changes are written for people: one way on the screen, in plans and in reports."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from runbook.runner import diff
+
+STATUS_WORDS: Mapping[str, str] = {
+    "timed_out": "timed out",
+    "in_doubt": "in doubt",
+    "succeeded": "succeeded",
+    "failed": "failed",
+}
+
+
+def status_word(status: str) -> str:
+    """`timed_out` as people write it."""
+    return STATUS_WORDS.get(status, status)
+
+
+def span(seconds: float | None) -> str:
+    """A duration, at a glance: `42ms`, `3.2s`, `1m05s`, `2h03m`; '' for None."""
+    if seconds is None:
+        return ""
+    if seconds < 0:
+        return f"-{span(-seconds)}"
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f}ms"
+    if seconds < 59.95:
+        return f"{seconds:.1f}s"
+    whole = round(seconds)
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes}m{rest:02d}s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m"
+
+
+def clock(seconds: float) -> str:
+    """A running clock: `0:42`, `12:05`, `1:02:03`."""
+    minutes, rest = divmod(max(0, int(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def moment(wall: float | None) -> str:
+    """A point in time as ISO 8601 in UTC, to the second; '' for None."""
+    if wall is None:
+        return ""
+    return datetime.fromtimestamp(wall, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def value(wire: Any, limit: int | None = None) -> str:
+    """A journaled value as one line of text: text as it is, anything else as compact JSON; seals as `‹secret:name›`."""
+    shown = unwired(wire)
+    if isinstance(shown, str):
+        text = shown
+    elif isinstance(shown, (int, float)) and not isinstance(shown, bool):
+        text = str(shown)
+    else:
+        text = json.dumps(shown, ensure_ascii=False, default=str)
+    text = one_line(text)
+    return text if limit is None or len(text) <= limit else text[: max(0, limit - 1)] + "…"
+
+
+def unwired(wire: Any) -> Any:
+    """A journaled value as its reader means it: typed scalars as their text, seals as their mask, the rest as it is."""
+    if isinstance(wire, Mapping):
+        if len(wire) == 1 and str(next(iter(wire))).startswith("$"):
+            from runbook.interpreter import values
+
+            plain = values.from_wire(dict(wire))
+            return str(plain) if not isinstance(plain, (dict, list)) else plain
+        return {str(key): unwired(inner) for key, inner in wire.items()}
+    if isinstance(wire, (list, tuple)):
+        return [unwired(inner) for inner in wire]
+    return wire
+
+
+def one_line(text: str) -> str:
+    """Text from the world on one line of a terminal: line ends and control characters are made visible."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else _VISIBLE.get(c, f"\\x{ord(c):02x}") for c in text)
+
+
+_VISIBLE: Mapping[str, str] = {"\n": "\\n", "\r": "\\r", "\t": " "}
+
+
+def tame(text: str) -> str:
+    """Text from the world over several lines: line ends and tabs stay, other control characters are visible."""
+    return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)
+
+
+def change_lines(shown: Any, before: Any = None, after: Any = None, limit: int | None = 120) -> list[str]:
+    """The lines that show one change: from the journaled diff where there is one, else from before and after."""
+    if isinstance(shown, str):
+        return tame(shown).splitlines()
+    if isinstance(shown, (list, tuple)):
+        return [_entry(entry, limit) for entry in shown]
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        return [_entry(difference.to_data(), limit) for difference in diff.diff(before, after)]
+    return []
+
+
+def _entry(entry: Any, limit: int | None) -> str:
+    if not isinstance(entry, Mapping) or "path" not in entry:
+        return one_line(entry) if isinstance(entry, str) else value(entry, limit)
+    where = ".".join(str(part) for part in entry["path"])
+    old, new = (value(entry[side], limit) if side in entry else "(absent)" for side in ("before", "after"))
+    return one_line(f"{entry.get('object', '')} {where}".strip()) + f": {old} -> {new}"
