@@ -33,7 +33,9 @@ def once(command: Sequence[str], cwd: Path, environ: Mapping[str, str], expect: 
     took = time.perf_counter() - began
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != expect:
-        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}:\n{output.decode(errors='replace')[-2000:]}")
+        raise RuntimeError(
+            f"{' '.join(command)} ended with {process.returncode}:\n{output.decode(errors='replace')[-2000:]}"
+        )
     return took, usage.ru_maxrss / 1024
 
 
