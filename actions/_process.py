@@ -1,9 +1,9 @@
 """Child processes: bounded in time, in output, and in what they leave behind (docs/decisions/processes.md).
 
-A child leads its own session. At the deadline or on a cancel its group gets TERM, then KILL, and so does whoever left the
-group but still carries the operation's mark in its environment. The leader is reaped last, so that its group id cannot be
-somebody else's by then. Output is read here, in the action's own thread; a grandchild that holds the pipe does not hold the
-step.
+A child leads its own session. At the deadline or on a cancel its group gets TERM, then KILL, and so does whoever left
+the group but still carries the operation's mark in its environment. The leader is reaped last, so that its group id
+cannot be somebody else's by then. Output is read here, in the action's own thread; a grandchild that holds the pipe
+does not hold the step.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import selectors
 import signal
 import subprocess
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -113,19 +114,27 @@ def run(
     """Run `argv` to its end, the deadline, or a cancel.
 
     `env` is added to `ctx.environ`; secrets belong there or in `stdin`, never in `argv`. `keep`: bytes of each output
-    kept from its start and again from its end. `log`: each line also goes to the step's log. Raises PermanentError when it
-    cannot be started, TemporaryError when the time is over. Any exit status is a result.
+    kept from its start and again from its end. `log`: each line also goes to the step's log. Raises PermanentError when
+    it cannot be started, TemporaryError when the time is over. Any exit status is a result.
     """
     ctx.checkpoint()
-    child = _start(argv, {**ctx.environ, **(env or {}), MARK: ctx.op}, stdin is not None, cwd)
-    ended = False
+    ended = reaped = False
+    leash = threading.Lock()  # the group id is ours only while the leader is not reaped
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
+    try:
+        child = _start(argv, {**ctx.environ, **(env or {}), MARK: ctx.op}, stdin is not None, cwd)
+    except BaseException:
+        os.close(wake_read)
+        os.close(wake_write)
+        raise
 
     def cut() -> None:
-        _signal_group(child.pid, signal.SIGTERM)
-        with contextlib.suppress(OSError):
-            os.write(wake_write, b".")
+        with leash:
+            if not reaped:
+                _signal_group(child.pid, signal.SIGTERM)
+                with contextlib.suppress(OSError):
+                    os.write(wake_write, b".")
 
     forget = ctx.on_stop(cut)
     try:
@@ -136,7 +145,9 @@ def run(
             raise TemporaryError(f"{Path(argv[0]).name} was stopped")
         ended = True
         out, err = (stream.text() for stream in streams)
-        rc = child.wait()
+        with leash:
+            reaped = True
+            rc = child.wait()
         return Finished(rc if rc >= 0 else 128 - rc, out, err, any(stream.dropped for stream in streams))
     finally:
         forget()
@@ -146,9 +157,11 @@ def run(
             if pipe is not None:
                 with contextlib.suppress(OSError):
                     pipe.close()
-        child.wait()
-        os.close(wake_read)
-        os.close(wake_write)
+        with leash:
+            reaped = True
+            child.wait()
+            os.close(wake_read)
+            os.close(wake_write)
 
 
 def _start(argv: Sequence[str], env: Mapping[str, str], feed: bool, cwd: Path | None) -> subprocess.Popen[bytes]:
@@ -263,7 +276,7 @@ def _has_ended(pid: int) -> bool:
 
 
 def end(pid: int, op: str) -> None:
-    """End the group of a leader that is not reaped yet: TERM, patience, KILL, then whoever left it but bears the mark."""
+    """End the group of a leader that is not reaped yet: TERM, patience, KILL, then who left it but bears the mark."""
     _signal_group(pid, signal.SIGTERM)
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until and not _has_ended(pid):
@@ -294,7 +307,7 @@ def marked(op: str) -> list[int]:
 
 
 def started(pid: int) -> str | None:
-    """What tells this process from a later one of the same id: its start in ticks since boot (proc(5), stat, field 22)."""
+    """What tells a process from a later one of its id: its start in ticks since boot (proc(5), stat, field 22)."""
     with contextlib.suppress(OSError, IndexError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     return None
