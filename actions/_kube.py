@@ -1,0 +1,279 @@
+"""A Kubernetes cluster as the actions see it: raw objects, errors that name verb and resource, kinds by discovery.
+
+Facts: API conventions (https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md), the patch
+types (https://kubernetes.io/docs/reference/using-api/api-concepts/), design/integrations.md.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+from runbook.actions import _kube_kinds as kinds
+from runbook.actions._kube_config import configuration, context_name
+from runbook.actions._kube_kinds import Kind, Ref
+from runbook.actions._kube_transport import Answer, Bounds, Transport, Within
+from runbook.contract import Context, PermanentError, Sensitive, TemporaryError
+
+MANAGER = "runbook"
+CONTENT_TYPES = {
+    "strategic": "application/strategic-merge-patch+json",
+    "merge": "application/merge-patch+json",
+    "json": "application/json-patch+json",
+}
+_PAGE = 500
+
+
+class ForbiddenError(PermanentError):
+    """401 or 403: it is known which verb on which resource."""
+
+
+class MissingError(PermanentError):
+    """404."""
+
+
+class ConflictError(TemporaryError):
+    """409: somebody else was quicker; read again."""
+
+
+class Cluster:
+    """One API server as one user sees it; cached per run."""
+
+    def __init__(self, transport: Transport, context: str) -> None:
+        self.transport = transport
+        self.context = context
+        self._lock = threading.Lock()
+        self._kinds: list[Kind] | None = None
+        self._rights: dict[tuple[str, Ref], bool] = {}
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        self.transport.close()
+
+    def name(self, ref: Ref) -> str:
+        """The global name of an object in observations: `k8s:<context>/<namespace>/Service/web`."""
+        return f"k8s:{self.context}/{ref.namespace if ref.kind.namespaced else ''}/{ref.kind.title}/{ref.name}"
+
+    # -- objects
+
+    def get(self, bounds: Bounds, ref: Ref) -> dict[str, Any]:
+        """The object. MissingError, ForbiddenError, or what else the server says."""
+        return self._ask(bounds, "get", "GET", ref).json()
+
+    def find(self, bounds: Bounds, ref: Ref) -> dict[str, Any] | None:
+        """The object, or None where there is none of that name."""
+        try:
+            return self.get(bounds, ref)
+        except MissingError:
+            return None
+
+    def select(self, bounds: Bounds, ref: Ref, selector: str = "", fields: str = "") -> list[dict[str, Any]]:
+        """All objects that a label selector and a field selector match, page by page (`ref` without a name)."""
+        found: list[dict[str, Any]] = []
+        kind = ref.kind
+        query = {"limit": str(_PAGE), "labelSelector": selector, "fieldSelector": fields, "continue": ""}
+        while True:
+            page = self._ask(bounds, "list", "GET", ref, query=query).json()
+            # Items of a list carry neither kind nor apiVersion.
+            api_version = f"{kind.group}/{kind.version}".lstrip("/")
+            found += [{"kind": kind.kind, "apiVersion": api_version} | item for item in page.get("items") or ()]
+            query["continue"] = (page.get("metadata") or {}).get("continue") or ""
+            if not query["continue"]:
+                return found
+
+    def patch(self, bounds: Bounds, ref: Ref, body: Any, patch_type: str, *, dry_run: bool = False) -> dict[str, Any]:
+        """Send a patch (`strategic`, `merge`, `json`); the object as it is then, or would be."""
+        query = {"fieldManager": MANAGER, "fieldValidation": "Strict", "dryRun": "All" if dry_run else ""}
+        return self._ask(
+            bounds, "patch", "PATCH", ref, query=query, body=body, content_type=CONTENT_TYPES[patch_type]
+        ).json()
+
+    def delete(self, bounds: Bounds, ref: Ref, uid: str) -> bool:
+        """Delete exactly the object with this uid; False where it is gone already or another bears its name."""
+        body = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}}
+        try:
+            self._ask(bounds, "delete", "DELETE", ref, body=body)
+        except (MissingError, ConflictError):
+            return False
+        return True
+
+    def text(self, bounds: Bounds, ref: Ref, query: Mapping[str, str], limit: int) -> bytes:
+        """A subresource that is no JSON (a pod's log), at most `limit` bytes."""
+        return self._ask(bounds, "get", "GET", ref, query=query, limit=limit).body
+
+    # -- rights
+
+    def may(self, bounds: Bounds, verb: str, ref: Ref) -> bool:
+        """Does the server let this user do that (SelfSubjectAccessReview)? Asked once per run."""
+        kind = ref.kind
+        about = (verb, ref)
+        with self._lock:
+            if about in self._rights:
+                return self._rights[about]
+        wanted = {"verb": verb, "group": kind.group, "version": kind.version, "resource": kind.plural}
+        optional = {
+            "namespace": ref.namespace if kind.namespaced else "",
+            "name": ref.name,
+            "subresource": ref.subresource,
+        }
+        body = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": wanted | {key: value for key, value in optional.items() if value}},
+        }
+        answer = self._ask(bounds, "create", "POST", Ref(kinds.ACCESS_REVIEW), body=body).json()
+        allowed = bool((answer.get("status") or {}).get("allowed"))
+        with self._lock:
+            self._rights[about] = allowed
+        return allowed
+
+    # -- kinds
+
+    def kind(self, bounds: Bounds, word: str) -> Kind:
+        """The kind that a playbook means: any the API serves, by kind, plural, singular, short or full name."""
+        found = kinds.known(word)
+        if found is not None:
+            return found
+        with self._lock:
+            if self._kinds is None:
+                self._kinds = self._discover(bounds)
+            served = self._kinds
+        wanted = word.lower()
+        for kind in served:
+            if kind.answers_to(wanted):
+                return kind
+        raise PermanentError(f"the API of context {self.context} serves no kind {word!r}{_meant(wanted, served)}")
+
+    def _discover(self, bounds: Bounds) -> list[Kind]:
+        found: list[Kind] = []
+        for start in ("/api", "/apis"):
+            document = self._document(bounds, start, kinds.AGGREGATED)
+            if document.get("kind") == "APIGroupDiscoveryList":
+                found += kinds.from_aggregated(document)
+                continue
+            groups = [group["preferredVersion"]["groupVersion"] for group in document.get("groups", ())]
+            for path in groups or document.get("versions", ()):
+                found += kinds.from_resource_list(self._document(bounds, f"{start}/{path}", "application/json"))
+        return found
+
+    def _document(self, bounds: Bounds, path: str, accept: str) -> dict[str, Any]:
+        answer = self.transport.request(bounds, "GET", path, headers={"Accept": accept})
+        if answer.status != 200:
+            raise explain(answer, f"read {path}", self.context)
+        return answer.json()
+
+    # -- one request
+
+    def _ask(
+        self,
+        bounds: Bounds,
+        verb: str,
+        method: str,
+        ref: Ref,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
+        content_type: str = "application/json",
+        limit: int | None = None,
+    ) -> Answer:
+        path = ref.path()
+        asked = {key: value for key, value in (query or {}).items() if value}
+        headers = {"Accept": "application/json" if limit is None else "*/*", "User-Agent": MANAGER}
+        content = None if body is None else json.dumps(body).encode()
+        if content is not None:
+            headers["Content-Type"] = content_type
+        answer = self.transport.request(
+            bounds, method, f"{path}?{urlencode(asked)}" if asked else path, headers=headers, body=content, limit=limit
+        )
+        if not 200 <= answer.status < 300:
+            raise explain(answer, f"{verb} {ref}", self.context)
+        return answer
+
+
+def explain(answer: Answer, what: str, context: str) -> Exception:
+    """The contract's error for a status that is no success. `what`: verb, resource, name and namespace."""
+    said = answer.json()
+    raw = answer.body[:500].decode("utf-8", "replace").strip()
+    message = str(said.get("message") or raw or f"HTTP {answer.status}")
+    status = answer.status
+    if status == 401:
+        return ForbiddenError(
+            f"cannot {what}: context {context!r} is not logged in (401)", hint="renew the credentials"
+        )
+    if status == 403:
+        return ForbiddenError(
+            f"no right to {what}: {message}", hint="bind a Role with that verb and resource to this user"
+        )
+    if status == 404:
+        return MissingError(f"cannot {what}: {message} (context {context!r})")
+    if status == 409:
+        return ConflictError(f"cannot {what}: {message}")
+    if status in (408, 429) or status >= 500:
+        asked = answer.retry_after or (said.get("details") or {}).get("retryAfterSeconds")
+        return TemporaryError(f"cannot {what}: {message} (HTTP {status})", retry_after=asked)
+    return PermanentError(f"cannot {what}: {message} (HTTP {status})")
+
+
+def connect(ctx: Context, context: str) -> Cluster:
+    """The cluster of a context (`current`: the kubeconfig's own), cached per run."""
+    name = context_name(ctx.environ, context)
+    where = ctx.environ.get("KUBECONFIG") or ctx.environ.get("HOME") or ""
+    return ctx.client(
+        f"k8s:{where}:{name}", lambda: Cluster(Transport(configuration(ctx.environ, name)), name), Cluster.close
+    )
+
+
+def read_secret(environ: Mapping[str, str], context: str, namespace: str, name: str, key: str) -> str | None:
+    """One key of a Secret, decoded; None where the Secret or the key is absent. TemporaryError, PermanentError else."""
+    bounds = Within(10.0)
+    resolved = context_name(environ, context)
+    cluster = Cluster(Transport(configuration(environ, resolved)), resolved)
+    try:
+        found = cluster.find(bounds, Ref(kinds.SECRET, namespace, name))
+    finally:
+        cluster.close()
+    encoded = ((found or {}).get("data") or {}).get(key)
+    if encoded is None:
+        return None
+    try:
+        return base64.b64decode(encoded).decode("utf-8")
+    except ValueError as error:
+        raise PermanentError(f"key {key!r} of Secret {namespace}/{name} is no UTF-8 text") from error
+
+
+_LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+
+
+def presentable(kind: Kind, found: Mapping[str, Any]) -> dict[str, Any]:
+    """An object for outputs: without managedFields; what a Secret holds is Sensitive."""
+    metadata = {key: value for key, value in (found.get("metadata") or {}).items() if key != "managedFields"}
+    shown = {**found, "metadata": metadata}
+    if kind != kinds.SECRET:
+        return shown
+    annotations = metadata.get("annotations") or {}
+    if _LAST_APPLIED in annotations:  # it repeats the data
+        metadata["annotations"] = {**annotations, _LAST_APPLIED: Sensitive(annotations[_LAST_APPLIED])}
+    return {key: sensitive(value) if key in ("data", "stringData") else value for key, value in shown.items()}
+
+
+def sensitive(value: Any) -> Any:
+    """The same tree with every text in it Sensitive."""
+    if isinstance(value, str):
+        return Sensitive(value)
+    if isinstance(value, Mapping):
+        return {key: sensitive(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [sensitive(item) for item in value]
+    return value
+
+
+def _meant(word: str, served: list[Kind]) -> str:
+    import difflib
+
+    names = {name for kind in served for name in (kind.kind.lower(), kind.plural)}
+    close = difflib.get_close_matches(word, names | {kind.kind.lower() for kind in kinds.KNOWN}, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
