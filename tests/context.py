@@ -137,7 +137,7 @@ class LocalContext:
 
 
 def call(action: type[Action[Any]], given: Mapping[str, Any], ctx: LocalContext) -> Outputs:
-    """One call as the host makes it: parse, and for a Change observe, expect, apply unless it is already so, outputs."""
+    """One call as the host makes it: parse; for a Change observe, expect, apply unless already so, outputs."""
     one = action()
     args = parse(action, given)
     for problem in one.check(args):
