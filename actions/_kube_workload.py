@@ -1,0 +1,259 @@
+"""Workloads: how far a roll-out is, which pods belong to it, which revisions there were.
+
+Rules as `kubectl rollout` has them (k8s.io/kubectl/pkg/polymorphichelpers). A Deployment's revisions are its
+ReplicaSets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from runbook.actions import _kube_kinds as kinds
+from runbook.actions._kube import Cluster
+from runbook.actions._kube_kinds import Ref
+from runbook.actions._kube_transport import Bounds
+from runbook.contract import PermanentError
+
+REVISION = "deployment.kubernetes.io/revision"
+REVISION_HISTORY = "deployment.kubernetes.io/revision-history"
+CHANGE_CAUSE = "kubernetes.io/change-cause"
+TEMPLATE_HASH = "pod-template-hash"
+
+Object = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """A workload's replicas. `current`: its controller has seen the newest spec."""
+
+    desired: int
+    ready: int
+    updated: int
+    available: int
+    total: int
+    current: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """`failure`: it will not come to an end by itself."""
+
+    done: bool
+    says: str
+    failure: str | None = None
+
+
+def counts(found: Object) -> Counts:
+    """The numbers of a Deployment, StatefulSet, DaemonSet or ReplicaSet; what is not there is 0."""
+    spec, status = found.get("spec") or {}, found.get("status") or {}
+    generation = int((found.get("metadata") or {}).get("generation") or 0)
+    seen = int(status.get("observedGeneration") or 0) >= generation
+    if found.get("kind") == "DaemonSet":
+        return Counts(
+            desired=int(status.get("desiredNumberScheduled") or 0),
+            ready=int(status.get("numberReady") or 0),
+            updated=int(status.get("updatedNumberScheduled") or 0),
+            available=int(status.get("numberAvailable") or 0),
+            total=int(status.get("currentNumberScheduled") or 0),
+            current=seen,
+        )
+    wanted = spec.get("replicas")
+    return Counts(
+        desired=1 if wanted is None else int(wanted),  # the API's default
+        ready=int(status.get("readyReplicas") or 0),
+        updated=int(status.get("updatedReplicas") or 0),
+        available=int(status.get("availableReplicas") or 0),
+        total=int(status.get("replicas") or 0),
+        current=seen,
+    )
+
+
+def rollout(found: Object) -> Rollout:
+    """How far the roll-out of a Deployment, StatefulSet or DaemonSet is."""
+    kind = str(found.get("kind"))
+    if kind not in ("Deployment", "StatefulSet", "DaemonSet"):
+        raise PermanentError(f"a {kind} does not roll out; Deployments, StatefulSets and DaemonSets do")
+    spec = found.get("spec") or {}
+    now = counts(found)
+    if kind == "Deployment" and spec.get("paused"):
+        return Rollout(done=False, says="it is paused", failure="the roll-out is paused (spec.paused)")
+    if not now.current:
+        return Rollout(done=False, says="its controller has not seen the newest spec yet")
+    progressing = condition(found, "Progressing")
+    if progressing and progressing.get("reason") == "ProgressDeadlineExceeded":
+        return Rollout(
+            done=False, says="no progress", failure=f"ProgressDeadlineExceeded: {progressing.get('message', '')}"
+        )
+    strategy = (spec.get("updateStrategy") or {}).get("type", "RollingUpdate")
+    if strategy == "OnDelete":
+        return Rollout(done=now.ready == now.desired, says=f"{now.ready} of {now.desired} ready (OnDelete)")
+    wanted = now.desired
+    if kind == "StatefulSet":
+        partition = int(((spec.get("updateStrategy") or {}).get("rollingUpdate") or {}).get("partition") or 0)
+        if partition:
+            wanted = max(0, now.desired - partition)
+    if now.updated < wanted:
+        return Rollout(done=False, says=f"{now.updated} of {wanted} updated")
+    if now.total > now.desired or (kind == "Deployment" and now.total > now.updated):
+        return Rollout(done=False, says=f"{now.total - now.updated} old replicas are still there")
+    if now.available < now.desired:
+        return Rollout(done=False, says=f"{now.available} of {now.desired} available")
+    return Rollout(done=True, says=f"{now.available} of {now.desired} available")
+
+
+def condition(found: Object, name: str) -> Mapping[str, Any] | None:
+    """A condition of the object's status by its type, in any case."""
+    for entry in (found.get("status") or {}).get("conditions") or ():
+        if str(entry.get("type", "")).lower() == name.lower():
+            return dict(entry)
+    return None
+
+
+def images(pod_spec: Object) -> list[str]:
+    """The images of a pod template, containers before init containers."""
+    spec = pod_spec.get("spec") or {}
+    return [
+        str(container.get("image", ""))
+        for group in ("containers", "initContainers")
+        for container in spec.get(group) or ()
+    ]
+
+
+def selector_text(selector: Object | None) -> str:
+    """A LabelSelector as the API's query has it."""
+    given = selector or {}
+    parts = [f"{key}={value}" for key, value in sorted((given.get("matchLabels") or {}).items())]
+    for rule in given.get("matchExpressions") or ():
+        key, values = rule["key"], ",".join(rule.get("values") or ())
+        operator = rule["operator"]
+        if operator in ("In", "NotIn"):
+            parts.append(f"{key} {operator.lower()} ({values})")
+        else:
+            parts.append(key if operator == "Exists" else f"!{key}")
+    return ",".join(parts)
+
+
+def pod_selector(found: Object) -> str:
+    """The selector of a workload's or a Service's pods. PermanentError where it is empty: it would mean every pod."""
+    spec = found.get("spec") or {}
+    selector = spec.get("selector")
+    if found.get("kind") == "Service":
+        selector = {"matchLabels": selector or {}}
+    text = selector_text(selector)
+    if not text:
+        name = (found.get("metadata") or {}).get("name")
+        raise PermanentError(f"{found.get('kind')} {name} has no selector: which pods are meant is not known")
+    return text
+
+
+def pods(cluster: Cluster, bounds: Bounds, namespace: str, selector: str) -> list[dict[str, Any]]:
+    """Pods that are neither finished nor on their way out, by name."""
+    found = cluster.select(bounds, Ref(kinds.POD, namespace), selector)
+    return sorted((pod for pod in found if is_live(pod)), key=lambda pod: str(pod["metadata"]["name"]))
+
+
+def is_live(pod: Object) -> bool:
+    """Neither finished nor on its way out."""
+    phase = (pod.get("status") or {}).get("phase")
+    return not pod["metadata"].get("deletionTimestamp") and phase not in ("Succeeded", "Failed")
+
+
+def is_ready(pod: Object) -> bool:
+    """The condition, not a label: labels say what someone wrote."""
+    found = condition(pod, "Ready")
+    return found is not None and found.get("status") == "True"
+
+
+# -- revisions
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """One revision of a workload.
+
+    `origin`: the revision under which its template first served. A Deployment that is rolled back takes its old
+    ReplicaSet again and gives it a new number; the annotation `revision-history` keeps the earlier ones.
+    """
+
+    number: int
+    origin: int
+    numbers: tuple[int, ...]
+    template: Mapping[str, Any]
+    hash: str
+    created: str
+    cause: str | None
+
+    def shown(self) -> dict[str, Any]:
+        """As outputs have it."""
+        return {
+            "revision": self.number,
+            "images": images(self.template),
+            "created": self.created,
+            "cause": self.cause,
+        }
+
+
+def plain_template(template: Object) -> dict[str, Any]:
+    """A pod template without the label that tells ReplicaSets apart."""
+    metadata = dict(template.get("metadata") or {})
+    metadata.pop("creationTimestamp", None)
+    labels = {key: value for key, value in (metadata.get("labels") or {}).items() if key != TEMPLATE_HASH}
+    if labels or "labels" in metadata:
+        metadata["labels"] = labels
+    return {**template, "metadata": metadata}
+
+
+def deployment_revisions(replicasets: Iterable[Object], owner: Object) -> list[Revision]:
+    """The revisions of a Deployment, oldest first: the ReplicaSets that it owns."""
+    uid = owner["metadata"].get("uid")
+    found = []
+    for replicaset in replicasets:
+        metadata = replicaset["metadata"]
+        owners = metadata.get("ownerReferences") or ()
+        if not any(reference.get("uid") == uid and reference.get("controller") for reference in owners):
+            continue
+        annotations = metadata.get("annotations") or {}
+        number = _number(annotations.get(REVISION))
+        if number is None:
+            continue
+        earlier = [_number(text) for text in str(annotations.get(REVISION_HISTORY) or "").split(",")]
+        numbers = tuple(sorted({entry for entry in earlier if entry is not None} | {number}))
+        template = (replicaset.get("spec") or {}).get("template") or {}
+        found.append(
+            Revision(
+                number=number,
+                origin=numbers[0],
+                numbers=numbers,
+                template=plain_template(template),
+                hash=str((metadata.get("labels") or {}).get(TEMPLATE_HASH) or metadata.get("name")),
+                created=str(metadata.get("creationTimestamp") or ""),
+                cause=annotations.get(CHANGE_CAUSE),
+            )
+        )
+    return sorted(found, key=lambda revision: revision.number)
+
+
+def serving(revisions: Iterable[Revision], deployment: Object) -> Revision | None:
+    """The revision whose template the Deployment has now; None before its controller made the ReplicaSet."""
+    template = plain_template((deployment.get("spec") or {}).get("template") or {})
+    return next((revision for revision in reversed(list(revisions)) if revision.template == template), None)
+
+
+def previous(revisions: Iterable[Revision], current: Revision | None) -> Revision | None:
+    """The newest revision before the current one; a revision that was itself a way back counts as the one it led to.
+
+    So that two roll-backs in a row never return to the version that the first one left.
+    """
+    listed = list(revisions)
+    if current is None:  # the newest spec has no ReplicaSet yet: all that there is came before it
+        return listed[-1] if listed else None
+    return next((entry for entry in reversed(listed) if entry.number < current.origin), None)
+
+
+def _number(text: object) -> int | None:
+    try:
+        return int(str(text))
+    except ValueError:
+        return None
