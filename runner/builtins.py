@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,9 +83,7 @@ class ApproveArgs:
 
     message: str = param("What is to be approved, in words that an approver understands without the playbook.")
     by: int = param("How many different people must approve.", default=1, minimum=1)
-    approvers: list[str] = param(
-        "User names that may approve; `any`: anyone.", default_factory=lambda: ["any"]
-    )
+    approvers: list[str] = param("User names that may approve; `any`: anyone.", default_factory=lambda: ["any"])
     not_initiator: bool = param("Whoever started the run may not approve it.", default=False)
 
 
@@ -245,18 +242,12 @@ class Plan(Read[PlanArgs]):
 
 
 def write_artifact(folder: Path, name: str, content: bytes) -> Outputs:
-    """Write `content` as an artifact of the run in `folder`: private, complete or not at all.
+    """Write `content` as an artifact of the run in `folder`: private, complete or not there."""
+    from runbook.runner import store
 
-    A reader never sees half a file: it is written beside, synced, then renamed (POSIX rename(2) is atomic).
-    """
     path = folder / "artifacts" / name
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.part")
-    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    store.write_private(path, content)
     return {"path": str(path), "sha256": hashlib.sha256(content).hexdigest()}
 
 

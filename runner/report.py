@@ -202,10 +202,7 @@ def _tables(facts: Mapping[str, Any]) -> Iterator[Table]:
     yield (
         "Changes",
         ("Step", "Action", "What", "Now"),
-        [
-            [c["step"], c["action"], "\n".join(c["diff"]) or "no preview", _now(c)]
-            for c in facts["changes"]
-        ],
+        [[c["step"], c["action"], "\n".join(c["diff"]) or "no preview", _now(c)] for c in facts["changes"]],
     )
     yield (
         "Left behind",

@@ -122,10 +122,10 @@ def parent_of(key: str) -> str | None:
     return key[:cut] if cut > 0 else ""
 
 
-def step_of(call_key: str) -> str:
-    """The step whose call this is: without `#attempt` and `~repeat`."""
-    tail_at = call_key.rfind("/") + 1
-    tail = call_key[tail_at:]
+def step_of(key: str) -> str:
+    """The step that a call, question, attempt or pause belongs to: without `#attempt`, `~repeat` and what follows."""
+    tail_at = key.rfind("/") + 1
+    tail = key[tail_at:]
     for mark in ("#", "~"):
         tail = tail.partition(mark)[0]
-    return call_key[:tail_at] + tail
+    return key[:tail_at] + tail.rstrip("!?+")

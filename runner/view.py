@@ -89,6 +89,7 @@ class RunView:
             "call.intent": self._call,
             "call.note": self._note,
             "call.result": self._result,
+            "sleep.began": self._sleep_began,
             "slept": self._slept,
             "asked": self._asked,
             "answered": self._answered,
@@ -106,7 +107,12 @@ class RunView:
         }
 
     def add(self, event: Event) -> None:
-        """Fold one more event. Kinds that this version does not know are counted and skipped."""
+        """Fold one more event. Kinds that this version does not know are counted and skipped.
+
+        Number 0 is a passing event (a log line, progress): it is not on disk, so a view keeps nothing of it.
+        """
+        if event.seq == 0:
+            return
         self.seq = event.seq
         self.digest = event.digest
         self.last = max(self.last, event.wall)
@@ -285,6 +291,9 @@ class RunView:
             node = self._node(step_of(event.key))
             node.status, node.ended, node.error = call.status, event.wall, call.error
 
+    def _sleep_began(self, event: Event) -> None:
+        self._node(step_of(event.key)).waiting = "time"
+
     def _slept(self, event: Event) -> None:
         self._node(step_of(event.key)).waiting = ""
 
@@ -318,7 +327,8 @@ class RunView:
             self.locks.pop(name, None)
 
     def _secrets(self, event: Event) -> None:
-        self.secrets.update({str(name): bool(there) for name, there in event.data.items()})
+        present = event.data.get("present", event.data)
+        self.secrets.update({str(name): bool(there) for name, there in present.items()})
 
     def _stop(self, event: Event) -> None:
         self.stops.append((event.key, event.data.get("kind", ""), event.data.get("why", "")))
@@ -330,13 +340,15 @@ class RunView:
 
     def _milestone(self, event: Event) -> None:
         wall = event.data.get("wall") or event.wall
-        before = self.milestones.get(event.key)
+        name = event.data.get("name") or event.key
+        before = self.milestones.get(name)
         if before is None or before.taken_back:
-            self.milestones[event.key] = MilestoneView(event.key, event.data.get("step", ""), wall)
+            self.milestones[name] = MilestoneView(name, event.data.get("step", ""), wall)
 
     def _taken_back(self, event: Event) -> None:
-        if event.key in self.milestones:
-            self.milestones[event.key].taken_back = True
+        name = event.data.get("name") or event.key
+        if name in self.milestones:
+            self.milestones[name].taken_back = True
 
     def _undone(self, event: Event) -> None:
         ok = bool(event.data.get("ok", True))

@@ -1,0 +1,91 @@
+"""A bug in runbook: what is known of it goes to a private file, its path to the screen. Secrets are masked in it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+
+from runbook import __version__
+from runbook.interpreter.errors import Exit, RunbookError
+from runbook.runner import store
+
+TELLING = re.compile(r"pass|secret|token|key|cred|dsn|auth|webhook|private", re.IGNORECASE)
+SHORTEST = 4  # characters; a shorter value would blacken every word
+
+
+def record(error: BaseException, argv: list[str]) -> int:
+    """Write the crash log and say where it is; the exit code of a bug."""
+    text = "\n".join(
+        [
+            f"runbook {__version__}, Python {platform.python_version()}, {platform.platform()}",
+            f"at {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}",
+            f"runbook {' '.join(argv)}",
+            "",
+            "".join(traceback.format_exception(error)),
+        ]
+    )
+    path = _write(masked(text, os.environ))
+    click.echo(
+        f"runbook: this is a bug in runbook ({type(error).__name__}); what was done so far is in the journal", err=True
+    )
+    if path is None:
+        click.echo("  its crash log could not be written anywhere", err=True)
+    else:
+        click.echo(f"  crash log: {path}", err=True)
+    click.echo(
+        "  runbook runs    shows where the run stands; a run that was stopped goes on with: runbook resume", err=True
+    )
+    return int(Exit.BUG)
+
+
+def masked(text: str, environ: Mapping[str, str]) -> str:
+    """Text without anything that may be a secret: values of variables with a telling name, in every usual encoding.
+
+    Which secrets a playbook declared is not known here any more; actions' texts were masked before they got this far.
+    """
+    for name, value in environ.items():
+        if TELLING.search(name) and len(value) >= SHORTEST:
+            for form in _forms(value):
+                text = text.replace(form, f"‹{name}›")
+    return text
+
+
+def _forms(value: str) -> list[str]:
+    import base64
+    import json
+    import urllib.parse
+
+    raw = value.encode("utf-8", "surrogateescape")
+    forms = {value, json.dumps(value)[1:-1], repr(value)[1:-1], urllib.parse.quote(value, safe=""), raw.hex()}
+    forms |= {urllib.parse.quote_plus(value), *(line for line in value.splitlines() if len(line) >= 8)}
+    for offset in range(3):  # base64 of a text that holds the value at any of its three alignments
+        for encode in (base64.b64encode, base64.urlsafe_b64encode):
+            coded = encode(b"\0" * offset + raw).decode().rstrip("=")
+            forms.add(coded[(0, 2, 3)[offset] : len(coded) - (1 if (len(raw) + offset) % 3 else 0)])
+    return sorted((form for form in forms if len(form) >= SHORTEST), key=len, reverse=True)
+
+
+def _write(text: str) -> Path | None:
+    name = f"crash-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.getpid()}.log"
+    kept = store.Store(store.home(os.environ))
+    for folder in (kept.home / "crashes", Path(tempfile.gettempdir())):
+        try:
+            if folder.parent == kept.home:
+                kept.prepare()
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path = folder / name
+            store.write_private(path, text.encode("utf-8", "backslashreplace"))
+        except (OSError, RunbookError):
+            continue
+        return path
+    sys.stderr.write(text)
+    return None

@@ -1,0 +1,213 @@
+"""Commands that only look: runs, show, logs, report, verify. None of them needs a heavy import."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from runbook.cli.terminal import Terminal, columns
+from runbook.interpreter.errors import Exit, InternalError, RunbookError
+from runbook.runner.journal import Journal
+from runbook.runner.store import RunFolder, Store, home
+from runbook.runner.view import RunView, fold
+from runbook.runner.wording import moment, one_line, span, value
+
+FOLLOW_EVERY = 0.3  # seconds between looks at a journal that another process writes
+
+
+def store() -> Store:
+    """The store of this process's environment."""
+    return Store(home(os.environ))
+
+
+def view_of(folder: RunFolder) -> tuple[RunView, str]:
+    """The view of a run, and who runs it right now ('' nobody)."""
+    journal = Journal.open(folder.journal, readonly=True)
+    try:
+        view = fold(journal.events())
+        holder = journal.holder()
+    finally:
+        journal.close()
+    view.id = view.id or folder.id
+    return view, "" if holder is None else str(holder)
+
+
+def state_of(view: RunView, holder: str) -> str:
+    """What `runs` and `show` call a run's state: `stopped` is one that nobody runs and that did not end."""
+    if view.exit == int(Exit.WAITING):
+        return "waiting"
+    if view.exit == int(Exit.IN_DOUBT):
+        return "in_doubt"
+    if view.ended is not None and not view.undoing:
+        return view.status
+    if not holder:
+        return "stopped"
+    return "waiting" if view.open_questions() else "running"
+
+
+@click.command()
+@click.option("-n", "--limit", type=click.IntRange(1), default=20, show_default=True, help="How many, newest first.")
+@click.option("-a", "--all", "everything", is_flag=True, help="All of them.")
+@click.option("--output", type=click.Choice(["text", "json"]), default="text", help="json: for tools.")
+def runs(limit: int, everything: bool, output: str) -> None:
+    """List the runs of this machine, newest first."""
+    terminal = Terminal.of_process()
+    kept = store()
+    folders = kept.runs()[::-1]
+    shown = folders if everything else folders[:limit]
+    found = [_line(folder) for folder in shown]
+    if output == "json":
+        click.echo(json.dumps(found, ensure_ascii=False, indent=2))
+        return
+    if not found:
+        click.echo(f"No runs yet. They are kept in {kept.home}.")
+        return
+    rows = [["RUN", "STATUS", "STARTED", "TOOK", "BY"]]
+    for entry in found:
+        status = terminal.status(entry["state"]) + (" SIMULATED" if entry["simulated"] else "")
+        rows.append([entry["run"], status, entry["started"], span(entry["elapsed"]), entry["initiator"]])
+    for line in columns(rows):
+        click.echo(line)
+    if len(folders) > len(shown):
+        click.echo(terminal.paint(f"{len(folders) - len(shown)} older ones: runbook runs --all", "dim"))
+
+
+def _line(folder: RunFolder) -> dict[str, str | float | bool | None]:
+    try:
+        view, holder = view_of(folder)
+    except RunbookError as error:
+        return {
+            "run": folder.id, "name": "", "state": "damaged", "started": "", "elapsed": None, "initiator": "",
+            "simulated": False, "error": error.message,
+        }  # fmt: skip
+    return {
+        "run": view.id,
+        "name": view.name,
+        "state": state_of(view, holder),
+        "started": moment(view.started),
+        "elapsed": round(view.elapsed(time.time() if holder else None), 3),
+        "initiator": value(view.initiator),
+        "simulated": view.simulated,
+        "error": value((view.error or {}).get("message", "")),
+    }
+
+
+@click.command()
+@click.argument("run", default="last")
+@click.option("-v", "--verbose", is_flag=True, help="Also what each step gave back.")
+@click.option("--output", type=click.Choice(["text", "json"]), default="text", help="json: the report's data.")
+def show(run: str, verbose: bool, output: str) -> None:
+    """Show a run: its steps, changes, questions, and what to do next. RUN: an id, a part of it, or `last`."""
+    from runbook.cli import ending, screen
+
+    terminal = Terminal.of_process()
+    view, holder = view_of(store().find(run))
+    if output == "json":
+        from runbook.runner import report as reports
+
+        click.echo(json.dumps(reports.to_data(view), ensure_ascii=False, indent=2, default=str))
+        return
+    click.echo(ending.opening(view))
+    click.echo(terminal.paint(f"playbook {view.file}, version {view.version}", "dim"))
+    for name, given in view.inputs.items():
+        click.echo(f"  {name} = {value(given, 160)}")
+    click.echo("")
+    for line in screen.tree(view, terminal, verbose=verbose):
+        click.echo(line)
+    state = state_of(view, holder)
+    if state in ("running", "waiting") and holder:
+        click.echo(f"\n{terminal.status(state)}: {holder}")
+        for question in view.open_questions():
+            click.echo(f"  asks: {one_line(question.text)}")
+            click.echo(f"  runbook answer {view.id} {ending.question_name(question.key)} ...")
+        return
+    if state == "stopped":
+        click.echo(f"\n{terminal.paint('■ stopped', 'yellow')}: nobody runs it, and it did not end")
+    for line in ending.lines(view, terminal):
+        click.echo(line)
+    click.echo(terminal.paint(f"  journal head {view.head or view.digest}", "dim"))
+
+
+@click.command()
+@click.argument("run", default="last")
+@click.argument("step", default="")
+@click.option("-f", "--follow", is_flag=True, help="Go on until the run ends.")
+def logs(run: str, step: str, follow: bool) -> None:
+    """Print what the actions of a run wrote (of one STEP: its log as it is)."""
+    folder = store().find(run)
+    for line in _log_lines(folder, step, follow):
+        click.echo(line)
+
+
+def _log_lines(folder: RunFolder, step: str, follow: bool) -> Iterator[str]:
+    """Lines of all logs; without --follow file by file, with it as they come."""
+    read: dict[Path, int] = {}
+    while True:
+        running = follow and view_of(folder)[1] != ""
+        for path in sorted(folder.logs.rglob("*")) if folder.logs.is_dir() else ():
+            if not path.is_file() or (step and step not in (path.stem, _logged_step(path))):
+                continue
+            with path.open("rb") as file:
+                file.seek(read.get(path, 0))
+                content = file.read()
+            whole = content if not running else content[: content.rfind(b"\n") + 1]
+            read[path] = read.get(path, 0) + len(whole)
+            prefix = "" if step else f"{_logged_step(path)}  "
+            for line in whole.decode("utf-8", "replace").splitlines():
+                yield prefix + one_line(line)
+        if not running:
+            return
+        time.sleep(FOLLOW_EVERY)
+
+
+def _logged_step(path: Path) -> str:
+    """The step whose log this file is."""
+    from urllib.parse import unquote
+
+    return unquote(path.name.removesuffix(".log"))
+
+
+@click.command()
+@click.argument("run", default="last")
+@click.option(
+    "--format", "form", type=click.Choice(["md", "html", "json"]), help="Default: by the file's ending, else md."
+)
+@click.option("-o", "--output", "path", type=click.Path(path_type=Path), help="Write it there instead of stdout.")
+def report(run: str, form: str | None, path: Path | None) -> None:
+    """The report of a run: Markdown, HTML (one file, with the steps against time) or JSON."""
+    from runbook.runner import report as reports
+
+    view, _ = view_of(store().find(run))
+    text = reports.render(view, form or (path.suffix.lstrip(".") if path else "md"))
+    if path is None:
+        click.echo(text, nl=False)
+        return
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise click.ClickException(f"{path}: {error.strerror}") from error
+    click.echo(f"wrote {path}", err=True)
+
+
+@click.command()
+@click.argument("run", default="last")
+@click.option("--head", help="The digest that a report named: it must be this run's newest.")
+def verify(run: str, head: str | None) -> None:
+    """Recompute every digest of a run's journal: was anything changed after it was written?"""
+    folder = store().find(run)
+    journal = Journal.open(folder.journal, readonly=True)
+    try:
+        problems = journal.verify()
+        found, count = journal.head, sum(1 for _ in journal.events()) if not problems else 0
+    finally:
+        journal.close()
+    if head is not None and head != found:
+        problems.append(f"the newest digest is {found}, not {head}")
+    if problems:
+        raise InternalError(f"the journal of {folder.id} was changed:\n" + "\n".join(f"  {line}" for line in problems))
+    click.echo(f"{folder.id}: {count} events, unchanged; head {found}")

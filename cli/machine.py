@@ -1,0 +1,248 @@
+"""Commands about this machine: doctor, sandbox up, prune, completion."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import click
+
+from runbook.cli.looking import state_of, store, view_of
+from runbook.cli.terminal import Terminal, columns
+from runbook.interpreter.errors import Exit, InvalidError, RunbookError
+from runbook.runner.store import RunFolder
+
+Finding = tuple[str, str, str]
+"""What was looked at, `ok`, `note` or `bad`, and a sentence."""
+
+TOOLS = {
+    "helm": "helm.* needs it",
+    "ssh": "`host:` needs it",
+    "git": "git.* needs it",
+    "pg_dump": "pg.backup needs it",
+    "pg_restore": "pg.restore needs it",
+}
+EXTRA_MODULES = {"postgres": "psycopg"}
+EXTRAS = {"psycopg": "pg.* needs it: pip install 'runbook[postgres]'"}
+
+
+@click.command()
+@click.argument("file", default="")
+def doctor(file: str) -> int:
+    """Look at this machine: can runs be kept, tools be found, clusters be reached? FILE: and what that playbook needs."""
+    terminal = Terminal.of_process()
+    marks = {"ok": ("✓", "green"), "note": ("·", "yellow"), "bad": ("✗", "red")}
+    found = [*_python(), *_home(), *_tools(), *_kubernetes(), *_plugins(), *(_playbook(file) if file else ())]
+    rows = [[terminal.paint(*marks[state]), what, sentence] for what, state, sentence in found]
+    for line in columns(rows):
+        click.echo(line)
+    bad = sum(1 for _, state, _ in found if state == "bad")
+    click.echo(f"\n{bad} to be repaired" if bad else "\nReady.")
+    return int(Exit.FAILED if bad else Exit.SUCCEEDED)
+
+
+def _python() -> Iterator[Finding]:
+    import sqlite3
+
+    from runbook import __version__
+
+    yield "runbook", "ok", f"{__version__} on Python {sys.version.split()[0]}, SQLite {sqlite3.sqlite_version}"
+
+
+def _home() -> Iterator[Finding]:
+    """Try what a run needs of its folder: a private place where SQLite's WAL works and a sync comes back."""
+    import sqlite3
+    import tempfile
+
+    kept = store()
+    try:
+        kept.prepare()
+        with tempfile.TemporaryDirectory(dir=kept.home) as folder:
+            db = sqlite3.connect(Path(folder) / "try.db", isolation_level=None)
+            mode = db.execute("pragma journal_mode = wal").fetchone()[0]
+            db.execute("pragma synchronous = full")
+            db.execute("create table t(x)")
+            began = time.monotonic()
+            for number in range(5):
+                db.execute("insert into t values (?)", (number,))
+            took = (time.monotonic() - began) / 5
+            db.close()
+    except (OSError, sqlite3.Error, RunbookError) as error:
+        yield "runs", "bad", f"{kept.home}: {error}"
+        return
+    if mode != "wal":
+        yield "runs", "bad", f"{kept.home}: SQLite's WAL does not work there (a network disk?); set RUNBOOK_HOME"
+    else:
+        yield "runs", "ok", f"{len(kept.runs())} in {kept.home}; a durable write takes {took * 1000:.1f} ms"
+    free = shutil.disk_usage(kept.home).free
+    yield "disk", "ok" if free > 200 << 20 else "bad", f"{free >> 20} MiB free"
+    yield "locks", "note", f"{kept.locks}: these locks hold between runs on this machine only"
+
+
+def _tools() -> Iterator[Finding]:
+    for tool, why in TOOLS.items():
+        path = shutil.which(tool)
+        yield tool, "ok" if path else "note", path or f"not on PATH; {why}"
+    for module, why in EXTRAS.items():
+        there = find_spec(module) is not None
+        yield module, "ok" if there else "note", "installed" if there else f"not installed; {why}"
+
+
+def _kubernetes() -> Iterator[Finding]:
+    """The cluster of the current context, asked for its version within 5 seconds."""
+    from runbook.contract import PermanentError, TemporaryError
+
+    configured = os.environ.get("KUBECONFIG") or str(Path("~/.kube/config").expanduser())
+    inside = os.environ.get("KUBERNETES_SERVICE_HOST")
+    if not inside and not any(Path(part).is_file() for part in configured.split(os.pathsep)):
+        yield "kubernetes", "note", f"no kubeconfig at {configured}; k8s.* and helm.* need one"
+        return
+    import kubernetes  # 250 ms: only where there is something to look at
+
+    try:
+        if inside:
+            kubernetes.config.load_incluster_config()
+            context = "in the cluster"
+        else:
+            kubernetes.config.load_kube_config()
+            context = kubernetes.config.list_kube_config_contexts()[1]["name"]
+        version = kubernetes.client.VersionApi().get_code(_request_timeout=5).git_version
+    except (PermanentError, TemporaryError, OSError, ValueError, kubernetes.config.ConfigException) as error:
+        yield "kubernetes", "bad", f"{configured}: {_first(error)}"
+        return
+    except Exception as error:  # noqa: BLE001  urllib3's and the client's own errors have no common class
+        yield "kubernetes", "bad", f"{configured}: the cluster does not answer: {_first(error)}"
+        return
+    yield "kubernetes", "ok", f"{context}: {version}"
+
+
+def _first(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+
+
+def _plugins() -> Iterator[Finding]:
+    from runbook.runner import registry
+
+    for family, entry in registry.plugins().items():
+        there = registry.family_schema(family) is not None
+        words = f"plug-in {entry.value}" if there else f"plug-in {entry.value} ships no schemas/{family}.schema.json"
+        yield family, "ok" if there else "bad", words
+
+
+def _playbook(file: str) -> Iterator[Finding]:
+    from runbook.cli.writing import errors, read
+    from runbook.interpreter.model import Action
+    from runbook.runner import registry, shape
+
+    loaded = read(file)
+    wrong = errors(loaded.problems)
+    if loaded.playbook is None or wrong:
+        yield file, "bad", f"{len(wrong)} problems: runbook validate {file}"
+        return
+    yield file, "ok", "valid"
+    for source in loaded.playbook.secrets:
+        where = source.where.data
+        if source.kind == "env" and isinstance(where, str) and "{{" not in where:
+            there = bool(os.environ.get(where))
+            state = "ok" if there else "note" if source.optional else "bad"
+            yield f"secret {source.name}", state, f"environment variable {where}{'' if there else ' is not set'}"
+        elif source.kind == "file" and isinstance(where, str) and "{{" not in where:
+            there = os.access(where, os.R_OK)
+            state = "ok" if there else "note" if source.optional else "bad"
+            yield f"secret {source.name}", state, f"{where}{'' if there else ' cannot be read'}"
+    known = registry.catalogue()
+    used = {step.action for _, step in shape.walk(loaded.playbook) if isinstance(step, Action)}
+    for extra in sorted({known[name].extra or "" for name in used} - {""}):
+        there = find_spec(EXTRA_MODULES.get(extra, extra)) is not None
+        yield extra, "ok" if there else "bad", "installed" if there else f"pip install 'runbook[{extra}]'"
+
+
+@click.group()
+def sandbox() -> None:
+    """A SIMULATED world to rehearse in."""
+
+
+@sandbox.command("up")
+@click.argument("scenario", default="")
+@click.option("--kubeconfig", type=click.Path(path_type=Path), help="Write a kubeconfig for kubectl there.")
+def sandbox_up(scenario: str, kubeconfig: Path | None) -> None:
+    """Serve a simulated world on this machine until Ctrl-C, so that kubectl and others can be pointed at it."""
+    from runbook.sandbox import surroundings
+
+    world = surroundings.start(scenario or None)
+    try:
+        source = world.environ.get("KUBECONFIG", "")
+        click.echo(Terminal.of_process().paint("SIMULATED world is up; nothing of it is real.", "yellow"))
+        if kubeconfig is not None:
+            from runbook.runner.store import write_private
+
+            write_private(kubeconfig.absolute(), Path(source).read_bytes())
+        click.echo(f"  export KUBECONFIG={(kubeconfig or Path(source)).absolute()}")
+        click.echo("Ctrl-C ends it.")
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        click.echo("\nThe simulated world is gone.")
+    finally:
+        world.close()
+
+
+@click.command()
+@click.option("--older-than", default="30d", show_default=True, metavar="AGE", help="Such as 12h or 30d.")
+@click.option("--keep", type=click.IntRange(0), default=20, show_default=True, help="The newest runs stay anyway.")
+@click.option("--dry-run", is_flag=True, help="Only say which.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+def prune(older_than: str, keep: int, dry_run: bool, yes: bool) -> None:
+    """Delete old runs. Runs that are not over, or whose clean-up is open, always stay."""
+    limit = time.time() - _age(older_than)
+    folders = store().runs()
+    old = [folder for folder in (folders[:-keep] if keep else folders) if _done_before(folder, limit)]
+    if not old:
+        click.echo("nothing to delete")
+        return
+    for folder in old:
+        click.echo(folder.id)
+    if dry_run:
+        click.echo(f"{len(old)} would be deleted")
+        return
+    if not yes and Terminal.of_process().asks:
+        click.confirm(f"Delete these {len(old)} runs? They can then not be undone", abort=True)
+    for folder in old:
+        shutil.rmtree(folder.path)
+    click.echo(f"deleted {len(old)}")
+
+
+def _age(text: str) -> float:
+    found = re.fullmatch(r"(\d+)\s*([smhdw])", text.strip())
+    if found is None:
+        raise InvalidError(f"--older-than {text}: not an age", hint="a number and s, m, h, d or w: 12h, 30d")
+    return int(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}[found[2]]
+
+
+def _done_before(folder: RunFolder, limit: float) -> bool:
+    """Whether a run is over for good since before `limit` (Unix time). A damaged one is evidence and stays."""
+    try:
+        view, holder = view_of(folder)
+    except RunbookError:
+        return False
+    over = state_of(view, holder) in ("succeeded", "failed", "timed_out", "cancelled", "declined", "refused")
+    return over and not view.unfinished and not holder and (view.ended or limit) < limit
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print what makes SHELL complete commands: eval "$(runbook completion bash)"."""
+    from click.shell_completion import get_completion_class
+
+    from runbook.cli.main import cli
+
+    found = get_completion_class(shell)
+    assert found is not None, shell
+    click.echo(found(cli, {}, "runbook", "_RUNBOOK_COMPLETE").source())

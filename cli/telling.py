@@ -1,0 +1,165 @@
+"""Screens that follow a run line by line: plain text for logs and pipes, JSON lines for machines."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol, TextIO
+
+from runbook.cli.screen import title
+from runbook.cli.terminal import STATUS_STYLE, Terminal
+from runbook.runner.journal import Event
+from runbook.runner.run_tree import StepView, step_of
+from runbook.runner.view import RunView
+from runbook.runner.wording import change_lines, clock, one_line, span, status_word
+
+
+class Screen(Protocol):
+    """What follows a run: gets every event right after its commit. `view` is the fold so far."""
+
+    view: RunView
+
+    def __call__(self, event: Event) -> None: ...
+
+    def __enter__(self) -> Screen: ...
+
+    def __exit__(self, *ended: object) -> None: ...
+
+    def quiet(self) -> AbstractContextManager[None]:
+        """Nothing is drawn while this is open: a person types."""
+        ...
+
+
+class Lines:
+    """One line when a step ends, a retry fails, somebody is asked. Logs of actions only when `verbose`."""
+
+    def __init__(self, terminal: Terminal, *, verbose: bool = False, stream: TextIO | None = None) -> None:
+        self.view = RunView()
+        self._terminal = terminal
+        self._verbose = verbose
+        self._stream = stream
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> Lines:
+        return self
+
+    def __exit__(self, *ended: object) -> None:
+        pass
+
+    def quiet(self) -> AbstractContextManager[None]:
+        return self._lock
+
+    def __call__(self, event: Event) -> None:
+        with self._lock:
+            self.view.add(event)
+            lines = list(self._lines(event))
+            stream = self._stream or sys.stdout
+            for line in lines:
+                stream.write(line + "\n")
+            if lines:
+                stream.flush()
+
+    def _lines(self, event: Event) -> Iterator[str]:
+        paint, data = self._terminal.paint, event.data
+        step = step_of(event.key)
+        stamp = paint(f"{clock(max(0.0, event.wall - (self.view.started or event.wall))):>6} ", "dim")
+        match event.kind:
+            case "run.begun":
+                yield f"run {self.view.id}" + (paint("  SIMULATED", "yellow") if self.view.simulated else "")
+            case "step.ended":
+                first, *more = self._ended(self.view.steps[event.key])
+                yield stamp + first
+                yield from ("            " + line for line in more)
+            case "call.result" if data.get("status") not in ("succeeded", None):
+                message = (data.get("error") or {}).get("message") or status_word(str(data.get("status")))
+                attempt = event.key.partition("#")[2] or "1"
+                yield f"{stamp}{paint('·', 'dim')} {step}  attempt {attempt}: {one_line(str(message))}"
+            case "asked":
+                yield f"{stamp}{paint('☐', 'cyan')} {step}  asks: {_said(data, 'text')}"
+            case "answered" if data.get("status"):
+                yield f"{stamp}{paint('☐', 'cyan')} {step}  {status_word(str(data['status']))}"
+            case "warning":
+                where = f"{event.key}: " if event.key else ""
+                yield f"{stamp}{paint(f'! {where}' + _said(data, 'message'), 'yellow')}"
+            case "milestone":
+                yield f"{stamp}{paint('◆', 'green')} milestone {data.get('name', event.key)}"
+            case "stop" if event.key.startswith("@"):
+                yield f"{stamp}{paint('■', 'yellow')} {_said(data, 'why') or 'stopped'}"
+            case "resumed" | "undo.begun":
+                yield f"{stamp}{event.kind.replace('.begun', '')}"
+            case "log" if self._verbose:
+                yield stamp + paint(f"{step} | {_said(data, 'text')}", "dim")
+
+    def _ended(self, step: StepView) -> Iterator[str]:
+        """What became of a step: one line, then its differences or its failure."""
+        terminal = self._terminal
+        name = terminal.paint(f"  {title(step)}", "dim") if step.name else ""
+        words = ", ".join(_words(step))
+        yield f"{terminal.status(step.status)}  {step.key}{name}" + (
+            terminal.paint(f"  {words}", "dim") if words else ""
+        )
+        for call in step.calls:
+            if call.changed and not call.is_inverse:
+                yield from (terminal.paint(line, "dim") for line in change_lines(call.diff, call.before, call.after))
+        if step.error and step.status not in ("succeeded", "skipped") and not step.children:
+            yield terminal.paint(_said(step.error, "message"), STATUS_STYLE.get(step.status, "red"))
+
+
+def _words(step: StepView) -> Iterator[str]:
+    if step.status != "skipped" and step.duration is not None:
+        yield span(step.duration)
+    if step.attempts > 1:
+        yield f"{step.attempts} attempts"
+    if step.tolerated and step.status != "succeeded":
+        yield "tolerated"
+    if step.undone:
+        yield "undone"
+    if (
+        step.status == "succeeded"
+        and any(c.effect == "change" for c in step.calls)
+        and not any(c.changed for c in step.calls)
+    ):
+        yield "already so"
+
+
+def _said(data: Mapping[str, Any], name: str) -> str:
+    return one_line(str(data.get(name) or ""))
+
+
+class JsonLines:
+    """Every event as one JSON object a line, as the journal has it; passing ones (`log`, `progress`) have seq 0."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.view = RunView()
+        self._stream = stream
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> JsonLines:
+        return self
+
+    def __exit__(self, *ended: object) -> None:
+        pass
+
+    def quiet(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def __call__(self, event: Event) -> None:
+        with self._lock:
+            self.view.add(event)
+            line = json.dumps(
+                {
+                    "seq": event.seq,
+                    "kind": event.kind,
+                    "key": event.key,
+                    "at": event.at,
+                    "wall": event.wall,
+                    "data": dict(event.data),
+                },
+                ensure_ascii=False,
+            )
+            stream = self._stream or sys.stdout
+            stream.write(line + "\n")
+            stream.flush()

@@ -1,0 +1,102 @@
+"""What we may do with the streams we were given: colour, live screen, questions. Decided once, passed on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+
+CODES = {
+    "bold": "1",
+    "dim": "2",
+    "red": "31",
+    "green": "32",
+    "yellow": "33",
+    "blue": "34",
+    "magenta": "35",
+    "cyan": "36",
+}
+
+STATUS_STYLE = {
+    "succeeded": "green",
+    "failed": "red",
+    "timed_out": "red",
+    "in_doubt": "magenta",
+    "cancelled": "yellow",
+    "declined": "yellow",
+    "waiting": "cyan",
+    "running": "blue",
+    "skipped": "dim",
+    "pending": "dim",
+}
+
+STATUS_MARK = {
+    "succeeded": "✓",
+    "failed": "✗",
+    "timed_out": "✗",
+    "in_doubt": "?",
+    "cancelled": "■",
+    "declined": "■",
+    "waiting": "☐",
+    "running": "▸",
+    "skipped": "-",
+    "pending": "·",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Terminal:
+    """`live`: stdout is a terminal that can be redrawn; `asks`: a person can be asked; `color`: escapes are welcome."""
+
+    live: bool
+    asks: bool
+    color: bool
+    width: int = 100
+
+    @staticmethod
+    def of_process() -> Terminal:
+        """From this process's streams and environment (NO_COLOR: no-color.org; TERM=dumb cannot be redrawn)."""
+        out, smart = sys.stdout.isatty(), os.environ.get("TERM", "") != "dumb"
+        return Terminal(
+            live=out and smart,
+            asks=out and sys.stdin.isatty(),
+            color=out and smart and not os.environ.get("NO_COLOR"),
+            width=shutil.get_terminal_size((100, 30)).columns if out else 100,
+        )
+
+    def paint(self, text: str, style: str) -> str:
+        """`text` in a style of `CODES`, or as it is where colour is not wanted."""
+        return f"\x1b[{CODES[style]}m{text}\x1b[0m" if self.color and text and style in CODES else text
+
+    def status(self, status: str, text: str | None = None) -> str:
+        """A status with its mark and colour."""
+        from runbook.runner.wording import status_word
+
+        shown = status_word(status) if text is None else text
+        return self.paint(f"{STATUS_MARK.get(status, '·')} {shown}", STATUS_STYLE.get(status, "dim"))
+
+
+def columns(rows: list[list[str]], gap: str = "  ") -> list[str]:
+    """Rows as aligned lines; the last column is not padded. Escapes do not count for the width."""
+    if not rows:
+        return []
+    widths = [max(_width(row[i]) for row in rows if i < len(row)) for i in range(max(map(len, rows)))]
+    return [gap.join(_padded(row, widths)).rstrip() for row in rows]
+
+
+def _padded(row: list[str], widths: list[int]) -> list[str]:
+    return [*(cell + " " * (widths[i] - _width(cell)) for i, cell in enumerate(row[:-1])), row[-1]]
+
+
+def _width(text: str) -> int:
+    if "\x1b" not in text:
+        return len(text)
+    import re
+
+    return len(re.sub(r"\x1b\[[0-9;]*m", "", text))
+
+
+def cut(line: str, width: int) -> str:
+    """A line without escapes, no longer than `width`; what is cut shows as `…`."""
+    return line if len(line) <= width else line[: max(1, width - 1)] + "…"
