@@ -11,7 +11,7 @@ MAX_ITEMS: Final = 100_000  # Jinja's own bound of range()
 MAX_BITS: Final = 4_096  # of an integer
 MAX_WIDTH: Final = 10_000  # of padding and indents
 
-_WIDE: Final = frozenset("center ljust rjust zfill".split())
+_WIDE: Final = frozenset(["center", "ljust", "rjust", "zfill"])
 _PERCENT: Final = re.compile(r"%(?:\([^)]*\))?[#0 +-]*(?P<width>\*|\d+)?(?:\.(?P<precision>\*|\d+))?[a-zA-Z]")
 _BRACES: Final = re.compile(r"\{[^{}]*[:!][^{}]*(?P<nested>\{)?[^{}]*")
 

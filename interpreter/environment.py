@@ -26,16 +26,19 @@ MAX_SOURCE: Final = 20_000
 GLOBALS: Final = ("range", "dict", "namespace")
 
 _STRING_METHODS: Final = frozenset(
-    "capitalize casefold center count endswith find format format_map index isalnum isalpha isascii isdecimal isdigit islower "
-    "isnumeric isspace istitle isupper join ljust lower lstrip partition removeprefix removesuffix replace rfind rindex rjust "
-    "rpartition rsplit rstrip split splitlines startswith strip swapcase title upper zfill".split()
+    (  # noqa: SIM905  # so many words read better as a text
+        "capitalize casefold center count endswith find format format_map index isalnum isalpha isascii "
+        "isdecimal isdigit islower isnumeric isspace istitle isupper join ljust lower lstrip partition "
+        "removeprefix removesuffix replace rfind rindex rjust rpartition rsplit rstrip split splitlines "
+        "startswith strip swapcase title upper zfill"
+    ).split()
 )
-_MAP_METHODS: Final = frozenset("get items keys values".split())
-_LIST_METHODS: Final = frozenset("index count".split())
+_MAP_METHODS: Final = frozenset(["get", "items", "keys", "values"])
+_LIST_METHODS: Final = frozenset(["index", "count"])
 
 
 class Missing(StrictUndefined):
-    """Undefined. A path into it is undefined too, so that `default` and `is defined` see it; any other use is an error."""
+    """Undefined. A path into it is undefined too, as `default` and `is defined` see; any other use is an error."""
 
     __slots__ = ()
 
@@ -43,7 +46,7 @@ class Missing(StrictUndefined):
 class _Code(NativeCodeGenerator):
     """Values instead of text from `{{ }}`; `~` prints as text does."""
 
-    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
+    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802  # Jinja's name
         self.write("environment.side_by_side((")
         for item in node.nodes:
             self.visit(item, frame)
@@ -55,7 +58,7 @@ class Environment(ImmutableSandboxedEnvironment):
     """The sandbox. One instance serves all; it holds no state of a run."""
 
     code_generator_class = _Code
-    concat = staticmethod(joined)  # and not native_concat: that one evaluates data as Python literals
+    concat = staticmethod(joined)  # type: ignore[assignment]  # it may give an Unknown; and not native_concat: that one evaluates data as Python literals
     intercepted_binops = frozenset({"*", "**", "%", "+"})
 
     def side_by_side(self, values: tuple[Any, ...]) -> Any:
@@ -95,7 +98,7 @@ class Environment(ImmutableSandboxedEnvironment):
                 pass
         return Missing(obj=obj, name=argument)
 
-    def call(self, context: Context, obj: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def call(self, context: Context, obj: Any, *args: Any, **kwargs: Any) -> Any:
         """A method or global. Data cannot be called."""
         if isinstance(obj, Unknown):
             return Unknown(obj.why)
@@ -122,7 +125,7 @@ class Environment(ImmutableSandboxedEnvironment):
 
 
 def _heedful(function: Callable[..., Any], skip: int) -> Callable[..., Any]:
-    """A filter or test that an Unknown operand makes unknown, where the original would call it "not a number" or false."""
+    """A filter or test that an Unknown operand makes unknown, where the original would call it false or no number."""
 
     @functools.wraps(function)  # keeps Jinja's mark of what it wants passed first
     def heeding(*args: Any, **kwargs: Any) -> Any:
@@ -143,7 +146,8 @@ def environment() -> Environment:
         del made.filters[unwanted]
     made.filters.update(jinja_filters.FILTERS)
     made.filters.update(filters.OWN)
-    for table in (made.filters, made.tests):
+    tables: tuple[dict[str, Callable[..., Any]], ...] = (made.filters, made.tests)
+    for table in tables:
         for name, function in table.items():
             if name not in ("default", "d"):
                 table[name] = _heedful(function, 1 if hasattr(function, "jinja_pass_arg") else 0)
@@ -176,7 +180,7 @@ def parse_file(text: str) -> nodes.Template:
 
 @functools.lru_cache(maxsize=8192)
 def compiled(source: str) -> Callable[[Names], Any]:
-    """A bare expression as a function of the names in scope; it gives plain data, an Unknown, or ABSENT. ExpressionError.
+    """A bare expression as a function of the names in scope that gives data, an Unknown, or ABSENT. ExpressionError.
 
     The function lets Unknown.Reached through.
     """
@@ -279,7 +283,7 @@ def undefined(error: UndefinedError, tree: nodes.Node, source: str, names: Names
 
 
 def plain(value: Any) -> Any:
-    """The value as data: lists for what only runs like one. ExpressionError-worthy errors for what is no data, or endless."""
+    """The value as data: lists for what only runs like one. TypeError for what is none, OverflowError for a list without end."""
     kind = type(value)
     if kind in _DATA:
         return value
@@ -288,7 +292,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     if isinstance(value, Undefined):
-        value._fail_with_undefined_error()  # type: ignore[no-untyped-call]
+        value._fail_with_undefined_error()
     if isinstance(value, str):
         return str(value)
     if isinstance(value, Mapping):
@@ -308,7 +312,7 @@ _DATA: Final = frozenset({str, int, float, bool, type(None), Sealed, Unknown, Du
 def _key(key: Any) -> str:
     if isinstance(key, Unknown):
         raise Unknown.Reached(key)
-    return text_of(key)
+    return str.__str__(text_of(key))
 
 
 def _some(values: Iterable[Any]) -> Iterator[Any]:

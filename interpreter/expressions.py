@@ -20,7 +20,7 @@ Names: TypeAlias = Mapping[str, Any]
 
 
 class ExpressionError(Exception):
-    """An expression has no value. `message` is a sentence that shows the expression; `path` the undefined one, if it was that."""
+    """An expression has no value. `message`: a sentence that shows it; `path`: what is undefined, if that is why."""
 
     def __init__(self, message: str, path: str = "") -> None:
         super().__init__(message)
@@ -28,7 +28,7 @@ class ExpressionError(Exception):
         self.path = path
 
 
-class TemplateForm(ValueError):
+class TemplateForm(ValueError):  # noqa: N818  # the form of a template, which is wrong
     """A template is not well formed. `offset` counts characters from its start."""
 
     def __init__(self, message: str, offset: int) -> None:
@@ -64,7 +64,7 @@ def evaluate(source: str, names: Names) -> Any:
 
 
 def render(data: Any, names: Names, *, lenient: bool = False) -> Any:
-    """The author's data with its templates filled in; keys are not templates. What an expression gave is not looked at again.
+    """The author's data with its templates filled in; keys are none. What an expression gave is not looked at again.
 
     A template that holds an absent optional secret is null. `lenient` (texts of notifications): what cannot be computed
     reads `<unknown: steps.x>`. ExpressionError otherwise.
@@ -107,7 +107,7 @@ def analyse(source: str, bare: bool) -> Analysis:
 def secret_misuse(source: str, bare: bool, allowed: bool, inputs: frozenset[str] = frozenset()) -> str | None:
     """Why the secrets in a template may not stand as they do, or None.
 
-    `allowed`: the parameter takes secrets. `inputs`: names of the inputs that are secret; `inputs.<name>` counts as one.
+    `allowed`: the parameter takes secrets. `inputs`: names of the inputs that are secret, too (`inputs.<name>`).
     """
     if "secrets" not in source and not any(name in source for name in inputs):
         return None
@@ -135,9 +135,8 @@ def _end(text: str, start: int) -> int:
             open_.append(char)
         elif char == "}" and not open_ and text.startswith("}}", at):
             return at
-        elif char in ")]}":
-            if not open_ or open_.pop() != _BRACKETS[char]:
-                raise TemplateForm(f"unexpected {char!r}", at)
+        elif char in ")]}" and (not open_ or open_.pop() != _BRACKETS[char]):
+            raise TemplateForm(f"unexpected {char!r}", at)
         at += 1
     raise TemplateForm("`{{` is never closed by `}}` (write `{{ '{{' }}` for the two braces themselves)", start - 2)
 
@@ -233,7 +232,9 @@ def _value(source: str, names: Names) -> Any:
 
 _PATH: Final = re.compile(r"\s*[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*\s*")
 _WORDS: Final = frozenset(
-    "true false none True False None and or not in is if else self super caller varargs kwargs range dict namespace".split()
+    (  # noqa: SIM905  # so many words read better as a text
+        "true false none True False None and or not in is if else self super caller varargs kwargs range dict namespace"
+    ).split()
 )
 
 
@@ -247,7 +248,7 @@ def _plain_path(source: str) -> tuple[str, ...]:
 
 
 def _raw(source: str, names: Names) -> Any:
-    """The value, Unknown or ABSENT. A path through maps is walked; what it does not find is left to Jinja, which explains it."""
+    """The value, Unknown or ABSENT. A path through maps is walked; what it does not find, Jinja explains."""
     links = _plain_path(source)
     if links:
         value: Any = names

@@ -1,6 +1,6 @@
 """The filters that the language adds to Jinja's.
 
-Each takes plain data and gives plain data; what is wrong is a ValueError with a sentence.
+Each takes plain data and gives plain data; what is wrong is a ValueError or TypeError with a sentence.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from runbook.interpreter.values import (
 
 def _string(value: Any, filter_: str) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{filter_} takes a string, not {kind_of(value)}")
+        raise TypeError(f"{filter_} takes a string, not {kind_of(value)}")
     return str.__str__(value)
 
 
@@ -70,14 +70,18 @@ def to_json(value: Any, indent: int | None = None) -> str:
 
 def from_yaml(value: Any) -> Any:
     """YAML text as data, by the rules of playbooks: plain scalars are JSON's, everything else is a string."""
-    from runbook.interpreter.plain_yaml import read
+    from runbook.interpreter.source import parse
 
-    return read(_string(value, "from_yaml"))
+    source = parse(_string(value, "from_yaml"), "")
+    problem = next((problem for problem in source.problems if problem.severity == "error"), None)
+    if problem is not None:
+        raise ValueError(f"from_yaml: line {problem.place.line}: {problem.message}")
+    return source.data
 
 
 def to_yaml(value: Any) -> str:
     """Data as YAML text in block style that `from_yaml` reads back to the same."""
-    from runbook.interpreter.plain_yaml import write
+    from runbook.interpreter.yaml_text import write
 
     return write(value)
 
@@ -91,7 +95,7 @@ def duration(value: Any) -> Duration:
     return parse_duration(_string(value, "duration"))
 
 
-def strftime(value: Any, format: str = "%Y-%m-%dT%H:%M:%SZ", offset: str = "Z") -> str:  # noqa: A002  # the name that people know
+def strftime(value: Any, format: str = "%Y-%m-%dT%H:%M:%SZ", offset: str = "Z") -> str:  # noqa: A002
     """A timestamp (or Unix seconds) by strftime's directives, in UTC or at an offset like +02:00.
 
     Directives: a A b B d H I j m M p S f y Y u V G z Z s F T D %. Names are English.
@@ -101,7 +105,7 @@ def strftime(value: Any, format: str = "%Y-%m-%dT%H:%M:%SZ", offset: str = "Z") 
     if isinstance(value, str):
         value = parse_timestamp(_string(value, "strftime"))
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f"strftime takes a timestamp, not {kind_of(value)}")
+        raise TypeError(f"strftime takes a timestamp, not {kind_of(value)}")
     if len(format) > 1000 or (bad := re.search(r"%(?![aAbBdHIjmMpSfyYuVGzZsFTD%]).?", format)):
         raise ValueError(
             f"strftime: {'the format is too long' if len(format) > 1000 else f'there is no directive {bad.group()!r}'}"
@@ -146,10 +150,10 @@ def human_duration(value: Any) -> str:
 
 
 def stages(items: Any, *upto: Any) -> list[list[Any]]:
-    """The items cut into the stages of a roll-out. Each argument says how many are done by the end of a stage: a number or a
+    """The items cut into the stages of a roll-out. Each size says how many are done by the stage's end: a number, or a
     share of all ("25%", rounded up). A stage that would add nothing is left out; what no stage reaches stays out."""
     if not isinstance(items, (list, tuple)):
-        raise ValueError(f"stages takes a list, not {kind_of(items)}")
+        raise TypeError(f"stages takes a list, not {kind_of(items)}")
     if not upto:
         raise ValueError("stages needs at least one size, as in stages(1, '25%', '100%')")
     cut: list[list[Any]] = []
@@ -210,7 +214,7 @@ def shell_quote(value: Any) -> str:
 
 
 def sql_identifier(value: Any) -> str:
-    """A quoted PostgreSQL identifier; a list of them is joined by dots (schema, table). PostgreSQL manual 4.1.1: 63 bytes."""
+    """A quoted PostgreSQL identifier; a list of them is joined by dots. PostgreSQL manual 4.1.1: 63 bytes."""
     if isinstance(value, (list, tuple)):
         return ".".join(map(sql_identifier, value))
     text = _no_nul(_string(value, "sql_identifier"), "sql_identifier")
@@ -220,7 +224,7 @@ def sql_identifier(value: Any) -> str:
 
 
 def sql_literal(value: Any) -> str:
-    """A PostgreSQL literal (manual 4.1.2): text quoted, with E'' where it holds a backslash; numbers, booleans, NULL."""
+    """A PostgreSQL literal (manual 4.1.2): text quoted, as E'' with a backslash in it; numbers, booleans, NULL."""
     if value is None:
         return "NULL"
     if isinstance(value, (bool, int, float)) and not isinstance(value, (Duration, Timestamp)):
@@ -228,7 +232,7 @@ def sql_literal(value: Any) -> str:
             raise ValueError("sql_literal: not a finite number")
         return text_of(value)
     if not isinstance(value, (str, Duration, Timestamp)):
-        raise ValueError(f"sql_literal takes a string, number, boolean or null, not {kind_of(value)}")
+        raise TypeError(f"sql_literal takes a string, number, boolean or null, not {kind_of(value)}")
     text = _no_nul(value, "sql_literal").replace("'", "''")
     return "E'" + text.replace("\\", "\\\\") + "'" if "\\" in text else f"'{text}'"
 

@@ -1,4 +1,4 @@
-"""Jinja's own filters where they would print Python's values, or have no bound: made to print as text does, and to stop."""
+"""Jinja's own filters that would print Python's values or have no bound: made to print as text does, and to stop."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def analyse(source: str, bare: bool) -> Analysis:
             try:
                 tree = parse(piece.source)
             except TemplateSyntaxError as error:
-                return Analysis(_plainly(error, bare, source), _offset(piece, error), tuple(paths))
+                return Analysis(_plainly(error, source), _offset(piece, error), tuple(paths))
             paths.update(dict.fromkeys(chains(tree)))
             problem = _unknown_word(tree, piece)
             if problem is not None:
@@ -57,7 +57,7 @@ def _expressions(source: str, bare: bool) -> list[Piece]:
     return [Piece(source, 0)]
 
 
-def _plainly(error: TemplateSyntaxError, bare: bool, source: str) -> str:
+def _plainly(error: TemplateSyntaxError, source: str) -> str:
     message = (error.message or "not an expression").rstrip(".")
     if "got '='" in message or "'='" in message:
         return f"{message}: compare with `==`"

@@ -1,7 +1,7 @@
 """The values of the language beyond JSON: seals, unknowns, durations, timestamps; their text and their wire form.
 
-On the wire each is a map with one key that begins with `$`; a plain map that looks like one is quoted (`$plain`), so that
-data from outside never becomes one.
+On the wire each is a map with one key that begins with `$`; a plain map that looks like one is quoted (`$plain`), so
+that data from outside never becomes one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from runbook.interpreter.effects import SecretRef
 
 Part: TypeAlias = str | tuple[Any, ...]
-"""Text, `("ref", name, kind, where)` (a declared secret) or `("enc", token, label)` (sealed by the host, for itself)."""
+"""Text, `("ref", name, kind, where)` (a declared secret) or `("enc", token, label)` (sealed by the host)."""
 
 
 @final
@@ -111,9 +111,10 @@ def _reach(self: Unknown, *_operands: Any) -> Any:
     raise Unknown.Reached(self)
 
 
-for _name in (
-    "str bool len iter reversed eq ne lt le gt ge hash contains call int float index complex round trunc floor ceil abs neg pos "
-    "add radd sub rsub mul rmul mod rmod truediv rtruediv floordiv rfloordiv pow rpow format html bytes"
+for _name in (  # noqa: SIM905  # so many words read better as a text
+    "str bool len iter reversed eq ne lt le gt ge hash contains call int float index complex round "
+    "trunc floor ceil abs neg pos add radd sub rsub mul rmul mod rmod truediv rtruediv floordiv "
+    "rfloordiv pow rpow format html bytes"
 ).split():
     setattr(Unknown, f"__{_name}__", _reach)
 
@@ -232,7 +233,7 @@ def _iso(seconds: float) -> str:
 
 
 def parse_timestamp(text: str) -> Timestamp:
-    """ISO 8601 with an offset (`2026-05-01T12:00:00Z`, `2026-05-01 14:00+02:00`), RFC 3339. ValueError for anything else."""
+    """ISO 8601 with an offset (`2026-05-01T12:00:00Z`, `2026-05-01 14:00+02:00`), RFC 3339. ValueError otherwise."""
     from datetime import datetime
 
     found = _TIMESTAMP.fullmatch(text.strip()) if len(text) <= 64 else None
@@ -248,7 +249,7 @@ def parse_timestamp(text: str) -> Timestamp:
 
 
 def text_of(value: Any) -> str:
-    """How a value reads inside text: booleans `true`, lists and maps compact JSON. ValueError for null and for what is no data."""
+    """How a value reads inside text: booleans `true`, lists and maps compact JSON. ValueError for null and no data."""
     if isinstance(value, str):
         return value if type(value) in (str, Sealed) else str(value)
     if value is True or value is False:
