@@ -67,7 +67,8 @@ def cold(bench: Bench) -> Iterator[Line]:
     yield Line("cold run of one /bin/true step", f"{mine * 1000:.0f} ms", "", None)
     if found.ansible is not None:
         (bench.folder / "one.ansible.yaml").write_text(
-            "- {hosts: localhost, connection: local, gather_facts: false, tasks: [{ansible.builtin.command: /bin/true}]}\n",
+            "- {hosts: localhost, connection: local, gather_facts: false, "
+            "tasks: [{ansible.builtin.command: /bin/true}]}\n",
             encoding="utf-8",
         )
         other = bench.seconds(str(found.ansible), "-i", "localhost,", "one.ansible.yaml")
@@ -122,7 +123,8 @@ def validate(bench: Bench) -> Iterator[Line]:
             for n in range(count)
         )
         (bench.folder / f"v{count}.yaml").write_text(
-            f"runbook: 1\nname: v{count}\ninputs: {{go: {{type: boolean, default: true}}, word: {{type: string, default: a}}}}\n"
+            f"runbook: 1\nname: v{count}\n"
+            "inputs: {go: {type: boolean, default: true}, word: {type: string, default: a}}\n"
             f"steps:\n{steps}",
             encoding="utf-8",
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ ABSENT: Final = _Absent()
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One leaf that changes. `path` has one part per level; a part of a list of named objects is `name=web`, else its index."""
+    """One leaf that changes. `path`: a part per level; list items are `name=web` where each has a name, else indexes."""
 
     object: str
     path: tuple[str, ...]
@@ -86,3 +86,20 @@ def _named(items: list[Any]) -> dict[str, Any] | None:
 
 def _keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return [*old, *(key for key in new if key not in old)]
+
+
+def masked(differences: tuple[Difference, ...], mask: Callable[[Any], Any]) -> tuple[Difference, ...]:
+    """Fit to be shown: secrets masked; where a leaf holds one, it shows only that it changed, on both sides."""
+    return tuple(
+        Difference(str(mask(item.object)), tuple(str(mask(part)) for part in item.path), *_covered(item, mask))
+        for item in differences
+    )
+
+
+def _covered(item: Difference, mask: Callable[[Any], Any]) -> tuple[Any, Any]:
+    sides = [side if side is ABSENT else mask(side) for side in (item.before, item.after)]
+    pairs = zip((item.before, item.after), sides, strict=True)
+    hidden = any(side is not ABSENT and shown != side for side, shown in pairs)
+    if not hidden or ABSENT in sides:
+        return sides[0], sides[1]
+    return f"{sides[0]} (before)", f"{sides[1]} (changed)"

@@ -1,4 +1,4 @@
-"""A plan: what a run would do, as data. Made by `preview`, shown on screens, saved, and held against the run that applies it.
+"""A plan: what a run would do, as data. Made by `preview`, shown, saved, and held against the run that applies it.
 
 Secrets stand in it as seals that print masked; observations that hold secret values are fingerprints (HMACs) only.
 """
@@ -73,7 +73,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run would do, made at `made` (Unix seconds). `missing`: rights, tools or credentials that it would lack."""
+    """What a run would do, made at `made` (Unix seconds). `missing`: rights, tools, credentials that it would lack."""
 
     name: str
     file: str

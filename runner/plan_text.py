@@ -73,7 +73,8 @@ def _row(row: Row, color: bool) -> Iterator[str]:
     action = f" {row.action}" if row.action else ""
     maybe = "maybe: " if row.maybe and row.verdict not in ("block", "skip") else "maybe " if row.maybe else ""
     yield (
-        f"{indent}{_painted(mark, style, color)} {maybe}{_painted(title, 'bold' if row.verdict == 'block' else '', color)}"
+        f"{indent}{_painted(mark, style, color)} {maybe}"
+        + _painted(title, "bold" if row.verdict == "block" else "", color)
         + _painted(f" ·{action}" if action else "", "dim", color)
         + (f"  {_painted(words, style, color)}" if words else "")
     )

@@ -1,4 +1,4 @@
-"""Wheel, sdist and editable install give the same runbook: `python -m tests.packaging_check` (exit 1 says what differs).
+"""Wheel, sdist and editable install give the same runbook: `python -m tests.packaging_check` (exit 1 when not).
 
 Not a pytest case: it builds packages, which needs the build backend from an index and half a minute.
 """

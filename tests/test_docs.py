@@ -3,8 +3,8 @@
 In README.md, CONTRIBUTING.md and docs/*.md, of fenced blocks:
 - `yaml` with `runbook: 1` must validate. `# file: NAME` as its first line also writes it for the blocks that follow.
 - `console`: each `$ runbook ...` runs in a folder of the page's own (with playbooks/ beside it); the lines below it are
-  its output, where a line `...` stands for any lines and `...` inside a line for any text. `[exit N]` ends a command that
-  does not exit with 0.
+  its output, where a line `...` stands for any lines and `...` inside a line for any text. `[exit N]` ends a command
+  that does not exit with 0.
 """
 
 from __future__ import annotations
