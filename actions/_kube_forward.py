@@ -159,7 +159,7 @@ def open_service(
         closing.set()
         with contextlib.suppress(OSError):
             listener.shutdown(socket.SHUT_RDWR)
-        for tunnel in tuple(tunnels):  # noqa: PERF101  # the thread above may add one meanwhile
+        for tunnel in tuple(tunnels):  # a copy: the thread above may add one meanwhile
             tunnel.close()
 
     def serve() -> None:

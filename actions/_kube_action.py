@@ -1,0 +1,58 @@
+"""What the actions of family k8s share: where, and with which rights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from runbook.actions._kube import Cluster, connect
+from runbook.actions._kube_kinds import Ref
+from runbook.contract import Context, PermanentError, TemporaryError, param
+
+Right = tuple[str, Ref]
+"""A verb on an object, a subresource or a collection."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KubeArgs:
+    """Parameters of every action of family k8s."""
+
+    namespace: str = param("Namespace (ignored for kinds that have none).", family=True)
+    context: str = param(
+        "Context of the kubeconfig; `current` is the kubeconfig's own choice, or the pod's service account.",
+        default="current",
+        family=True,
+    )
+
+
+class Rights:
+    """Preflight by SelfSubjectAccessReview: which of the verbs that a call needs are missing."""
+
+    def rights(self, args: Any, cluster: Cluster, ctx: Context) -> Iterable[Right]:
+        """The verbs that the call will use."""
+        raise NotImplementedError
+
+    def preflight(self, args: Any, ctx: Context) -> list[str]:
+        """Sentences that name verb and resource."""
+        try:
+            cluster = connect(ctx, args.context)
+            return [
+                f"no right to {verb} {ref} (context {cluster.context!r})"
+                for verb, ref in self.rights(args, cluster, ctx)
+                if not cluster.may(ctx, verb, ref)
+            ]
+        except (PermanentError, TemporaryError) as error:
+            return [error.message]
+
+
+def place(name: str) -> tuple[str, str, str, str]:
+    """Context, namespace, kind and name out of an object's name in an observation (a context may hold slashes)."""
+    context, namespace, kind, object_name = name.removeprefix("k8s:").rsplit("/", 3)
+    return context, namespace, kind, object_name
+
+
+def only(observation: dict[str, Any]) -> tuple[str, Any]:
+    """Name and state of an observation's one object."""
+    ((name, state),) = observation.items()
+    return name, state
