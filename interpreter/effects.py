@@ -67,10 +67,12 @@ class Fault:
     """An error as a value: what `steps.<id>.error` shows, plus what decides about it."""
 
     message: str
-    kind: str = "permanent"  # permanent | temporary | timeout | expression | refused | declined | lock | in_doubt | abandoned | bug
+    kind: str = "permanent"
+    # permanent | temporary | timeout | cancelled | verdict | expression | refused | declined | lock | in_doubt | abandoned | skipped | bug
     temporary: bool = False
     attempt: int = 1
     hint: str | None = None
+    retry_after: float | None = None  # seconds that the other side asked for
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,399 @@
+"""The meaning of a playbook: one recursive function over Step. No I/O, no clock, no timers, no cancelled tasks.
+
+Four ideas carry it.
+1. Outcomes are values. Nothing that a playbook, the world or a person does is an exception.
+2. A Box is the only thing that stops work, and it is data. Clean-up hangs from `@hard`, not from the work, so nothing needs
+   a shield.
+3. A stop is *seen* in two places only, a step's start record and a leaf's record; a stop that the engine itself decides is
+   recorded before it acts; time enters by the same records. So replay is a lookup by key.
+4. `Outcome.by` names the box that stopped the work. Only the step that owns this box may swallow it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, assert_never
+
+from runbook.interpreter import gather, lane, playing
+from runbook.interpreter.attempts import act
+from runbook.interpreter.changes import Done
+from runbook.interpreter.effects import Box, Effects, Fault, Record
+from runbook.interpreter.expressions import ExpressionError, decide, evaluate, render
+from runbook.interpreter.model import (
+    Action,
+    Block,
+    Choose,
+    Common,
+    Fallback,
+    Foreach,
+    Parallel,
+    Playbook,
+    Step,
+    SubPlaybook,
+    Tolerance,
+)
+from runbook.interpreter.outcome import Outcome, failed, stopped
+from runbook.interpreter.run import Run
+from runbook.interpreter.scope import RunInfo, Scope, seconds
+from runbook.interpreter.undo import play_back
+from runbook.interpreter.unwind import Handlers, Left, Unwinding, unwind
+from runbook.interpreter.values import Unknown, to_wire
+
+__all__ = ["Done", "Engine", "Outcome", "RunInfo"]
+
+
+class Engine(Run):
+    """A run of a playbook. `fx` is the world; all else is decided here.
+
+    After `run` (a replay, where the run was before): `undo(n)` plays the whole log back, `finish(n)` what a second cancel
+    left of the clean-up; n counts from 1 and makes the keys. During them `work` and `hard` are boxes of that round.
+    """
+
+    def __init__(
+        self, playbook: Playbook, inputs: Mapping[str, Any], info: RunInfo, fx: Effects, *, interactive: bool = False
+    ) -> None:
+        super().__init__(info, fx, interactive=interactive)
+        self.playbook = playbook
+        self.scope = playing.root(playbook, inputs, info)
+        self._finishing = False
+        self._ended: dict[str, Outcome] = {}  # steps of handlers: what `finish` need not repeat
+
+    async def run(self) -> Outcome:
+        """The whole run: locks, vars, secrets, steps, handlers, notifications, outputs."""
+        for box in (self.work, self.hard, self.lane):
+            self.fx.opened(box)
+        begun = await self.fx.start(
+            "@run", self.work, {"id": "", "kind": "playbook", "name": self.playbook.name, "action": ""}
+        )
+        if begun.by is not None:
+            return stopped(begun, "not started")
+        try:
+            self.scope = await playing.prepared(self, self.scope, self.work, begun)
+            locks = playing.known_locks(self.scope, begun.at)
+        except playing.Unprepared as unprepared:
+            return await self._closed(unprepared.out, ())
+        except ExpressionError as error:
+            return await self._closed(failed(error.message, begun), ())
+        if locks:
+            record = await self.fx.lock("@run", locks, self.work, first=True)
+            if record.by is not None:
+                return stopped(record)
+            if record.status != "succeeded":
+                refused = failed(record.error or Fault("a lock is held", kind="lock"), record)
+                return replace(refused, kind="refused")
+        self.scope = self.scope.holding(playing.lock_names(self.playbook.locks, self.scope.at(begun.at)))
+        return await self._closed(await playing.played(self, self.scope, self.work), locks)
+
+    async def _closed(self, out: Outcome, locks: tuple[str, ...]) -> Outcome:
+        await lane.joined(self)
+        if locks:
+            await self.fx.unlock("@run", locks)
+        first = self.log.first_effect()
+        if out.kind == "failed" and out.seq in self.asserted and (first is None or out.seq < first):
+            out = replace(out, kind="refused")
+        return replace(out, outputs=playing.outputs(self.scope, out.at))
+
+    async def undo(self, number: int) -> Outcome:
+        """`runbook undo`: the whole log played back by the same code that plays it in a run."""
+        key = f"@undo[{number}]"
+        begun = await self._round(key)
+        if begun.by is not None:
+            return stopped(begun, "not started")
+        changes = self.log.within("")
+        out = await play_back(self, changes, key, self.work, "", erase=True)
+        return await self._tidied(key, replace(out, at=max(out.at, begun.at), undone=out.ok and bool(out.outputs)))
+
+    async def finish(self, number: int) -> Outcome:
+        """After a second cancel: the clean-up that was skipped or cut, innermost first, and nothing else."""
+        key = f"@finish[{number}]"
+        begun = await self._round(key)
+        if begun.by is not None:
+            return stopped(begun, "not started")
+        self._finishing = True
+        out = Outcome(at=begun.at, wall=begun.wall)
+        todo, self.left = sorted(self.left, key=lambda left: left.seq), []
+        for left in todo:
+            out = await self._finished(left, number, out)
+        out = await self._tidied(key, out)
+        await lane.joined(self)
+        return out
+
+    async def _finished(self, left: Left, number: int, out: Outcome) -> Outcome:
+        key = f"{left.key}~{number}"
+        begun = await self.fx.start(
+            key, self.work, {"id": left.phase, "kind": "phase", "name": left.phase, "action": ""}
+        )
+        if begun.by is not None:
+            self.left.append(left)
+            return stopped(begun, "not started") if out.ok else out
+        room = self.box(key, self.work, begun.at + left.cleanup)
+        if left.phase == "undo":
+            done = await play_back(self, self.log.within(left.path), key, room, left.path, erase=True)
+        elif left.phase == "temporary":
+            done = await play_back(self, self.log.open(left.path), key, room, left.path, erase=False)
+        else:
+            assert left.scope is not None
+            done = await self.sequence(left.steps, left.scope, key, room)
+        if done.by is not None and done.by != key:
+            self.left.append(left)
+        if done.ok:
+            return replace(out, at=max(out.at, done.at))
+        error = done.error or Fault(done.status)
+        if out.ok:
+            return replace(done, by=None if done.by == key else done.by)
+        return replace(out, others=(*out.others, error), at=max(out.at, done.at))
+
+    async def _round(self, key: str) -> Record:
+        self.work = Box(key, None)
+        self.hard = Box(f"{key}@hard", None)
+        self.lane = Box(f"{key}@lane", self.hard)
+        self.lanes, self.telling = {}, []
+        for box in (self.work, self.hard, self.lane):
+            self.fx.opened(box)
+        return await self.fx.start(key, self.work, {"id": "", "kind": "round", "name": key, "action": ""})
+
+    async def _tidied(self, key: str, out: Outcome) -> Outcome:
+        """Temporary changes that are (again) not back, at the end of a round."""
+        end = Unwinding(self, key, self.playbook.cleanup, out)
+        changes = self.log.open("")
+        if changes:
+            await end.phase("temporary", lambda at, room: play_back(self, changes, at, room, "", erase=False))
+        return end.result()
+
+    def unfinished(self) -> list[Left]:
+        """The clean-up that a second cancel skipped or cut."""
+        return sorted(self.left, key=lambda left: left.seq)
+
+    # --- one step ---------------------------------------------------------------------------------------------------
+
+    async def execute(
+        self, step: Step, scope: Scope, path: str, box: Box, *, gate: Box | None = None, alternative: bool = False
+    ) -> Outcome:
+        """Joins -> start record -> when -> locks -> box -> body -> unwinding -> swallow? See Run.execute."""
+        if self._finishing and (earlier := self._ended.get(_plain(path))) is not None:
+            return earlier
+        late = await self._joined(step, scope)
+        if late is not None:
+            return late
+        begun = await self.fx.start(path, gate or box, _about(step, scope))
+        if begun.by is not None:
+            out = stopped(begun, "not started")
+            self.ended(step, scope, path, begun, out, alternative=alternative)
+            return out
+        if isinstance(step, Action) and step.effect == "notify":
+            out = await lane.post(self, step, scope, path, begun)
+            if out.status != "pending":
+                self.ended(step, scope, path, begun, out)
+            return out
+        scope.frame.open(step.id, begun)
+        out = await self._decided(step, scope, path, box, begun)
+        if out.by == path:  # our own box: from here out this is a failure like any other
+            out = replace(out, by=None)
+        if not out.ok and out.by is None and step.on_failure.then == "continue" and not out.others:
+            out = replace(out, tolerated=True)  # a failure of the work, never one of its unwinding
+            self.warn(path, out.error.message if out.error is not None else out.status)
+        self.ended(step, scope, path, begun, out, alternative=alternative)
+        return out
+
+    async def _joined(self, step: Step, scope: Scope) -> Outcome | None:
+        """Wait for the background steps and notifications that the step's own templates name; the failure of one, if any."""
+        bad: list[Outcome] = []
+        named = step.sees
+        if isinstance(step, Action) and step.effect == "notify":  # waits in its lane, unless its `when` asks
+            named = named - step.with_.reads | (step.when.reads if step.when is not None else frozenset())
+        for name in sorted(named):
+            if (telling := scope.frame.notification(name)) is not None:
+                await telling
+        for name in sorted(step.sees):
+            task = scope.frame.task(name)
+            if task is not None and not (late := await task).ok:
+                bad.append(late)
+        return min(bad, key=lambda out: out.seq) if bad else None
+
+    async def _decided(self, step: Step, scope: Scope, path: str, box: Box, begun: Record) -> Outcome:
+        if step.when is None:
+            return await self.carry_out(step, scope, path, box, begun)
+        try:
+            verdict = decide(evaluate(step.when.source, scope.at(begun.at)))
+        except ExpressionError as error:
+            return failed(f"when: {error.message}", begun, step.id, path)
+        if verdict == "no":
+            return Outcome("skipped", seq=begun.seq, at=begun.at, wall=begun.wall)
+        if verdict == "yes":
+            return await self.carry_out(step, scope, path, box, begun)
+        out = await self.carry_out(step, scope.perhaps(), path, box, begun)
+        return replace(out, outputs=Unknown(f"whether {step.id} runs"), sure=False)
+
+    async def carry_out(
+        self, step: Step, scope: Scope, path: str, box: Box, begun: Record, args: Mapping[str, Any] | None = None
+    ) -> Outcome:
+        """Locks enclose the unwinding, the time box does not."""
+        try:
+            limit = _limit(step, scope.at(begun.at))
+            locks = tuple(name for name in playing.lock_names(step.locks, scope.at(begun.at)) if name not in scope.held)
+        except ExpressionError as error:
+            return failed(error.message, begun, step.id, path)
+        mine = self.box(path, box, None if limit is None else begun.at + limit)
+        if locks:
+            record = await self.fx.lock(f"{path}@locks", locks, mine)
+            if record.by is not None:
+                return stopped(record, f"it waited for {', '.join(locks)}")
+            if record.status != "succeeded":
+                return failed(record.error or Fault("the locks were not given", kind="lock"), record, step.id, path)
+        scope = scope.holding(locks)
+        out = await self._body(step, scope, path, mine, begun, args)
+        self._cover(step, scope, path, begun, out)
+        handlers = Handlers(step.on_failure, step.finally_, step.cleanup)
+        if not isinstance(step, Action) or step.finally_ or step.on_failure.undo or step.on_failure.steps:
+            out = await unwind(self, handlers, path, scope, out)
+        if locks:
+            await self.fx.unlock(f"{path}@locks", locks)
+        return out
+
+    async def _body(
+        self, step: Step, scope: Scope, path: str, box: Box, begun: Record, args: Mapping[str, Any] | None
+    ) -> Outcome:
+        """The work itself, with the step's own outputs. What an expression gets wrong is a failure like any other."""
+        try:
+            out = await self._kind(step, scope, path, box, begun, args)
+        except ExpressionError as error:
+            return failed(error.message, begun, step.id, path)
+        out = replace(out, at=max(out.at, begun.at), wall=max(out.wall, begun.wall))
+        if out.by == path and out.kind == "timed_out" and not out.step:
+            blame = (step.id, path) if isinstance(step, Action) else ("", "")
+            reason = f" ({out.error.message})" if out.error is not None and isinstance(step, Action) else ""
+            fault = Fault(f"{path} was not done in its time{reason}", kind="timeout", attempt=out.attempts)
+            out = replace(out, error=fault, step=blame[0], path=blame[1])
+        if out.status != "succeeded" or not step.outputs or isinstance(step, Foreach):
+            return out
+        try:
+            names = scope.at(out.at, result=out.outputs, error=None)
+            own = {name: evaluate(bare.source, names) for name, bare in step.outputs}
+        except ExpressionError as error:  # after the record: the change and its inverse stay
+            return replace(
+                out,
+                status="failed",
+                kind="failed",
+                error=Fault(error.message, kind="expression"),
+                step=step.id,
+                path=path,
+            )
+        return replace(out, outputs={**out.outputs, **own} if isinstance(out.outputs, Mapping) else out.outputs)
+
+    async def _kind(
+        self, step: Step, scope: Scope, path: str, box: Box, begun: Record, args: Mapping[str, Any] | None
+    ) -> Outcome:
+        match step:
+            case Action():
+                return await act(self, step, scope, path, box, begun, args)
+            case Block():
+                return await gather.sequence(self, step.steps, scope, path, box, step.keep_going, begun.at)
+            case Parallel():
+                return await gather.parallel(self, step, scope, path, box, begun)
+            case Fallback():
+                return await gather.fallback(self, step, scope, path, box, begun)
+            case Choose():
+                return await gather.choose(self, step, scope, path, box, begun)
+            case Foreach():
+                return await gather.foreach(self, step, scope, path, box, begun)
+            case SubPlaybook():
+                return await playing.call(self, step, scope, path, box, begun)
+        assert_never(step)
+
+    async def sequence(
+        self, steps: tuple[Step, ...], scope: Scope, path: str, box: Box, tolerance: Tolerance = None
+    ) -> Outcome:
+        """Steps in order."""
+        return await gather.sequence(self, steps, scope, path, box, tolerance)
+
+    def _cover(self, step: Common, scope: Scope, path: str, begun: Record, out: Outcome) -> None:
+        """`undo: {steps}` of a block stands for the inverses of what is inside."""
+        if isinstance(step, Action) or step.undo.kind == "auto":
+            return
+        inner = [done for done in self.log.within(path) if not done.open]
+        numbers = list(self.log.effects(path))
+        if step.undo.kind == "again" or not numbers:
+            return
+        for done in inner:
+            done.covered = True
+        if step.undo.kind == "steps":
+            seen = scope.naming(result=out.outputs, error=None)
+            self.log.remember(Done(max(numbers), path, step, seen, authored=True, locks=scope.held))  # type: ignore[arg-type]  # Common of a Step
+
+    def ended(
+        self, step: Step, scope: Scope, path: str, begun: Record, out: Outcome, *, alternative: bool = False
+    ) -> None:
+        """Show what became of a step, and note its milestone."""
+        scope.frame.close(step.id, out, begun)
+        if "!" in path and (out.status in ("succeeded", "skipped") or (out.tolerated and out.by is None)):
+            self._ended[_plain(path)] = out
+        data: dict[str, Any] = {
+            "id": step.id,
+            "kind": _kind_of(step),
+            "name": _name(step, scope),
+            "status": out.status,
+            "tolerated": out.tolerated,
+            "error": None if out.error is None else _fault(out.error),
+            "outputs": to_wire(out.outputs),
+            "attempts": out.attempts,
+            "started": begun.wall,
+            "duration": max(0.0, out.at - begun.at),
+            "background": step.background,
+            "undone": out.undone,
+        }
+        if out.by is not None:
+            data["by"] = out.by
+        if out.others:
+            data["others"] = [_fault(fault) for fault in out.others]
+        if isinstance(out.outputs, Mapping) and "chosen" in out.outputs and isinstance(step, (Fallback, Choose)):
+            data["chosen"] = to_wire(out.outputs["chosen"])
+        if alternative:
+            data["alternative"] = True
+        self.fx.emit("step.ended", path, data)
+        if step.milestone is not None and out.status == "succeeded" and not out.tolerated:
+            told = isinstance(step, Action) and step.effect in ("notify", "ask")
+            self.met(step.milestone, scope, path, out, told=told)
+
+
+def _plain(path: str) -> str:
+    """A path without the number of the round that finishes it."""
+    return re.sub(r"~\d+", "", path)
+
+
+def _fault(fault: Fault) -> dict[str, Any]:
+    shown = {"message": fault.message, "kind": fault.kind, "temporary": fault.temporary, "attempt": fault.attempt}
+    return {**shown, "hint": fault.hint} if fault.hint else shown
+
+
+def _kind_of(step: Step) -> str:
+    return "playbook" if isinstance(step, SubPlaybook) else type(step).__name__.lower()
+
+
+def _name(step: Step, scope: Scope) -> str:
+    """The name for people. It never decides anything: what it cannot say stays open."""
+    if "{{" not in step.name:
+        return step.name
+    try:
+        name = render(step.name, scope.at(0.0), lenient=True)
+    except ExpressionError:
+        return step.name
+    return name if isinstance(name, str) else str(to_wire(name))
+
+
+def _about(step: Step, scope: Scope) -> dict[str, Any]:
+    action = step.action if isinstance(step, Action) else ""
+    return {"id": step.id, "kind": _kind_of(step), "name": _name(step, scope), "action": action}
+
+
+def _limit(step: Step, names: Mapping[str, Any]) -> float | None:
+    """The bound of the whole step, in seconds; None: none of its own."""
+    if not isinstance(step, Action):
+        return seconds(step.timeout, names)
+    bounds = [seconds(step.timeout, names)]
+    if step.poll is not None and step.poll.until is not None:
+        bounds.append(seconds(step.poll.timeout, names))
+    if step.retry is not None:
+        bounds.append(step.retry.max_duration)
+    return min((bound for bound in bounds if bound is not None), default=None)

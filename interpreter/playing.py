@@ -1,0 +1,174 @@
+"""One whole playbook, the root or a called one: its vars, secrets, locks, steps, handlers and outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from runbook.interpreter.effects import Box, Fault, Record, SecretRef
+from runbook.interpreter.expressions import ExpressionError, render
+from runbook.interpreter.inputs import coerce
+from runbook.interpreter.model import Playbook, Step, SubPlaybook, Template
+from runbook.interpreter.outcome import Outcome, failed, stopped
+from runbook.interpreter.run import Run
+from runbook.interpreter.scope import Book, Frame, RunInfo, Scope, children, ids_of, seconds
+from runbook.interpreter.unwind import Handlers, unwind
+from runbook.interpreter.values import kind_of, secret
+
+
+async def call(run: Run, step: SubPlaybook, scope: Scope, path: str, box: Box, begun: Record) -> Outcome:
+    """A sub-playbook. It inherits nothing: inputs in, outputs out, also after a failure."""
+    given = render(step.with_.data, scope.at(begun.at)) or {}
+    inputs, problems = coerce(step.playbook.inputs, given, {}, step.place)
+    wrong = [problem.message for problem in problems if problem.severity == "error"]
+    if wrong:
+        return failed(Fault("; ".join(wrong)), begun, step.id, path)
+    caller = scope.book
+    info = replace(caller.info, name=step.playbook.name, parent=caller.playbook.name)
+    book = Book(step.playbook, info, ids_of(step.playbook), f"{path}/", f"{caller.prefix}{step.id}.")
+    inner = Scope(book, Frame(), {"inputs": inputs, "vars": {}, "secrets": {}}, scope.held, scope.maybe)
+    mine = run.box(book.path, box)
+    try:
+        inner = await prepared(run, inner, mine, begun)
+        locks = await _locked(run, inner, mine)
+    except Unprepared as unprepared:
+        return await _ended(run, inner, mine, unprepared.out)
+    out = await played(run, inner.holding(locks), mine)
+    if locks:
+        await run.fx.unlock(f"{book.path}@locks", locks)
+    return out
+
+
+class Unprepared(Exception):  # noqa: N818  # carries an outcome to the place that deals with it; no error of the program
+    """A playbook could not begin: its vars, secrets or locks."""
+
+    def __init__(self, out: Outcome) -> None:
+        super().__init__(out.status)
+        self.out = out
+
+
+async def prepared(run: Run, scope: Scope, box: Box, begun: Record) -> Scope:
+    """Vars from top to bottom, secrets' coordinates, and the time box. Unprepared."""
+    playbook = scope.book.playbook
+    names = dict(scope.names)
+    names["vars"] = {}
+    scope = replace(scope, names=names)
+    try:
+        for name, template in playbook.vars:
+            names["vars"][name] = render(template.data, scope.at(begun.at))
+        limit = seconds(playbook.timeout, scope.at(begun.at))
+        refs = _refs(playbook, scope.at(begun.at))
+    except ExpressionError as error:
+        raise Unprepared(failed(error.message, begun)) from None
+    if limit is not None:
+        box.due = begun.at + limit
+        run.fx.opened(box)
+    if refs:
+        record = await run.fx.secrets(f"{scope.book.path}@secrets", refs, box)
+        if record.by is not None:
+            raise Unprepared(stopped(record))
+        there = record.outputs if isinstance(record.outputs, Mapping) else {}
+        absent = [ref.name for ref in refs if not ref.optional and there.get(ref.name) is False]
+        if record.status != "succeeded" or absent:
+            fault = record.error or Fault(f"not there: {', '.join(f'secrets.{name}' for name in absent)}")
+            raise Unprepared(failed(fault, record))
+        names["secrets"] = {ref.name: secret(ref) for ref in refs if there.get(ref.name, True)}
+    return scope
+
+
+def _refs(playbook: Playbook, names: Mapping[str, Any]) -> tuple[SecretRef, ...]:
+    return tuple(
+        SecretRef(source.name, source.kind, render(source.where.data, names), source.optional)
+        for source in playbook.secrets
+    )
+
+
+async def played(run: Run, scope: Scope, box: Box, *, undo: bool = False) -> Outcome:
+    """The steps, the playbook's own handlers, its outputs."""
+    out = await run.sequence(scope.book.playbook.steps, scope, scope.book.path, box)
+    return await _ended(run, scope, box, out, undo=undo)
+
+
+async def _ended(run: Run, scope: Scope, box: Box, out: Outcome, *, undo: bool = False) -> Outcome:
+    playbook = scope.book.playbook
+    if out.by == box.key and out.kind == "timed_out":
+        out = replace(out, error=Fault(f"{playbook.name} was not done in its time", kind="timeout"))
+    handlers = Handlers(playbook.on_failure, playbook.finally_, playbook.cleanup)
+    out = await unwind(run, handlers, scope.book.path, scope, out, undo=undo or (not scope.book.path and run.undo_all))
+    if out.by == box.key and box is not run.work:
+        out = replace(out, by=None)
+    return replace(out, outputs=outputs(scope, out.at))
+
+
+def outputs(scope: Scope, at: float) -> dict[str, Any]:
+    """What a playbook gives back; null where it cannot be computed."""
+    found: dict[str, Any] = {}
+    for name, template in scope.book.playbook.outputs:
+        try:
+            found[name] = render(template.data, scope.at(at))
+        except ExpressionError:
+            found[name] = None
+    return found
+
+
+async def _locked(run: Run, scope: Scope, box: Box) -> tuple[str, ...]:
+    """The locks of a called playbook. Unprepared."""
+    begun = Record(0, 0.0, 0.0)
+    try:
+        names = lock_names(scope.book.playbook.locks, scope.at(0.0))
+    except ExpressionError as error:
+        raise Unprepared(failed(error.message, begun)) from None
+    wanted = tuple(name for name in names if name not in scope.held)
+    if not wanted:
+        return ()
+    record = await run.fx.lock(f"{scope.book.path}@locks", wanted, box)
+    if record.by is not None:
+        raise Unprepared(stopped(record))
+    if record.status != "succeeded":
+        raise Unprepared(failed(record.error or Fault("the locks were not given", kind="lock"), record))
+    return wanted
+
+
+def lock_names(templates: tuple[Template, ...], names: Mapping[str, Any]) -> tuple[str, ...]:
+    """Locks by name, sorted, each once. ExpressionError."""
+    found = [render(template.data, names) for template in templates]
+    for name in found:
+        if not isinstance(name, str) or not name:
+            raise ExpressionError(f"a lock's name is text, not {kind_of(name)}")
+    return tuple(sorted(set(found)))
+
+
+def known_locks(scope: Scope, at: float) -> tuple[str, ...]:
+    """The names of all locks of the static tree that are known before the first step. ExpressionError for the root's own."""
+    names = scope.at(at)
+    found = set(lock_names(scope.book.playbook.locks, names))
+    todo: list[tuple[Step, bool]] = [(step, True) for step in _steps(scope.book.playbook)]
+    while todo:
+        step, ours = todo.pop()
+        for template in step.locks:
+            if template.reads or not (ours or _constant(template)):
+                continue
+            try:
+                found.update(lock_names((template,), names))
+            except ExpressionError:
+                continue  # it names what only a step or an iteration gives: taken when the step begins
+        todo += [(child, ours) for child in children(step)]
+        if isinstance(step, SubPlaybook):
+            todo += [(child, False) for child in _steps(step.playbook)]
+            found.update(template.data for template in step.playbook.locks if _constant(template))
+    return tuple(sorted(found))
+
+
+def _steps(playbook: Playbook) -> list[Step]:
+    return [*playbook.steps, *playbook.on_failure.steps, *playbook.finally_]
+
+
+def _constant(template: Template) -> bool:
+    return isinstance(template.data, str) and "{{" not in template.data
+
+
+def root(playbook: Playbook, inputs: Mapping[str, Any], info: RunInfo) -> Scope:
+    """The scope of the run's own playbook."""
+    book = Book(playbook, info, ids_of(playbook))
+    return Scope(book, Frame(), {"inputs": dict(inputs), "vars": {}, "secrets": {}})

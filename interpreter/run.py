@@ -1,0 +1,114 @@
+"""What all parts of one run share: the boxes, the log of changes, the facts, and the way to run a step."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+from runbook.interpreter.changes import Log, inside
+from runbook.interpreter.effects import Box, Effects, Record
+from runbook.interpreter.model import Step
+from runbook.interpreter.outcome import Outcome
+from runbook.interpreter.scope import RunInfo, Scope
+from runbook.interpreter.unwind import Left
+
+
+class Run(ABC):
+    """The state of a run that is no step's own. `interactive`: a person is asked at each failure of an action.
+
+    `work` is what a first cancel stops, `hard` what a second one stops, `lane` where notifications run.
+    """
+
+    def __init__(self, info: RunInfo, fx: Effects, *, interactive: bool = False) -> None:
+        self.info = info
+        self.fx = fx
+        self.interactive = interactive
+        self.work = Box("@run", None)
+        self.hard = Box("@hard", None)
+        self.lane = Box("@lane", self.hard)
+        self.log = Log()
+        self.undo_all = False  # a person said so at a failure
+        self.asserted: set[int] = set()  # numbers of records in which an assertion did not hold
+        self.milestones: dict[str, Milestone] = {}
+        self.left: list[Left] = []  # clean-up that a second cancel skipped or cut
+        self.lanes: dict[str, asyncio.Task[Outcome]] = {}  # the last notification of each lane
+        self.telling: list[tuple[str, asyncio.Task[Outcome]]] = []
+
+    @abstractmethod
+    async def execute(
+        self, step: Step, scope: Scope, path: str, box: Box, *, gate: Box | None = None, alternative: bool = False
+    ) -> Outcome:
+        """Run one step to its outcome. `gate`: what may forbid that it starts, and nothing more. Never raises for the world."""
+
+    @abstractmethod
+    async def sequence(self, steps: tuple[Step, ...], scope: Scope, path: str, box: Box) -> Outcome:
+        """Run a handler's steps in order."""
+
+    @abstractmethod
+    async def carry_out(
+        self, step: Step, scope: Scope, path: str, box: Box, begun: Record, args: Mapping[str, Any] | None = None
+    ) -> Outcome:
+        """What a step does once it may: locks, time box, body, unwinding."""
+
+    @abstractmethod
+    def ended(
+        self, step: Step, scope: Scope, path: str, begun: Record, out: Outcome, *, alternative: bool = False
+    ) -> None:
+        """Show what became of a step, and note its milestone."""
+
+    def box(self, key: str, parent: Box, due: float | None = None) -> Box:
+        """A new box, stopped at once if it is on record as stopped."""
+        made = Box(key, parent, due)
+        self.fx.opened(made)
+        return made
+
+    def unwinding(self, box: Box) -> bool:
+        """Whether what runs in `box` is clean-up: it hangs from `hard`, not from the work."""
+        top = box
+        while top.parent is not None:
+            top = top.parent
+        return top is not self.work
+
+    def met(self, name: str, scope: Scope, path: str, out: Outcome, *, told: bool = False) -> None:
+        """A milestone's step succeeded. The first one counts. `told`: by a notification, which no undo takes back."""
+        full = scope.book.prefix + name
+        milestone = self.milestones.setdefault(full, Milestone())
+        if milestone.by is None:
+            milestone.by, milestone.told = path, told
+            milestone.times += 1
+            key = full if milestone.times == 1 else f"{full}~{milestone.times}"
+            self.fx.emit("milestone", key, {"name": full, "step": path, "wall": out.wall})
+
+    def taken_back(self, outer: str) -> None:
+        """An undo of `outer` took back what the milestones of its steps stood for."""
+        for name, milestone in self.milestones.items():
+            if (
+                milestone.by is not None
+                and not milestone.told
+                and (milestone.by == outer or inside(milestone.by, outer))
+            ):
+                key = name if milestone.times == 1 else f"{name}~{milestone.times}"
+                self.fx.emit("milestone.taken_back", key, {"name": name, "step": milestone.by})
+                milestone.by = None
+
+    def warn(self, path: str, message: str) -> None:
+        """Something that people should know and that stops nothing."""
+        self.fx.emit("warning", path, {"message": message})
+
+
+class Milestone:
+    """Whether a milestone is met at the moment, and by which step."""
+
+    __slots__ = ("by", "times", "told")
+
+    def __init__(self) -> None:
+        self.by: str | None = None
+        self.times = 0
+        self.told = False
+
+
+def join(path: str, step: str) -> str:
+    """The key of a child."""
+    return path + step if not path or path.endswith("/") else f"{path}/{step}"

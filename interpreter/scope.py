@@ -1,0 +1,207 @@
+"""What expressions see at one place of a run: inputs, vars, secrets, the steps so far, loop variables."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from runbook.interpreter import expressions, values
+from runbook.interpreter.effects import Record
+from runbook.interpreter.model import Choose, Playbook, Seconds, Step, Template
+from runbook.interpreter.outcome import Outcome, error_view, failure_view
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """Facts of the run that never change. `started_at` is Unix time; `parent` the caller's run or playbook, if any."""
+
+    id: str
+    name: str
+    initiator: str = ""
+    started_at: float = 0.0
+    parent: str | None = None
+    trigger: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Book:
+    """One playbook being played. `path`: '' for the root, `<step path>/` inside a sub-playbook; `prefix` of its milestones."""
+
+    playbook: Playbook
+    info: RunInfo
+    ids: frozenset[str]
+    path: str = ""
+    prefix: str = ""
+
+
+def ids_of(playbook: Playbook) -> frozenset[str]:
+    """The ids of all steps of one file: each is in scope, `pending` until it runs."""
+    found: set[str] = set()
+    todo = [*playbook.steps, *playbook.on_failure.steps, *playbook.finally_]
+    while todo:
+        step = todo.pop()
+        found.add(step.id)
+        todo += children(step)
+    return frozenset(found)
+
+
+def children(step: Step) -> list[Step]:
+    """The steps inside a step, handlers included, but not those of a sub-playbook."""
+    inner = [*step.on_failure.steps, *step.finally_, *step.undo.steps, *getattr(step, "steps", ())]
+    if isinstance(step, Choose):
+        inner += [child for branch in step.branches for child in branch.steps]
+    return inner
+
+
+class Frame:
+    """The steps of one lexical level (a playbook, or one iteration): their views, and the tasks that somebody may join."""
+
+    __slots__ = ("outer", "tasks", "telling", "views")
+
+    def __init__(self, outer: Frame | None = None) -> None:
+        self.outer = outer
+        self.views: dict[str, dict[str, Any]] = {}
+        self.tasks: dict[str, asyncio.Task[Outcome]] = {}  # background steps on their way
+        self.telling: dict[str, asyncio.Task[Outcome]] = {}  # notifications that are not told yet
+
+    def task(self, step: str) -> asyncio.Task[Outcome] | None:
+        """The background step of this id that is on its way, here or further out."""
+        frame: Frame | None = self
+        while frame is not None:
+            if step in frame.tasks:
+                return frame.tasks[step]
+            frame = frame.outer
+        return None
+
+    def notification(self, step: str) -> asyncio.Task[Outcome] | None:
+        """The notification of this id that is not told yet."""
+        frame: Frame | None = self
+        while frame is not None:
+            if step in frame.telling:
+                return frame.telling[step]
+            frame = frame.outer
+        return None
+
+    def open(self, step: str, begun: Record) -> None:
+        """The step runs from here on."""
+        self.views[step] = {**PENDING, "status": "running", "started_at": values.Timestamp(begun.wall)}
+
+    def close(self, step: str, out: Outcome, begun: Record) -> None:
+        """The step ended."""
+        view = self.views.setdefault(step, dict(PENDING))
+        view.update(
+            status=out.status,
+            undone=out.undone,
+            outputs=out.outputs,
+            error=error_view(out.error, out.attempts),
+            duration=values.Duration(round(max(0.0, out.at - begun.at), 3)),
+            attempts=out.attempts,
+        )
+
+
+PENDING: Mapping[str, Any] = {
+    "status": "pending",
+    "undone": False,
+    "outputs": {},
+    "error": None,
+    "started_at": None,
+    "duration": None,
+    "attempts": 0,
+}
+
+
+class Steps(Mapping[str, Any]):
+    """`steps`: every id of the file exists."""
+
+    __slots__ = ("_frame", "_ids")
+
+    def __init__(self, frame: Frame, ids: frozenset[str]) -> None:
+        self._frame = frame
+        self._ids = ids
+
+    def __getitem__(self, key: str) -> Any:
+        frame: Frame | None = self._frame
+        while frame is not None:
+            if key in frame.views:
+                return frame.views[key]
+            frame = frame.outer
+        if key in self._ids:
+            return dict(PENDING)
+        raise KeyError(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._ids))
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """The names at one place, the locks held along the path, and whether in a preview this place is reached at all."""
+
+    book: Book
+    frame: Frame
+    names: Mapping[str, Any] = field(default_factory=dict)
+    held: tuple[str, ...] = ()
+    maybe: bool = False
+
+    def at(self, moment: float, **more: Any) -> dict[str, Any]:
+        """All names, for an expression evaluated at running time `moment`."""
+        info = self.book.info
+        run = {
+            "id": info.id,
+            "name": info.name,
+            "elapsed": values.Duration(moment),
+            "started_at": values.Timestamp(info.started_at),
+            "initiator": info.initiator,
+            "parent": info.parent,
+            "trigger": info.trigger,
+        }
+        return {
+            "failure": failure_view(None),
+            **self.names,
+            "steps": Steps(self.frame, self.book.ids),
+            "run": run,
+            **more,
+        }
+
+    def naming(self, **names: Any) -> Scope:
+        """The same place with more names."""
+        return replace(self, names={**self.names, **names})
+
+    def iteration(self, **names: Any) -> Scope:
+        """A level of its own: what runs here is not seen from outside."""
+        return replace(self, names={**self.names, **names}, frame=Frame(self.frame))
+
+    def holding(self, locks: tuple[str, ...]) -> Scope:
+        """The same place with more locks held."""
+        return replace(self, held=(*self.held, *locks)) if locks else self
+
+    def perhaps(self) -> Scope:
+        """The same place, in a preview that does not know whether the run gets here."""
+        return self if self.maybe else replace(self, maybe=True)
+
+
+def seconds(value: Seconds | None, names: Mapping[str, Any]) -> float | None:
+    """A duration of the model in seconds. None: no bound, also where a preview cannot know. ExpressionError."""
+    if not isinstance(value, Template):
+        return value
+    return as_seconds(expressions.render(value.data, names))
+
+
+def as_seconds(value: Any) -> float | None:
+    """What a template gave for a duration, in seconds. ExpressionError."""
+    if value is None or isinstance(value, values.Unknown):
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise expressions.ExpressionError(f"{values.kind_of(value)} is not a duration")
+    try:
+        length = float(values.parse_duration(value)) if isinstance(value, str) else float(value)
+    except ValueError as error:
+        raise expressions.ExpressionError(str(error)) from None
+    if not 0 <= length < float("inf"):
+        raise expressions.ExpressionError(f"{value} is not a duration")
+    return length

@@ -1,0 +1,162 @@
+"""Unwinding: what happens when a scope ends. Failure, time-out and cancel alike: undo, on_failure, temporary, finally.
+
+Every phase has its own time and hangs from `hard`: neither a deadline nor a first cancel reaches it. It runs whatever the
+one before it did. What a second cancel skips or cuts stays on a list, for `resume`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from runbook.interpreter.effects import Box, Fault
+from runbook.interpreter.model import OnFailure, Step
+from runbook.interpreter.outcome import Outcome, failure_view, stopped
+from runbook.interpreter.scope import Scope
+from runbook.interpreter.undo import play_back
+from runbook.interpreter.values import Unknown
+
+if TYPE_CHECKING:
+    from runbook.interpreter.run import Run
+
+PhaseName = Literal["undo", "on_failure", "temporary", "finally"]
+Play = Callable[[str, Box], Awaitable[Outcome]]
+
+
+@dataclass(frozen=True, slots=True)
+class Handlers:
+    """What a scope says about its end. `cleanup`: seconds for each phase."""
+
+    on_failure: OnFailure
+    finally_: tuple[Step, ...]
+    cleanup: float
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A phase that a second cancel skipped or cut. `seq` orders them as they would have run."""
+
+    seq: int
+    path: str
+    phase: PhaseName
+    cleanup: float
+    steps: tuple[Step, ...] = ()
+    scope: Scope | None = None
+
+    @property
+    def key(self) -> str:
+        """The phase's key."""
+        return f"{self.path}!{self.phase}"
+
+
+class Unwinding:
+    """The end of one scope."""
+
+    def __init__(self, run: Run, path: str, cleanup: float, out: Outcome) -> None:
+        self.run = run
+        self.path = path
+        self.cleanup = cleanup
+        self.out = out
+        self.faults: list[tuple[Fault, Outcome]] = []
+        self.ended = out.at
+        self.undone = "none"
+
+    async def phase(
+        self, name: PhaseName, play: Play, steps: tuple[Step, ...] = (), scope: Scope | None = None
+    ) -> Outcome:
+        """One phase, in a box of its own."""
+        key = f"{self.path}!{name}"
+        begun = await self.run.fx.start(key, self.run.hard, {"id": name, "kind": "phase", "name": name, "action": ""})
+        if begun.by is not None:
+            out = stopped(begun, "skipped by a second cancel")
+        else:
+            room = self.run.box(key, self.run.hard, begun.at + self.cleanup)
+            out = await play(key, room)
+            if out.by == key:
+                out = replace(
+                    out, by=None, error=Fault(f"not done in the {self.cleanup:g}s of cleanup", kind="timeout")
+                )
+            self.run.fx.emit(
+                "step.ended",
+                key,
+                {
+                    "id": name,
+                    "kind": "phase",
+                    "name": name,
+                    "status": out.status,
+                    "tolerated": False,
+                    "error": None,
+                    "outputs": {},
+                    "attempts": 1,
+                    "started": begun.wall,
+                    "duration": max(0.0, out.at - begun.at),
+                },
+            )
+        if out.by is not None:
+            self.run.left.append(Left(begun.seq, self.path, name, self.cleanup, steps, scope))
+        self.ended = max(self.ended, out.at, begun.at)
+        if not out.ok:
+            message = out.error.message if out.error is not None else out.status
+            fault = replace(out.error or Fault(""), message=f"{name}: {message}")
+            self.faults.append((fault, out))
+        return out
+
+    def result(self) -> Outcome:
+        """The scope's outcome: a failed handler is recorded, never hides the first failure, and fails a scope that succeeded."""
+        others = (*self.out.others, *(fault for fault, _ in self.faults))
+        out = replace(self.out, others=others, at=self.ended, undone=self.out.undone or self.undone == "succeeded")
+        if self.faults and self.out.ok:
+            fault, bad = self.faults[0]
+            kind = "failed" if bad.kind == "none" else bad.kind
+            return replace(
+                out, status="failed", error=fault, kind=kind, step=bad.step, path=bad.path, seq=bad.seq, tolerated=False
+            )
+        return out
+
+
+async def unwind(run: Run, handlers: Handlers, path: str, scope: Scope, out: Outcome, *, undo: bool = False) -> Outcome:
+    """The phases of the scope at `path`, innermost scope first. `undo`: a person asked for it."""
+    end = Unwinding(run, path, handlers.cleanup, out)
+    if not out.ok and (handlers.on_failure.undo or undo):
+        changes = run.log.within(path)
+        if changes:
+            undone = await end.phase("undo", lambda key, room: play_back(run, changes, key, room, path, erase=True))
+            end.undone = "succeeded" if undone.ok else "failed"
+    await _on_failure(end, handlers, scope)
+    await _returns(end)
+    if handlers.finally_:
+        inner = scope.naming(failure=failure_view(out, end.undone, [fault for fault, _ in end.faults]))
+        await end.phase("finally", _steps(run, handlers.finally_, inner), handlers.finally_, inner)
+    return end.result()
+
+
+async def give_back(run: Run, cleanup: float, path: str, out: Outcome) -> Outcome:
+    """Only the temporary changes: the end of an iteration, which has no handlers."""
+    end = Unwinding(run, path, cleanup, out)
+    await _returns(end)
+    return end.result()
+
+
+async def _on_failure(end: Unwinding, handlers: Handlers, scope: Scope) -> None:
+    steps = handlers.on_failure.steps
+    if not steps or (end.out.ok and end.out.sure):
+        return
+    if end.out.ok:  # a plan shows what would run if it turned out otherwise
+        unknown = scope.perhaps().naming(failure=Unknown(f"whether {end.path or 'the run'} fails"))
+        await end.phase("on_failure", _steps(end.run, steps, unknown))
+        end.faults.clear()
+        return
+    inner = scope.naming(failure=failure_view(end.out, end.undone, [fault for fault, _ in end.faults]))
+    await end.phase("on_failure", _steps(end.run, steps, inner), steps, inner)
+
+
+async def _returns(end: Unwinding) -> None:
+    changes = end.run.log.open(end.path)
+    if changes:
+        run = end.run
+        await end.phase("temporary", lambda key, room: play_back(run, changes, key, room, end.path, erase=False))
+
+
+def _steps(run: Run, steps: tuple[Step, ...], scope: Scope) -> Play:
+    return lambda key, room: run.sequence(steps, scope, key, room)

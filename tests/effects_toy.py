@@ -1,0 +1,425 @@
+"""Effects over a dictionary, in virtual time, with a journal in memory, that dies at any write. For tests and the fuzz law.
+
+The world is a dict. The actions: `toy.set` (change), `toy.restart` (change, undone by itself), `toy.get` (read),
+`toy.check` (check), `toy.run` (opaque), `toy.tell` (notify), `manual.*` (answered by a script).
+A `Toy` is one process: made with the journal of the one before, it goes on where that one was killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from runbook.interpreter import values
+from runbook.interpreter.effects import Box, Call, Fault, Question, Record, SecretRef, StopKind
+
+
+class QuietLoop(asyncio.AbstractEventLoop):
+    """The smallest loop that carries tasks, futures and gather: no clock, no selector."""
+
+    def __init__(self) -> None:
+        self.ready: collections.deque[asyncio.Handle] = collections.deque()
+        self.crash: BaseException | None = None
+
+    def call_soon(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:
+        handle = asyncio.Handle(callback, args, self, context)
+        self.ready.append(handle)
+        return handle
+
+    def create_future(self) -> asyncio.Future[Any]:
+        return asyncio.Future(loop=self)
+
+    def create_task(self, coro: Any, *, name: Any = None, context: Any = None) -> asyncio.Task[Any]:
+        return asyncio.Task(coro, loop=self, name=name, context=context)
+
+    def get_debug(self) -> bool:
+        return False
+
+    def is_running(self) -> bool:
+        return True
+
+    def is_closed(self) -> bool:
+        return False
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        self.crash = self.crash or context.get("exception")
+
+    def run_until_quiet(self) -> None:
+        asyncio._set_running_loop(self)
+        try:
+            while self.ready:
+                handle = self.ready.popleft()
+                if not handle.cancelled():
+                    handle._run()
+        finally:
+            asyncio._set_running_loop(None)
+
+
+@dataclass
+class Intent:
+    """On disk before an effect starts: when it began, and what takes it back (kept from the first attempt)."""
+
+    began: float
+    inverse: Call | None = None
+
+
+@dataclass
+class Disk:
+    """What survives a process."""
+
+    records: dict[str, Record] = field(default_factory=dict)
+    intents: dict[str, Intent] = field(default_factory=dict)
+    firsts: dict[str, Call | None] = field(default_factory=dict)  # op -> the first attempt's inverse
+    stops: dict[str, StopKind] = field(default_factory=dict)
+    held: dict[str, str] = field(default_factory=dict)  # lock -> key of the step that holds it
+    emitted: dict[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
+    time: float = 0.0
+
+    def copy(self) -> Disk:
+        return Disk(*(dict(part) for part in (self.records, self.intents, self.firsts, self.stops, self.held, self.emitted)), self.time)
+
+
+@dataclass
+class Flight:
+    """Something that takes time. `land` makes the record when it ends by itself, `cut` when a box ends it."""
+
+    box: Box
+    end: float | None  # None: waits for something else than time
+    future: asyncio.Future[Record]
+    land: Callable[[], Record | None]
+    cut: Callable[[StopKind, str], Record]
+
+
+class Toy:
+    """Effects. `crash_at=n`: the process dies instead of writing the n-th thing."""
+
+    def __init__(
+        self,
+        world: dict[str, Any],
+        disk: Disk | None = None,
+        *,
+        crash_at: int | None = None,
+        cancels: tuple[float, ...] = (),
+        answers: Mapping[str, Any] | None = None,
+        preview: bool = False,
+    ) -> None:
+        self.world = world
+        self.disk = disk or Disk()
+        self.crash_at = crash_at
+        self.writes = 0
+        self.dead = False
+        self.now = self.disk.time
+        self.loop = QuietLoop()
+        self.flights: dict[str, Flight] = {}
+        self.cancels = cancels[len([key for key in ("@run", "@hard") if key in self.disk.stops]) :]
+        self.answers = answers or {}
+        self.preview = preview
+        self.calls: list[Call] = []
+        self.done: list[str] = []  # what happened to the world, for people
+        self.engine: Any = None
+
+    # --- a process
+
+    def play(self, engine: Any, main: Any = None) -> Any:
+        """Run to the end; None when the process died."""
+        self.engine = engine
+        task = self.loop.create_task(main if main is not None else engine.run())
+        while True:
+            self.loop.run_until_quiet()
+            if self.loop.crash is not None:
+                raise self.loop.crash
+            if self.dead:
+                self.disk.time = self.now
+                task._log_destroy_pending = False  # type: ignore[attr-defined]  # the dead clean nothing up
+                return None
+            if task.done():
+                self.disk.time = self.now
+                return task.result()
+            self._advance()
+
+    def _advance(self) -> None:
+        """Go to the next moment at which something happens, and let exactly one thing happen."""
+        moments: list[tuple[float, int, str]] = []
+        for number, (key, flight) in enumerate(self.flights.items()):
+            if flight.box.verdict(self.now) is not None:
+                moments.append((self.now, number, key))
+                continue
+            ends = [end for end in (flight.end, flight.box.deadline()) if end is not None]
+            if ends:
+                moments.append((max(self.now, min(ends)), number, key))
+        if self.cancels:
+            moments.append((max(self.now, self.cancels[0]), -1, ""))
+        if not moments:
+            raise RuntimeError(f"everybody waits for somebody: {list(self.flights)}")
+        self.now, number, key = min(moments)
+        if number < 0:
+            self.cancels = self.cancels[1:]
+            box = self.engine.hard if self.engine.work.stopped is not None else self.engine.work
+            self._task(self.stop(box, "cancelled", "the user"))
+            return
+        flight = self.flights[key]
+        verdict = flight.box.verdict(self.now)
+        if verdict is not None:
+            del self.flights[key]
+            self._resolve(flight, key, flight.cut(*verdict))
+        elif flight.end is not None and flight.end <= self.now:
+            record = flight.land()
+            if record is not None:
+                del self.flights[key]
+                self._resolve(flight, key, record)
+
+    def _task(self, coro: Any) -> None:
+        self.loop.create_task(coro)
+
+    def _resolve(self, flight: Flight, key: str, record: Record) -> None:
+        if not self._write():
+            return
+        self.disk.records[key] = record
+        flight.future.set_result(record)
+
+    # --- the disk
+
+    def _write(self) -> bool:
+        """Every write to the journal: the only places where a crash makes a difference."""
+        if self.dead:
+            return False
+        self.writes += 1
+        if self.crash_at is not None and self.writes > self.crash_at:
+            self.dead = True
+            return False
+        return True
+
+    def _record(self, **what: Any) -> Record:
+        outputs = what.pop("outputs", None)
+        return Record(len(self.disk.records) + 1, self.now, 1000.0 + self.now, outputs=values.canonical(outputs), **what)
+
+    async def _keep(self, key: str, **what: Any) -> Record:
+        record = self._record(**what)
+        if not self._write():
+            await self.loop.create_future()
+        self.disk.records[key] = record
+        return record
+
+    async def _intent(self, key: str, inverse: Call | None = None) -> Intent:
+        if key not in self.disk.intents:
+            if not self._write():
+                await self.loop.create_future()
+            self.disk.intents[key] = Intent(self.now, inverse)
+        return self.disk.intents[key]
+
+    async def _fly(self, key: str, box: Box, end: float | None, land: Any, cut: Any) -> Record:
+        future = self.loop.create_future()
+        self.flights[key] = Flight(box, end, future, land, cut)
+        result: Record = await future
+        return result
+
+    # --- Effects
+
+    async def start(self, key: str, box: Box, about: Mapping[str, Any]) -> Record:
+        if key in self.disk.records:
+            return self.disk.records[key]
+        verdict = box.verdict(self.now)
+        if verdict is not None:
+            return await self._keep(key, status=verdict[0], by=verdict[1])
+        return await self._keep(key, status="running")
+
+    async def call(self, call: Call, box: Box) -> Record:
+        values.to_wire(dict(call.args))  # whatever crosses is data
+        self.calls.append(call)
+        key = f"{call.key} call"
+        if key in self.disk.records:
+            return self.disk.records[key]
+        verdict = box.verdict(self.now)
+        if verdict is not None and key not in self.disk.intents:
+            return await self._keep(key, status=verdict[0], by=verdict[1], error=Fault("not started", kind="not_started"))
+        doubt = key in self.disk.intents
+        if not doubt and call.effect == "change":
+            self.disk.firsts.setdefault(call.op, self._inverse(call))
+        inverse = self.disk.firsts.get(call.op)
+        intent = await self._intent(key, inverse)
+        args = call.args
+        if doubt and call.effect == "opaque":
+            happened = call.key in self.world.get("ran", ())
+            return await self._keep(key, status="in_doubt", outputs={"happened": happened}, error=Fault("killed", kind="in_doubt"))
+        if call.effect == "change" and self._already(call):
+            return await self._keep(key, outputs={}, inverse=intent.inverse, changed=doubt, sure=not self.preview)
+
+        def land() -> Record:
+            return self._land(call, intent)
+
+        def cut(kind: StopKind, by: str) -> Record:
+            return self._record(status=kind, by=by, inverse=intent.inverse, changed=call.effect in ("change", "opaque"))
+
+        takes = 0.0 if self.preview else args.get("takes", 0.0)
+        if args.get("hangs"):
+            return await self._fly(key, box, None, land, cut)
+        return await self._fly(key, box, intent.began + takes, land, cut)
+
+    def _inverse(self, call: Call) -> Call | None:
+        if call.action == "toy.restart":
+            return Call("", "", "", "toy.restart", dict(call.args), "change")
+        before = self.world.get(call.args["key"])
+        back = {"key": call.args["key"], "value": before, "takes": call.args.get("back", 0.0)}
+        if call.args.get("back_fails"):
+            back["fail"] = call.args["back_fails"]
+        return Call("", "", "", "toy.set", back, "change")
+
+    def _already(self, call: Call) -> bool:
+        if call.action == "toy.set":
+            return bool(self.world.get(call.args["key"]) == call.args["value"]) and not call.args.get("fail")
+        return call.op in self.world.get(call.args["name"], ())  # the object carries the id of what restarted it
+
+    def _land(self, call: Call, intent: Intent) -> Record:
+        args, sure = call.args, not self.preview
+        more: dict[str, Any] = {"inverse": intent.inverse} if call.effect == "change" else {}
+        if args.get("fail") and not self.preview:
+            temporary = args.get("temporary", False)
+            kind = "temporary" if temporary else "permanent"
+            return self._record(status="failed", error=Fault(args["fail"], kind=kind, temporary=temporary), **more)
+        match call.action:
+            case "toy.set":
+                if not self.preview:
+                    self.world[args["key"]] = args["value"]
+                    self.done.append(f"{self.now:g}s {args['key']}={args['value']}")
+                    if args.get("late"):  # applied, and then the answer was lost
+                        fault = Fault(args["late"], kind="temporary", temporary=True)
+                        return self._record(status="failed", error=fault, changed=True, **more)
+                return self._record(outputs={"value": args["value"]}, changed=True, sure=sure, **more)
+            case "toy.restart":
+                if not self.preview:
+                    self.world[args["name"]] = (*self.world.get(args["name"], ()), call.op)
+                    self.done.append(f"{self.now:g}s restart {args['name']}")
+                return self._record(outputs={}, changed=True, sure=sure, **more)
+            case "toy.run":
+                if self.preview:
+                    return self._record(outputs=values.Unknown(call.step), sure=False)
+                self.world["ran"] = (*self.world.get("ran", ()), call.key)
+                self.done.append(f"{self.now:g}s run {call.key}")
+                return self._record(outputs={"rc": 0}, changed=True)
+            case "toy.tell":
+                self.done.append(f"{self.now:g}s tell {args.get('text')}")
+                return self._record(outputs={"ts": call.op})
+            case "toy.get":
+                return self._record(outputs={"value": self.world.get(args["key"])})
+            case "toy.check":
+                ok = self.world.get(args["key"]) == args["value"] if "key" in args else args["ok"]
+                return self._record(outputs={"ok": ok, "message": args.get("message", "")}, sure=sure or ok)
+            case "toy.count":  # a read that comes true at its n-th call
+                return self._record(outputs={"n": call.attempt})
+            case "flow.set":
+                return self._record(outputs=dict(args["values"]))
+            case "flow.assert":
+                return self._record(outputs={"ok": args["that"], "message": args["message"]})
+        raise AssertionError(call.action)
+
+    async def ask(self, question: Question, box: Box) -> Record:
+        key = f"{question.key} ask"
+        if key in self.disk.records:
+            return self.disk.records[key]
+        intent = await self._intent(key)
+        if question.kind == "in_doubt":
+            called = self.disk.records[f"{question.options['call']} call"]
+            choice = "done" if called.outputs["happened"] else "repeat"
+            return await self._keep(key, outputs={"choice": choice, "by": "ann"})
+        if self.preview:
+            return await self._keep(key, outputs=values.Unknown(question.step), sure=False)
+        script = self.answers.get(question.key, self.answers.get(question.step, {}))
+
+        def land() -> Record:
+            if script.get("declines"):
+                return self._record(status="declined", outputs={"by": "ann"})
+            return self._record(outputs={"choice": script.get("choice", ""), "by": "ann", "at": None})
+
+        def cut(kind: StopKind, by: str) -> Record:
+            return self._record(status=kind, by=by)
+
+        end = intent.began + script["after"] if "after" in script else None
+        return await self._fly(key, box, end, land, cut)
+
+    async def sleep(self, key: str, seconds: float, box: Box, *, jitter: bool = False) -> Record:
+        key = f"{key} sleep"
+        if key in self.disk.records:
+            return self.disk.records[key]
+        if self.preview:
+            return await self._keep(key, sure=not jitter)
+        intent = await self._intent(key)
+        return await self._fly(
+            key, box, intent.began + seconds, lambda: self._record(), lambda kind, by: self._record(status=kind, by=by)
+        )
+
+    async def lock(self, key: str, names: tuple[str, ...], box: Box, *, first: bool = False) -> Record:
+        key = f"{key} lock"
+        if key in self.disk.records:
+            return self.disk.records[key]
+        if first:
+            taken = [name for name in names if self.world.get(f"lock:{name}")]
+            if taken:
+                fault = Fault(f"{taken[0]} is held by another run", kind="refused")
+                return await self._keep(key, status="failed", error=fault)
+            return await self._keep(key)
+
+        def land() -> Record | None:
+            if any(name in self.disk.held for name in names):
+                return None
+            self.disk.held.update(dict.fromkeys(names, key))
+            return self._record()
+
+        record = land() if box.verdict(self.now) is None else None
+        if record is not None:
+            if not self._write():
+                await self.loop.create_future()
+            self.disk.records[key] = record
+            return record
+        return await self._fly(key, box, None, land, lambda kind, by: self._record(status=kind, by=by))
+
+    async def unlock(self, key: str, names: tuple[str, ...]) -> Record:
+        held, key = f"{key} lock", f"{key} unlock"
+        if key in self.disk.records:
+            return self.disk.records[key]
+        record = await self._keep(key)
+        for name in names:
+            if self.disk.held.get(name) == held:
+                del self.disk.held[name]
+        for flight in self.flights.values():  # who waits for a lock looks again
+            if flight.end is None and "lock" in str(flight.land.__qualname__):
+                flight.end = self.now
+        return record
+
+    async def secrets(self, key: str, refs: tuple[SecretRef, ...], box: Box) -> Record:
+        key = f"{key} secrets"
+        if key in self.disk.records:
+            return self.disk.records[key]
+        return await self._keep(key, outputs={ref.name: f"secret:{ref.name}" in self.world for ref in refs})
+
+    async def stop(self, box: Box, kind: StopKind, why: str) -> None:
+        if box.stopped is None:
+            if not self._write():
+                await self.loop.create_future()
+            self.disk.stops[box.key] = kind
+            box.stopped = kind
+
+    def opened(self, box: Box) -> None:
+        if box.key in self.disk.stops:
+            box.stopped = self.disk.stops[box.key]
+
+    def emit(self, kind: str, key: str, data: Mapping[str, Any]) -> None:
+        values.to_wire(dict(data))
+        if not self.dead:
+            self.disk.emitted.setdefault((kind, key), data)
+
+    # --- for assertions
+
+    def statuses(self) -> dict[str, str]:
+        """Step key -> status, as journaled."""
+        return {key: data["status"] for (kind, key), data in self.disk.emitted.items() if kind == "step.ended"}
+
+    def events(self, kind: str) -> dict[str, Mapping[str, Any]]:
+        return {key: data for (one, key), data in self.disk.emitted.items() if one == kind}
+
+
+def again(toy: Toy, *, world: dict[str, Any] | None = None, **more: Any) -> Toy:
+    """The next process over the same disk and world."""
+    return Toy(toy.world if world is None else world, replace(toy.disk), **more)
