@@ -1,0 +1,274 @@
+"""A running sandbox, and what it looks like to a run: everything that a run reaches out to is replaced."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import secrets as randomness
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from runbook.contract import PermanentError
+from runbook.sandbox import helm_program, seeding, tls
+from runbook.sandbox.api import Api, Asked
+from runbook.sandbox.controllers import Controllers
+from runbook.sandbox.faults import Faults
+from runbook.sandbox.helm_command import Helm
+from runbook.sandbox.http_server import Server
+from runbook.sandbox.metrics import Metrics
+from runbook.sandbox.pods import SimulatedPods
+from runbook.sandbox.receivers import SERVICES, Received, Receivers
+from runbook.sandbox.releases import Releases
+from runbook.sandbox.scenario import Answer, Answers, Scenario
+from runbook.sandbox.world import World
+
+_HINT = "the sandbox reaches nothing but itself; give the action an `answers:` entry in the scenario"
+_KEPT = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "TERM", "TMPDIR", "TZ", "USER", "LOGNAME", "NO_COLOR", "SHELL")
+"""What a run in a sandbox keeps of the real environment; no credential, proxy or address is among it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Coordinates:
+    """Where a running sandbox is: all that a process needs to run in it."""
+
+    kubeconfig: str
+    tools: str
+    services: str  # http://127.0.0.1:port
+    secrets: Mapping[str, str]
+    answers: tuple[Mapping[str, Any], ...]
+    scenario: str
+
+
+class SimulatedSurroundings:
+    """`runner.surroundings.Surroundings` for a run in a sandbox."""
+
+    simulated = True
+
+    def __init__(self, coordinates: Coordinates, environ: Mapping[str, str]) -> None:
+        """`environ`: the real environment, of which only what is harmless is kept."""
+        self.coordinates = coordinates
+        self._answers = Answers(Answer(**answer) for answer in coordinates.answers)
+        kept = {name: environ[name] for name in _KEPT if name in environ}
+        names = {name: value for name, value in coordinates.secrets.items() if name.isidentifier()}
+        self.environ: Mapping[str, str] = kept | names | {
+            "KUBECONFIG": coordinates.kubeconfig,
+            "PATH": os.pathsep.join([coordinates.tools, environ.get("PATH", os.defpath)]),
+            "RUNBOOK_SIMULATED": coordinates.scenario,
+        }
+
+    def address(self, service: str, url: str) -> str:
+        """The stand-in of a service, with the path and query of `url`. PermanentError for one that has none."""
+        if service not in SERVICES:
+            if _is_ours(url, self.coordinates.services):
+                return url
+            raise PermanentError(f"SIMULATED: there is no stand-in for {service} ({_host(url)})", _HINT)
+        parts = urlsplit(url)
+        query = f"?{parts.query}" if parts.query else ""
+        return f"{self.coordinates.services}/{service}{parts.path}{query}"
+
+    def permit(self, what: str, target: str) -> None:
+        """Only what stays inside: our own helm, our own addresses. PermanentError otherwise."""
+        if what == "url" and _is_ours(target, self.coordinates.services):
+            return
+        if what == "process" and Path(target).name == "helm" and "/" not in target.replace(self.coordinates.tools, ""):
+            return
+        shown = _host(target) if what == "url" else target
+        raise PermanentError(f"SIMULATED: refused in the sandbox: {what} {shown}", _HINT)
+
+    def answer(self, action: str, args: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """What the scenario answers to a call; None = make the call. `{"declined": reason}` is a person's no."""
+        found = self._answers.find(action, args)
+        return None if found is None else found.give()
+
+    def secret(self, kind: str, where: Any) -> str | None:
+        """A secret's simulated value by its coordinates (kind env, file or k8s); None when the scenario has none.
+
+        A Kubernetes Secret that the scenario's `secrets:` does not name is read from the simulated API like any other.
+        """
+        if kind == "k8s":
+            return self.coordinates.secrets.get(f"{where.get('namespace')}/{where.get('secret')}/{where.get('key')}")
+        return self.coordinates.secrets.get(str(where))
+
+
+def _host(url: str) -> str:
+    """What may be shown of an address: its host, as a path can be a secret."""
+    return urlsplit(url).hostname or "?"
+
+
+def _is_ours(url: str, services: str) -> bool:
+    return url == services or url.startswith(services + "/")
+
+
+@dataclass
+class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
+    """A running simulated world. Use `start`."""
+
+    scenario: Scenario
+    world: World
+    controllers: Controllers
+    releases: Releases
+    api: Api
+    helm: Helm
+    receivers: Receivers
+    surroundings: SimulatedSurroundings
+    folder: Path
+    kubeconfig: Path
+    kubeconfig_nobody: Path
+    _servers: tuple[Server, ...] = field(repr=False, default=())
+
+    @property
+    def asked(self) -> Sequence[Asked]:
+        """Every request to the Kubernetes API, in order."""
+        return tuple(self.api.asked)
+
+    def received(self, service: str) -> list[Received]:
+        """What a receiver got, in order."""
+        return [one for one in self.receivers.received if one.service == service]
+
+    @property
+    def unmodelled(self) -> Sequence[str]:
+        """What was asked for and is not simulated; a report lists it."""
+        return tuple(self.world.unmodelled)
+
+    def stop(self) -> None:
+        """End all servers and threads, remove the private folder."""
+        self.controllers.stop()
+        for server in self._servers:
+            server.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+
+def start(scenario: Scenario, environ: Mapping[str, str] | None = None, port: int = 0) -> Sandbox:
+    """Start the world of a scenario: a simulated API, helm and receivers on loopback. Stop it with `stop` or `with`.
+
+    `environ`: the real environment (default: this process's); `port`: of the API, 0 = any. InvalidError where the
+    scenario's objects are refused.
+    """
+    world = World(scenario.name)
+    controllers = Controllers(world, scenario.behaviours, scenario.speed, scenario.ready_after)
+    releases = Releases(world)
+    seeding.seed(world, controllers, releases, scenario.world)
+    faults = Faults(scenario.faults)
+    metrics = Metrics(world, scenario.world.get("metrics") or [])
+    helm = Helm(world, releases, faults)
+    token, nobody = randomness.token_hex(16), randomness.token_hex(16)
+    pods = SimulatedPods(world, controllers.version_of, metrics, faults)
+    users = {token: "runbook", nobody: "nobody"}
+    api = Api(world, controllers, faults, users, scenario.world.get("forbidden") or [], pods)
+    receivers = Receivers(world, metrics, helm, faults, token)
+    folder = Path(tempfile.mkdtemp(prefix="runbook-simulated-"))
+    try:
+        authority, context = tls.issue(folder)
+        servers = (Server(api, context, port), Server(receivers))
+        (folder / "ca.crt").write_bytes(authority)
+        kubeconfig = _kubeconfig(folder, "kubeconfig", servers[0].port, token)
+        kubeconfig_nobody = _kubeconfig(folder, "kubeconfig-nobody", servers[0].port, nobody)
+        tools = folder / "tools"
+        tools.mkdir(mode=0o700)
+        helm_program.write(tools, servers[1].port, token)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    coordinates = Coordinates(
+        kubeconfig=str(kubeconfig),
+        tools=str(tools),
+        services=f"http://127.0.0.1:{servers[1].port}",
+        secrets=dict(scenario.secrets),
+        answers=tuple(_plain(answer) for answer in scenario.answers),
+        scenario=scenario.name,
+    )
+    surroundings = SimulatedSurroundings(coordinates, os.environ if environ is None else environ)
+    controllers.start()
+    for server in servers:
+        server.start()
+    made = Sandbox(
+        scenario, world, controllers, releases, api, helm, receivers, surroundings, folder, kubeconfig, kubeconfig_nobody, servers
+    )
+    _write_private(folder / "coordinates.json", json.dumps(_as_data(coordinates)))
+    return made
+
+
+def attach(path: Path, environ: Mapping[str, str] | None = None) -> SimulatedSurroundings:
+    """The surroundings of a sandbox that runs in another process: `path` is its folder's `coordinates.json`."""
+    given = json.loads(path.read_text("utf-8"))
+    given["answers"] = tuple(given["answers"])
+    return SimulatedSurroundings(Coordinates(**given), os.environ if environ is None else environ)
+
+
+def serve(scenario: Scenario, kubeconfig: Path | None = None, stop: threading.Event | None = None) -> Iterator[Sandbox]:
+    """Serve a world until Ctrl-C or SIGTERM (or `stop`): yields the sandbox once it is up, ends when it has been stopped.
+
+    `kubeconfig`: also written there, private, so that kubectl and other clients find it.
+    """
+    ended = stop or threading.Event()
+    with start(scenario) as sandbox:
+        if kubeconfig is not None:
+            _write_private(kubeconfig, sandbox.kubeconfig.read_text())
+        before = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                before[number] = signal.signal(number, lambda *_: ended.set())
+        try:
+            yield sandbox
+            while not ended.wait(0.5):
+                pass
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            if kubeconfig is not None:
+                kubeconfig.unlink(missing_ok=True)
+
+
+def _plain(answer: Answer) -> dict[str, Any]:
+    return {
+        "action": answer.action,
+        "match": dict(answer.match),
+        "times": answer.times,
+        "outputs": None if answer.outputs is None else dict(answer.outputs),
+        "error": answer.error,
+        "temporary": answer.temporary,
+        "decline": answer.decline,
+    }
+
+
+def _as_data(coordinates: Coordinates) -> dict[str, Any]:
+    return {name: getattr(coordinates, name) for name in Coordinates.__slots__}
+
+
+def _write_private(path: Path, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        os.fchmod(descriptor, 0o600)
+        file.write(text)
+
+
+def _kubeconfig(folder: Path, name: str, port: int, token: str) -> Path:
+    authority = _base64((folder / "ca.crt").read_bytes())
+    cluster = {"server": f"https://127.0.0.1:{port}", "certificate-authority-data": authority}
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "simulated", "cluster": cluster}],
+        "users": [{"name": "simulated", "user": {"token": token}}],
+        "contexts": [{"name": "simulated", "context": {"cluster": "simulated", "user": "simulated"}}],
+        "current-context": "simulated",
+    }
+    path = folder / name
+    _write_private(path, json.dumps(config, indent=1))
+    return path
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode()
