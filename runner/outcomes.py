@@ -1,0 +1,62 @@
+"""What the host's phases give back: values, never exceptions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from runbook.interpreter.effects import Call, Fault
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a call ended. `outputs` are masked; `inverse` is sealed."""
+
+    status: Literal["succeeded", "failed", "in_doubt"] = "succeeded"
+    outputs: Any = None
+    error: Fault | None = None
+    changed: bool = False
+    inverse: Call | None = None
+    irreversible: bool = False
+
+    @property
+    def ok(self) -> bool:
+        return self.status == "succeeded"
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """What a change is about to do: made by reads alone, on disk before `apply`. All of it sealed.
+
+    `origin`: the observation before the first attempt of this operation; `before`: the one before this attempt.
+    """
+
+    before: Mapping[str, Any]
+    after: Mapping[str, Any]
+    inverse: Call | None = None
+    origin: Mapping[str, Any] | None = None
+    version: str | None = None
+    irreversible: bool = False
+    computed: str | None = None
+
+    @property
+    def first(self) -> Mapping[str, Any]:
+        """The observation that undo leads back to."""
+        return self.before if self.origin is None else self.origin
+
+
+@dataclass(frozen=True, slots=True)
+class Undoes:
+    """What an inverse takes back: the original's intent, and the states in which this run left the objects (sealed)."""
+
+    before: Mapping[str, Any]
+    after: Mapping[str, Any]
+    left: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Settled: it did not happen, or only in part, and can be applied (again)."""
+
+    intent: Intent

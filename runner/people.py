@@ -1,0 +1,125 @@
+"""What answers of people amount to: pure rules over a question and the answers so far."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from runbook.interpreter.effects import Fault, Question, Status
+from runbook.interpreter.values import Timestamp
+
+YES = frozenset({"approve", "approved", "yes", "y", "ok"})
+NO = frozenset({"decline", "declined", "reject", "no", "n"})
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One person's answer. `items`: of a checklist, `{text, checked, note}` each. `at`: Unix time."""
+
+    choice: str
+    by: str
+    at: float
+    comment: str = ""
+    items: tuple[Mapping[str, Any], ...] = ()
+
+    def to_wire(self) -> dict[str, Any]:
+        return {"choice": self.choice, "by": self.by, "at": self.at, "comment": self.comment, "items": [dict(i) for i in self.items]}
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, Any]) -> Answer:
+        return cls(
+            str(wire.get("choice", "")), str(wire.get("by", "")), float(wire.get("at", 0.0)),
+            str(wire.get("comment", "")), tuple(wire.get("items", ())),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a question was decided to."""
+
+    status: Status
+    outputs: Mapping[str, Any]
+    error: Fault | None = None
+
+
+def choices(question: Question) -> tuple[str, ...]:
+    """What can be answered."""
+    match question.kind:
+        case "approve":
+            return ("approve", "decline")
+        case "checklist":
+            return ("all", "none")
+        case _:
+            return tuple(map(str, question.options.get("choices") or ()))
+
+
+def refusal(question: Question, answer: Answer, given: Sequence[Answer], initiator: str) -> str | None:
+    """Why this answer does not count; None when it does."""
+    options = question.options
+    if question.kind == "approve":
+        approvers = [str(name) for name in options.get("approvers") or ["any"]]
+        if answer.choice.lower() not in YES | NO:
+            return f"{answer.choice!r} is no answer: approve or decline"
+        if "any" not in approvers and answer.by not in approvers:
+            return f"{answer.by} may not approve this: {', '.join(approvers)} may"
+        if options.get("not_initiator") and answer.by == initiator and answer.choice.lower() in YES:
+            return f"{answer.by} started this run and may not approve it"
+        if any(other.by == answer.by for other in given):
+            return f"{answer.by} has answered already"
+        return None
+    if question.kind == "checklist":
+        if answer.items or answer.choice.lower() in ("all", "none"):
+            return None
+        return "answer a checklist item by item, or with `all` or `none`"
+    if answer.choice not in choices(question):
+        return f"{answer.choice!r} is none of the choices: {', '.join(choices(question))}"
+    return None
+
+
+def verdict(question: Question, given: Sequence[Answer]) -> Verdict | None:
+    """What the answers so far decide; None: more people are waited for."""
+    if not given:
+        return None
+    last = given[-1]
+    if question.kind == "approve":
+        return _approval(question, given)
+    if question.kind == "checklist":
+        return _checklist(question, last)
+    return Verdict("succeeded", {"choice": last.choice, "by": last.by, "at": Timestamp(last.at), "comment": last.comment})
+
+
+def _approval(question: Question, given: Sequence[Answer]) -> Verdict | None:
+    last = given[-1]
+    if last.choice.lower() in NO:
+        why = f": {last.comment}" if last.comment else ""
+        outputs = {"by": [last.by], "at": Timestamp(last.at), "comment": last.comment}
+        return Verdict("declined", outputs, Fault(f"{last.by} declined{why}", kind="declined"))
+    people = [answer.by for answer in given]
+    if len(set(people)) < int(question.options.get("by") or 1):
+        return None
+    comment = "; ".join(answer.comment for answer in given if answer.comment)
+    return Verdict("succeeded", {"by": people, "at": Timestamp(last.at), "comment": comment})
+
+
+def _checklist(question: Question, answer: Answer) -> Verdict:
+    sections = question.options.get("sections") or {}
+    texts = [str(text) for items in sections.values() for text in (items if isinstance(items, list | tuple) else [items])]
+    ticked = {str(item.get("text")): item for item in answer.items}
+    everything = answer.choice.lower() == "all"
+    answers = [
+        {
+            "text": text,
+            "checked": bool(ticked.get(text, {}).get("checked", everything)),
+            "note": str(ticked.get(text, {}).get("note", "")),
+            "by": answer.by,
+            "at": Timestamp(answer.at),
+        }
+        for text in texts
+    ]
+    still_open = [item["text"] for item in answers if not item["checked"]]
+    outputs = {"answers": answers, "unchecked": len(still_open)}
+    allowed = int(question.options.get("allow_unchecked") or 0)
+    if len(still_open) > allowed:
+        return Verdict("failed", outputs, Fault(f"{len(still_open)} items are not checked (at most {allowed} may be): {'; '.join(still_open[:5])}"))
+    return Verdict("succeeded", outputs)

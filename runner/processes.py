@@ -1,0 +1,125 @@
+"""Processes by identity: a pid alone is reused, a pid with its start time is not."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import getpass
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a process is: comparable between processes and after it died."""
+
+    host: str
+    boot: str  # differs after a reboot: then nothing of before is alive
+    pid: int
+    start: str  # as the kernel tells it; '' where it cannot be told
+    user: str
+
+
+def me() -> Identity:
+    """This process."""
+    return Identity(socket.gethostname(), boot(), os.getpid(), started(os.getpid()), user())
+
+
+def user() -> str:
+    """The login name, or the number where the system has no name for it."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
+@functools.cache
+def boot() -> str:
+    """An id of this boot of the machine, '' where there is none (only Linux tells it)."""
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return ""
+
+
+def clock() -> float:
+    """Seconds since boot, the same for all processes: what leases expire by, because nobody can set it."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+def started(pid: int) -> str:
+    """When process `pid` was started, as an opaque text; '' when there is no such process (a zombie is none)."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return "" if Path("/proc/self/stat").exists() else _started_by_ps(pid)
+    except OSError:
+        return ""
+    fields = stat.rpartition(")")[2].split()  # the name may hold blanks and brackets; proc(5): field 3 is the state
+    return "" if fields[0] in "ZX" else fields[19]
+
+
+def _started_by_ps(pid: int) -> str:
+    """Where there is no /proc (macOS)."""
+    done = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, timeout=5, check=False)
+    return done.stdout.strip()
+
+
+def alive(pid: int, start: str) -> bool:
+    """Whether this very process still lives."""
+    return bool(start) and started(pid) == start
+
+
+def end_noted(note: Any, op: str) -> bool:
+    """End what an action noted as its process (`{"pid", "started", "boot"}`), its group too. True when it was alive.
+
+    A note of another boot, or without a start time, names nobody for sure: it is left alone. A group whose leader is
+    gone is told by the mark of the operation in its members' environment (`RUNBOOK_OP`, Linux).
+    """
+    if not isinstance(note, Mapping) or not isinstance(note.get("pid"), int) or not note.get("started"):
+        return False
+    if note.get("boot") not in (None, boot()):
+        return False
+    pid = note["pid"]
+    ended = end(pid, str(note["started"]))
+    for orphan, start in _marked(op, pid):
+        ended = end(orphan, start) or ended
+    return ended
+
+
+def _marked(op: str, group: int) -> list[tuple[int, str]]:
+    """Members of a process group that carry the operation's mark."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, ValueError):
+            pid = int(entry.name)
+            if os.getpgid(pid) == group and f"RUNBOOK_OP={op}".encode() in (entry / "environ").read_bytes().split(b"\0"):
+                found.append((pid, started(pid)))
+    return found
+
+
+def end(pid: int, start: str, patience: float = 0.5) -> bool:
+    """End the process group that `pid` leads (else the process alone): TERM, then KILL. True when it was alive.
+
+    Does nothing when the pid belongs to somebody else by now.
+    """
+    if not alive(pid, start):
+        return False
+    for number, wait in ((signal.SIGTERM, patience), (signal.SIGKILL, patience)):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if os.getpgid(pid) == pid:
+                os.killpg(pid, number)
+            else:
+                os.kill(pid, number)
+        until = time.monotonic() + wait
+        while time.monotonic() < until:
+            if not alive(pid, start):
+                break
+            time.sleep(0.01)
+    return True

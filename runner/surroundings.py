@@ -1,0 +1,51 @@
+"""What stands around a run: the real environment, or a sandbox's in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+
+class Surroundings(Protocol):
+    """Where actions reach out to. `Real` is the machine as it is; a sandbox replaces every part of it."""
+
+    @property
+    def simulated(self) -> bool:
+        """True in a sandbox: said on the screen, in the journal and in the report."""
+        ...
+
+    @property
+    def environ(self) -> Mapping[str, str]:
+        """The environment of actions and their child processes."""
+        ...
+
+    def address(self, service: str, url: str) -> str:
+        """Where `service` is: `url`, or its stand-in."""
+        ...
+
+    def permit(self, what: str, target: str) -> None:
+        """Allow reaching out (`what`: process, url, write), or raise contract.PermanentError."""
+        ...
+
+    def answer(self, action: str, args: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """The outputs of a call that is answered without being made; None = make it. May raise contract's errors."""
+        ...
+
+
+class Real:
+    """The world as it is."""
+
+    simulated = False
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        """`environ`: what actions see; hand a copy in."""
+        self.environ = environ
+
+    def address(self, service: str, url: str) -> str:
+        return url
+
+    def permit(self, what: str, target: str) -> None:
+        """Everything is allowed."""
+
+    def answer(self, action: str, args: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        return None
