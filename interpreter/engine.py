@@ -65,7 +65,7 @@ class Engine(Run):
         for box in (self.work, self.hard, self.lane):
             self.fx.opened(box)
         begun = await self.fx.start(
-            "@run", self.work, {"id": "", "kind": "playbook", "name": self.playbook.name, "action": ""}
+            "", self.work, {"id": "", "kind": "playbook", "name": self.playbook.name, "action": ""}
         )
         if begun.by is not None:
             return stopped(begun, "not started")
@@ -343,6 +343,8 @@ class Engine(Run):
             "background": step.background,
             "undone": out.undone,
         }
+        if not out.ok and step.place.line:
+            data["place"] = str(step.place)
         if out.by is not None:
             data["by"] = out.by
         if out.others:
