@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
+from runbook.interpreter.values import parse_duration
+
+LONGEST = 315_360_000.0  # ten years, in seconds: what a clock of the system still takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +40,42 @@ Check: TypeAlias = Callable[[Any], Findings]
 FINE: Findings = ()
 
 _KNOWN = {
-    "type", "enum", "const", "properties", "required", "additionalProperties", "items", "anyOf", "minimum", "maximum",
-    "exclusiveMinimum", "pattern", "format", "minItems", "minLength", "maxLength", "propertyNames", "$ref",
-    "description", "markdownDescription", "default", "title", "examples", "$comment", "deprecated", "defaultSnippets",
-}  # fmt: skip
+    "type",
+    "enum",
+    "const",
+    "properties",
+    "required",
+    "additionalProperties",
+    "items",
+    "anyOf",
+    "minimum",
+    "maximum",
+    "exclusiveMinimum",
+    "pattern",
+    "format",
+    "minItems",
+    "minLength",
+    "maxLength",
+    "propertyNames",
+    "$ref",
+    "description",
+    "markdownDescription",
+    "default",
+    "title",
+    "examples",
+    "$comment",
+    "deprecated",
+    "defaultSnippets",
+}
 _NAMES = {
-    "object": "a map", "array": "a list", "string": "text", "integer": "an integer", "number": "a number",
-    "boolean": "true or false", "null": "null",
-}  # fmt: skip
+    "object": "a map",
+    "array": "a list",
+    "string": "text",
+    "integer": "an integer",
+    "number": "a number",
+    "boolean": "true or false",
+    "null": "null",
+}
 _UNITS_HINT = "a bare number has no unit: write 500ms, 30s, 5m or 1h30m"
 
 
@@ -204,12 +234,19 @@ def shown(value: Any) -> str:
 def _duration(schema: Mapping[str, Any]) -> Check:
     nullable = "null" in schema.get("type", ())
     wanted = describe(schema)
+    usual = {"30s", "5m"}
 
     def check(value: Any) -> Findings:
         if type(value) is str:
-            if DURATION.fullmatch(value) and len(value) < 40:
+            if value in usual:
                 return FINE
-            hint = _UNITS_HINT if NUMERIC.fullmatch(value) else ""
+            try:
+                if parse_duration(value) <= LONGEST:
+                    usual.add(value)
+                    return FINE
+                hint = "ten years is the longest"
+            except ValueError:
+                hint = _UNITS_HINT if NUMERIC.fullmatch(value) else ""
             return (Finding(f"{{name}} is no duration: {shown(value)}", expected=wanted, hint=hint, rule="duration"),)
         if value is None and nullable:
             return FINE
@@ -242,7 +279,9 @@ def _bounds(schema: Mapping[str, Any]) -> Check:
 
     def check(value: Any) -> Findings:
         if type(value) in (int, float) and (
-            (low is not None and value < low) or (high is not None and value > high) or (above is not None and value <= above)
+            (low is not None and value < low)
+            or (high is not None and value > high)
+            or (above is not None and value <= above)
         ):
             return (Finding(f"{{name}} is {shown(value)}", expected=wanted, rule="bounds"),)
         return FINE
@@ -305,7 +344,9 @@ def unknown_key(key: str, known: Iterable[str]) -> Finding:
     hint = did_you_mean(key, names)
     listed = ", ".join(names) if len(names) <= 12 else ", ".join(names[:12]) + ", ..."
     expected = f"one of {listed}" if listed else "no keys here"
-    return Finding(f"unknown key `{shown(key)}`", expected=expected, hint=hint, path=(key,), of_key=True, rule="unknown-key")
+    return Finding(
+        f"unknown key `{shown(key)}`", expected=expected, hint=hint, path=(key,), of_key=True, rule="unknown-key"
+    )
 
 
 def missing_key(key: str, schema: Mapping[str, Any]) -> Finding:
@@ -315,7 +356,9 @@ def missing_key(key: str, schema: Mapping[str, Any]) -> Finding:
 
 
 def _array(schema: Mapping[str, Any], refs: Mapping[str, Check], templates: bool) -> Check:
-    one = compile_schema(schema["items"], refs, templates=templates) if isinstance(schema.get("items"), Mapping) else None
+    one = (
+        compile_schema(schema["items"], refs, templates=templates) if isinstance(schema.get("items"), Mapping) else None
+    )
     least = schema.get("minItems", 0)
 
     def check(value: Any) -> Findings:

@@ -12,7 +12,8 @@ Schema = Mapping[str, Any]
 
 ID: Final = r"^[a-z][a-z0-9_]*$"
 NAME: Final = r"^[A-Za-z_][A-Za-z0-9_]*$"
-DURATION_PATTERN: Final = r"^(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+$"
+_AMOUNT = r"\d+(?:\.\d+)?"
+DURATION_PATTERN: Final = rf"^(?=.)(?:{_AMOUNT}d)?(?:{_AMOUNT}h)?(?:{_AMOUNT}m(?!s))?(?:{_AMOUNT}s)?(?:{_AMOUNT}ms)?$"
 
 STEPS: Final = "#/$defs/steps"
 INPUT: Final = "#/$defs/input"
@@ -54,8 +55,15 @@ ON_FAILURE: Final[Schema] = {
             "type": "object",
             "properties": {
                 "undo": _said(FLAG, "Take back what was changed, before the steps."),
-                "steps": {"$ref": STEPS, "title": "a list of steps", "description": "What is done about it; sees `failure`."},
-                "then": {"enum": ["abort", "continue"], "description": "Whether the failure stands (abort) or becomes a warning."},
+                "steps": {
+                    "$ref": STEPS,
+                    "title": "a list of steps",
+                    "description": "What is done about it; sees `failure`.",
+                },
+                "then": {
+                    "enum": ["abort", "continue"],
+                    "description": "Whether the failure stands (abort) or becomes a warning.",
+                },
             },
             "additionalProperties": False,
         },
@@ -69,7 +77,11 @@ ROOT_ON_FAILURE: Final[Schema] = {
             "type": "object",
             "properties": {
                 "undo": _said(FLAG, "Take back what the run changed, before the steps."),
-                "steps": {"$ref": STEPS, "title": "a list of steps", "description": "What is done about it; sees `failure`."},
+                "steps": {
+                    "$ref": STEPS,
+                    "title": "a list of steps",
+                    "description": "What is done about it; sees `failure`.",
+                },
             },
             "additionalProperties": False,
         },
@@ -77,47 +89,91 @@ ROOT_ON_FAILURE: Final[Schema] = {
 }
 
 COMMON: Final[Mapping[str, Schema]] = {
-    "id": {"type": "string", "pattern": ID, "maxLength": 64, "description": "The step's name for expressions (`steps.<id>`), unique in the file."},
+    "id": {
+        "type": "string",
+        "pattern": ID,
+        "maxLength": 64,
+        "description": "The step's name for expressions (`steps.<id>`), unique in the file.",
+    },
     "name": _said(TEXT, "Text for people; may hold templates."),
     "when": _said(BARE, "A bare expression; false skips the step. Not a boolean = an error."),
-    "timeout": {**_or_template(DURATION), "description": "Of each attempt of an action, of a whole poll, of a whole block. Clean-up has its own time (`cleanup`)."},
+    "timeout": {
+        **_or_template(DURATION),
+        "description": "Of each attempt of an action, of a whole poll, of a whole block. Clean-up has its own time (`cleanup`).",
+    },
     "on_failure": ON_FAILURE,
     "finally": _block("Steps that run however this one ends, last."),
     "undo": {
         "description": "How an undo that contains this step takes it back: auto (default), none (known and accepted), again (at the end of every undo), or steps.",
-        "anyOf": [{"enum": ["auto", "none", "again"]}, _block("Steps that take it back; they see the scope of the step's end.")],
+        "anyOf": [
+            {"enum": ["auto", "none", "again"]},
+            _block("Steps that take it back; they see the scope of the step's end."),
+        ],
     },
     "temporary": _said(FLAG, "Take the change back when the enclosing block ends, however it ends."),
-    "background": _said(FLAG, "The run goes on meanwhile; joined by the first template that names it. Only reads, checks and notifications inside."),
-    "outputs": {"type": "object", "propertyNames": {"pattern": NAME, "title": "a name"}, "additionalProperties": dict(VALUE), "description": "name: bare expression over `result` (of blocks: over the inner steps), beside the action's own outputs."},
-    "milestone": {"type": "string", "pattern": ID, "description": "Met when this step succeeds; objectives measure it."},
+    "background": _said(
+        FLAG,
+        "The run goes on meanwhile; joined by the first template that names it. Only reads, checks and notifications inside.",
+    ),
+    "outputs": {
+        "type": "object",
+        "propertyNames": {"pattern": NAME, "title": "a name"},
+        "additionalProperties": dict(VALUE),
+        "description": "name: bare expression over `result` (of blocks: over the inner steps), beside the action's own outputs.",
+    },
+    "milestone": {
+        "type": "string",
+        "pattern": ID,
+        "description": "Met when this step succeeds; objectives measure it.",
+    },
     "locks": {**_LOCKS, "description": "Held while the step and its unwinding run."},
-}  # fmt: skip
+}
 
 RETRY: Final[Schema] = {
     "type": "object",
     "description": "Try the action again after a temporary error or a time-out. With jitter.",
     "properties": {
-        "max_attempts": {"type": "integer", "minimum": 1, "description": "How many attempts, the first included. Default 3; without it `max_duration` is the only bound."},
+        "max_attempts": {
+            "type": "integer",
+            "minimum": 1,
+            "description": "How many attempts, the first included. Default 3; without it `max_duration` is the only bound.",
+        },
         "delay": _said(DURATION, "Before the second attempt. Default 1s."),
-        "backoff": {"type": "number", "minimum": 1, "description": "Each further delay is so many times longer. Default 2."},
+        "backoff": {
+            "type": "number",
+            "minimum": 1,
+            "description": "Each further delay is so many times longer. Default 2.",
+        },
         "max_delay": _said(DURATION, "No delay is longer. Default 30s."),
         "max_duration": _said(DURATION, "All attempts together; cuts the attempt that is running."),
-        "on": {"type": "array", "minItems": 1, "items": {"enum": ["temporary", "timeout"]}, "description": "Which errors are tried again. Default both."},
+        "on": {
+            "type": "array",
+            "minItems": 1,
+            "items": {"enum": ["temporary", "timeout"]},
+            "description": "Which errors are tried again. Default both.",
+        },
     },
     "additionalProperties": False,
-}  # fmt: skip
+}
 
 KEEP_GOING: Final[Schema] = {
     "description": "All children run: true = then it fails if any failed; 2 or 25% = so many may fail.",
-    "anyOf": [dict(FLAG), {"type": "integer", "minimum": 0}, {"type": "string", "pattern": r"^(100|\d{1,2})%$", "title": "a share like 25%"}, dict(TEMPLATE)],
-}  # fmt: skip
+    "anyOf": [
+        dict(FLAG),
+        {"type": "integer", "minimum": 0},
+        {"type": "string", "pattern": r"^(100|\d{1,2})%$", "title": "a share like 25%"},
+        dict(TEMPLATE),
+    ],
+}
 _CONCURRENT = _or_template({"type": "integer", "minimum": 1})
 _STEPS = {"$ref": STEPS, "title": "a list of steps"}
 
 KINDS: Final[Mapping[str, Mapping[str, Schema]]] = {
     "action": {
-        "action": {"type": "string", "description": "family.verb, for example k8s.patch. `runbook actions` lists them."},
+        "action": {
+            "type": "string",
+            "description": "family.verb, for example k8s.patch. `runbook actions` lists them.",
+        },
         "with": {"type": "object", "description": "The action's parameters."},
         "retry": RETRY,
         "until": _said(BARE, "Reads and checks: poll until this bare expression over `result` holds."),
@@ -125,7 +181,10 @@ KINDS: Final[Mapping[str, Mapping[str, Schema]]] = {
         "for": {**_or_template(DURATION), "description": "`until` must hold so long without a break."},
         "fail_when": _said(BARE, "Reads and checks: fail at once when this bare expression over `result` holds."),
         "idempotent": _said(FLAG, "The author's word that an opaque action may run twice."),
-        "effect": {"enum": ["read"], "description": "The author's word that an opaque action only reads: a plan runs it."},
+        "effect": {
+            "enum": ["read"],
+            "description": "The author's word that an opaque action only reads: a plan runs it.",
+        },
     },
     "steps": {"steps": _said(_STEPS, "A block: the steps run in order."), "keep_going": KEEP_GOING},
     "parallel": {
@@ -141,7 +200,10 @@ KINDS: Final[Mapping[str, Mapping[str, Schema]]] = {
             "description": "The first branch whose `when` holds; the last may have none. No branch = failed.",
             "items": {
                 "type": "object",
-                "properties": {"when": _said(BARE, "A bare expression; the first branch that holds runs."), "steps": _said(_STEPS, "What this branch does.")},
+                "properties": {
+                    "when": _said(BARE, "A bare expression; the first branch that holds runs."),
+                    "steps": _said(_STEPS, "What this branch does."),
+                },
                 "required": ["steps"],
                 "additionalProperties": False,
             },
@@ -152,7 +214,10 @@ KINDS: Final[Mapping[str, Mapping[str, Schema]]] = {
             "type": "object",
             "description": "Run `steps` for each item.",
             "properties": {
-                "items": {"anyOf": [{"type": "array"}, dict(TEMPLATE)], "description": "A list, or a template that gives one."},
+                "items": {
+                    "anyOf": [{"type": "array"}, dict(TEMPLATE)],
+                    "description": "A list, or a template that gives one.",
+                },
                 "as": {"type": "string", "pattern": ID, "description": "The item's name inside."},
                 "max_concurrent": {**_CONCURRENT, "description": "How many at once. Default 1."},
             },
@@ -163,16 +228,23 @@ KINDS: Final[Mapping[str, Mapping[str, Schema]]] = {
         "keep_going": KEEP_GOING,
     },
     "playbook": {
-        "playbook": {"type": "string", "minLength": 1, "description": "Path of the sub-playbook, relative to this file; no templates."},
+        "playbook": {
+            "type": "string",
+            "minLength": 1,
+            "description": "Path of the sub-playbook, relative to this file; no templates.",
+        },
         "with": {"type": "object", "description": "Its inputs."},
     },
-}  # fmt: skip
+}
 
 INPUT_SCHEMA: Final[Schema] = {
     "type": "object",
     "description": "A typed input. No `default` = required; `default: null` = optional.",
     "properties": {
-        "type": {"enum": ["string", "integer", "number", "boolean", "duration", "timestamp", "list", "map", "path"], "description": "What it takes."},
+        "type": {
+            "enum": ["string", "integer", "number", "boolean", "duration", "timestamp", "list", "map", "path"],
+            "description": "What it takes.",
+        },
         "description": _said(TEXT, "What it is for; shown when it is asked for."),
         "default": {"description": "Taken when it is not given; {from_env: NAME} takes it from the environment."},
         "enum": {"type": "array", "minItems": 1, "description": "The values that it takes."},
@@ -184,7 +256,7 @@ INPUT_SCHEMA: Final[Schema] = {
     },
     "required": ["type"],
     "additionalProperties": False,
-}  # fmt: skip
+}
 
 SECRET_SCHEMA: Final[Schema] = {
     "type": "object",
@@ -217,7 +289,10 @@ OBJECTIVE_SCHEMA: Final[Schema] = {
             "type": "object",
             "properties": {
                 "within": _said(DURATION, "The time that it may take."),
-                "since": {"type": ["string", "null"], "description": "A milestone's name, or a template of a timestamp; null = the run's start."},
+                "since": {
+                    "type": ["string", "null"],
+                    "description": "A milestone's name, or a template of a timestamp; null = the run's start.",
+                },
             },
             "required": ["within"],
             "additionalProperties": False,
@@ -237,9 +312,19 @@ def _named(item: Schema, description: str) -> dict[str, Any]:
 
 ROOT: Final[Mapping[str, Schema]] = {
     "runbook": {"const": 1, "description": "The language's version."},
-    "name": {"type": "string", "pattern": r"^[A-Za-z0-9][A-Za-z0-9._-]*$", "maxLength": 80, "title": "a name (letters, digits, . _ -)", "description": "The playbook's name; part of the run's id. Default: the file's."},
+    "name": {
+        "type": "string",
+        "pattern": r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        "maxLength": 80,
+        "title": "a name (letters, digits, . _ -)",
+        "description": "The playbook's name; part of the run's id. Default: the file's.",
+    },
     "description": _said(TEXT, "What it does, for people."),
-    "import": {"type": "array", "items": {"type": "string", "minLength": 1}, "description": "Files whose inputs, secrets, vars and defaults are merged in; what stands here wins."},
+    "import": {
+        "type": "array",
+        "items": {"type": "string", "minLength": 1},
+        "description": "Files whose inputs, secrets, vars and defaults are merged in; what stands here wins.",
+    },
     "inputs": _named({"$ref": INPUT, "title": "an input"}, "What it takes, typed."),
     "secrets": _named(SECRET_SCHEMA, "References to secrets; never their values."),
     "vars": _named({}, "Computed once, top to bottom, before the first step."),
@@ -247,41 +332,94 @@ ROOT: Final[Mapping[str, Schema]] = {
         "type": "object",
         "description": "What every step has unless it says otherwise.",
         "properties": {
-            "timeout": _said(DURATION, "Of each attempt of an action; not of people, waits, blocks, sub-playbooks. Built in: 5m."),
-            "with": {"type": "object", "additionalProperties": {"type": "object"}, "description": "Parameters by action family, as if written in each step that uses them."},
+            "timeout": _said(
+                DURATION, "Of each attempt of an action; not of people, waits, blocks, sub-playbooks. Built in: 5m."
+            ),
+            "with": {
+                "type": "object",
+                "additionalProperties": {"type": "object"},
+                "description": "Parameters by action family, as if written in each step that uses them.",
+            },
         },
         "additionalProperties": False,
     },
     "timeout": {**_or_template(DURATION), "description": "The time box of the run's work."},
-    "cleanup": _said(DURATION, "For each phase (undo, on_failure, temporary, finally) of each scope. Default: the plan's worst case, at least 60s."),
-    "objectives": {"type": "object", "propertyNames": {"pattern": r"^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*$", "title": "a milestone's name"}, "additionalProperties": dict(OBJECTIVE_SCHEMA), "description": "Milestones against the wall clock, reported met, missed or n/a."},
+    "cleanup": _said(
+        DURATION,
+        "For each phase (undo, on_failure, temporary, finally) of each scope. Default: the plan's worst case, at least 60s.",
+    ),
+    "objectives": {
+        "type": "object",
+        "propertyNames": {"pattern": r"^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*$", "title": "a milestone's name"},
+        "additionalProperties": dict(OBJECTIVE_SCHEMA),
+        "description": "Milestones against the wall clock, reported met, missed or n/a.",
+    },
     "locks": {**_LOCKS, "description": "Two runs never hold the same one."},
     "steps": _said(_STEPS, "What is done, in order."),
     "on_failure": ROOT_ON_FAILURE,
     "finally": _block("Steps that run however the run ends, last."),
     "outputs": _named({}, "What the playbook returns: name: template."),
-}  # fmt: skip
+}
 
 KIND_NAMES: Final[Mapping[str, str]] = {
-    "action": "action steps", "steps": "blocks (`steps`)", "parallel": "`parallel`", "fallback": "`fallback`",
-    "choose": "`choose`", "foreach": "`foreach`", "playbook": "sub-playbooks",
-}  # fmt: skip
+    "action": "action steps",
+    "steps": "blocks (`steps`)",
+    "parallel": "`parallel`",
+    "fallback": "`fallback`",
+    "choose": "`choose`",
+    "foreach": "`foreach`",
+    "playbook": "sub-playbooks",
+}
 
 FOREIGN: Final[Mapping[str, str]] = {
-    "if": "write `when`", "condition": "write `when`", "args": "write `with`", "params": "write `with`", "parameters": "write `with`",
-    "inputs": "write `with`", "arguments": "write `with`", "loop": "write `foreach: {items, as}`", "with_items": "write `foreach: {items, as}`",
-    "for_each": "write `foreach: {items, as}`", "matrix": "write `foreach: {items, as}`", "uses": "write `action`", "module": "write `action`",
-    "run": "write `action: shell.run` with `command`", "cmd": "write `action: shell.run` with `command`",
-    "command": "parameters stand under `with`", "shell": "write `action: shell.run`", "script": "write `action: shell.run`",
-    "depends_on": "steps run in order; `parallel` runs them at once", "needs": "steps run in order; `parallel` runs them at once",
-    "register": "every result is at `steps.<id>.outputs`", "ignore_errors": "write `on_failure: continue`",
-    "continue_on_error": "write `on_failure: continue`", "continue-on-error": "write `on_failure: continue`",
-    "failed_when": "write `fail_when`", "retries": "write `retry: {max_attempts: ...}`", "attempts": "write `retry: {max_attempts: ...}`",
-    "delay": "write `retry: {delay: ...}` or `every`", "rollback": "write `undo` or `on_failure: undo`", "compensate": "write `undo`",
-    "always": "write `finally: {steps: [...]}`", "cleanup": "write `finally: {steps: [...]}`; `cleanup` (a duration) stands at the root",
-    "rescue": "write `on_failure: {steps: [...]}`", "catch": "write `on_failure: {steps: [...]}`", "block": "write `steps`",
-    "tasks": "write `steps`", "max_failures": "write `keep_going`", "fail_fast": "write `keep_going`", "env": "parameters stand under `with`",
-    "description": "write `name`", "title": "write `name`", "include": "write `playbook`", "import_playbook": "write `playbook`",
-    "call": "write `playbook`", "async": "write `background: true`", "switch": "write `choose`", "case": "write `choose`",
-    "try": "write `fallback`", "any_of": "write `fallback`", "else": "the last branch of `choose` has no `when`",
-}  # fmt: skip
+    "if": "write `when`",
+    "condition": "write `when`",
+    "args": "write `with`",
+    "params": "write `with`",
+    "parameters": "write `with`",
+    "inputs": "write `with`",
+    "arguments": "write `with`",
+    "loop": "write `foreach: {items, as}`",
+    "with_items": "write `foreach: {items, as}`",
+    "for_each": "write `foreach: {items, as}`",
+    "matrix": "write `foreach: {items, as}`",
+    "uses": "write `action`",
+    "module": "write `action`",
+    "run": "write `action: shell.run` with `command`",
+    "cmd": "write `action: shell.run` with `command`",
+    "command": "parameters stand under `with`",
+    "shell": "write `action: shell.run`",
+    "script": "write `action: shell.run`",
+    "depends_on": "steps run in order; `parallel` runs them at once",
+    "needs": "steps run in order; `parallel` runs them at once",
+    "register": "every result is at `steps.<id>.outputs`",
+    "ignore_errors": "write `on_failure: continue`",
+    "continue_on_error": "write `on_failure: continue`",
+    "continue-on-error": "write `on_failure: continue`",
+    "failed_when": "write `fail_when`",
+    "retries": "write `retry: {max_attempts: ...}`",
+    "attempts": "write `retry: {max_attempts: ...}`",
+    "delay": "write `retry: {delay: ...}` or `every`",
+    "rollback": "write `undo` or `on_failure: undo`",
+    "compensate": "write `undo`",
+    "always": "write `finally: {steps: [...]}`",
+    "cleanup": "write `finally: {steps: [...]}`; `cleanup` (a duration) stands at the root",
+    "rescue": "write `on_failure: {steps: [...]}`",
+    "catch": "write `on_failure: {steps: [...]}`",
+    "block": "write `steps`",
+    "tasks": "write `steps`",
+    "max_failures": "write `keep_going`",
+    "fail_fast": "write `keep_going`",
+    "env": "parameters stand under `with`",
+    "description": "write `name`",
+    "title": "write `name`",
+    "include": "write `playbook`",
+    "import_playbook": "write `playbook`",
+    "call": "write `playbook`",
+    "async": "write `background: true`",
+    "switch": "write `choose`",
+    "case": "write `choose`",
+    "try": "write `fallback`",
+    "any_of": "write `fallback`",
+    "else": "the last branch of `choose` has no `when`",
+}

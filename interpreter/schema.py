@@ -71,12 +71,23 @@ def _kindless(step: Mapping[str, Any]) -> Findings:
     every = "exactly one of action, steps, parallel, fallback, choose, foreach (with steps), playbook"
     if found:
         names = " and ".join(f"`{key}`" for key in found)
-        return (Finding(f"a step is one thing: this one has {names}", every, "give each its own step", (found[0],), True, "step-kind"),)
+        return (
+            Finding(
+                f"a step is one thing: this one has {names}",
+                every,
+                "give each its own step",
+                (found[0],),
+                True,
+                "step-kind",
+            ),
+        )
     strange = [key for key in step if key not in grammar.COMMON and key != "with"]
     for key in strange:
         hint = did_you_mean(key, KIND_KEYS) or grammar.FOREIGN.get(key, "")
         if hint:
-            return (Finding(f"this step does nothing: `{key}` is no kind of step", every, hint, (key,), True, "step-kind"),)
+            return (
+                Finding(f"this step does nothing: `{key}` is no kind of step", every, hint, (key,), True, "step-kind"),
+            )
     return (Finding("this step does nothing", every, rule="step-kind"),)
 
 
@@ -88,7 +99,9 @@ def _explained(finding: Finding, kind: str) -> Finding:
     owners = [name for name, keys in grammar.KINDS.items() if key in keys]
     if owners:
         belongs = " and ".join(grammar.KIND_NAMES[name] for name in owners)
-        return replace(finding, message=f"`{key}` is not for {grammar.KIND_NAMES[kind]}", hint=f"it belongs to {belongs}")
+        return replace(
+            finding, message=f"`{key}` is not for {grammar.KIND_NAMES[kind]}", hint=f"it belongs to {belongs}"
+        )
     if key in grammar.FOREIGN:
         return replace(finding, hint=grammar.FOREIGN[key])
     return finding
@@ -103,7 +116,11 @@ def _shallow_steps(value: Any) -> Findings:
         return (Finding("{name} is empty", "at least one step", rule="bounds"),)
     for index, step in enumerate(value):
         if type(step) is not dict:
-            return (Finding("{name} is " + kind_of(step), "a step: a map with `id` and one kind", path=(index,), rule="type"),)
+            return (
+                Finding(
+                    "{name} is " + kind_of(step), "a step: a map with `id` and one kind", path=(index,), rule="type"
+                ),
+            )
     return FINE
 
 
@@ -147,7 +164,11 @@ def _with_handlers(check: Check, handlers: tuple[str, ...]) -> Check:
             return FINE
         out: list[Finding] = []
         for one in found:
-            special = _handler(value[one.path[0]]) if len(one.path) == 1 and one.path[0] in handlers and one.path[0] in value else FINE
+            special = (
+                _handler(value[one.path[0]])
+                if len(one.path) == 1 and one.path[0] in handlers and one.path[0] in value
+                else FINE
+            )
             out += [special[0].under(one.path[0])] if special else [one]
         return out
 
@@ -181,7 +202,10 @@ def _step(catalogue: Catalogue, names: list[str]) -> dict[str, Any]:
     every: dict[str, Any] = dict(grammar.COMMON)
     for keys in grammar.KINDS.values():
         every.update({key: value for key, value in keys.items() if key not in every})
-    every["action"] = {**grammar.KINDS["action"]["action"], "anyOf": [{"enum": names}, {"type": "string", "pattern": r"^\w+\.\w+$"}]}
+    every["action"] = {
+        **grammar.KINDS["action"]["action"],
+        "anyOf": [{"enum": names}, {"type": "string", "pattern": r"^\w+\.\w+$"}],
+    }
     every["with"] = {"type": "object", "description": "Parameters of the action, or inputs of the sub-playbook."}
     return {
         "type": "object",
@@ -255,7 +279,8 @@ def _defaults(catalogue: Catalogue) -> dict[str, Any]:
     properties["with"] = {
         **properties["with"],
         "properties": {
-            family: {"type": "object", "properties": keys, "additionalProperties": False} for family, keys in sorted(families.items())
+            family: {"type": "object", "properties": keys, "additionalProperties": False}
+            for family, keys in sorted(families.items())
         },
     }
     return {**body, "properties": properties}

@@ -55,6 +55,7 @@ class Source:
     data: Any = None
     problems: list[Problem] = field(default_factory=list)
     _marks: dict[int, tuple[Any, Mark, Marks]] = field(default_factory=dict)
+    _lines: list[str] | None = None
 
     def knows(self, container: Any) -> bool:
         """Whether this list or map was read from this text."""
@@ -71,6 +72,32 @@ class Source:
             key_mark, value_mark = marks[key]
             start = key_mark if of_key else value_mark
         return _place(self.file, start)
+
+    def inside(self, place: Place, value: str, offset: int) -> Place:
+        """The place of the `offset`-th character of the text that begins at `place`; `place` itself where it was folded or escaped."""
+        lines = self.lines()
+        if not 0 < place.line <= len(lines) or offset <= 0:
+            return place
+        line = lines[place.line - 1]
+        begun = place.column - 1
+        opening = line[begun : begun + 1]
+        if opening == "|":
+            wanted = value[:offset].count("\n")
+            row = place.line + wanted
+            written = value.split("\n")[wanted]
+            start = lines[row].find(written) if row < len(lines) else -1
+            column = offset - (value.rfind("\n", 0, offset) + 1)
+            return Place(place.file, row + 1, start + column + 1) if start >= 0 else place
+        begun += opening in ("'", '"')
+        if line.startswith(value[: offset + 1], begun):
+            return Place(place.file, place.line, begun + offset + 1)
+        return place
+
+    def lines(self) -> list[str]:
+        """The text's lines."""
+        if self._lines is None:
+            self._lines = yaml_errors.LINE_END.split(self.text)
+        return self._lines
 
 
 def _mark(event: Any) -> Mark:
@@ -105,19 +132,31 @@ def parse(text: str, file: str) -> Source:
     source = Source(file, text)
     if len(text) > MAX_CHARACTERS:
         source.problems.append(
-            Problem(Place(file), "the file is too large", expected=f"at most {MAX_CHARACTERS:,} characters", rule="yaml-size")
+            Problem(
+                Place(file),
+                "the file is too large",
+                expected=f"at most {MAX_CHARACTERS:,} characters",
+                rule="yaml-size",
+            )
         )
         return source
     if text.startswith("\ufeff"):
         source.problems.append(
-            Problem(Place(file, 1, 1), "the file begins with a byte order mark (BOM)", hint="save it as UTF-8 without BOM", rule="yaml-bom")
+            Problem(
+                Place(file, 1, 1),
+                "the file begins with a byte order mark (BOM)",
+                hint="save it as UTF-8 without BOM",
+                rule="yaml-bom",
+            )
         )
         text = text[1:]
     try:
         parser = CParser(text)
     except UnicodeEncodeError as error:
         place = yaml_errors.place_at(text, error.start, file)
-        source.problems.append(Problem(place, "a character that is no valid Unicode", expected="UTF-8", rule="yaml-encoding"))
+        source.problems.append(
+            Problem(place, "a character that is no valid Unicode", expected="UTF-8", rule="yaml-encoding")
+        )
         return source
     _Reader(source, text).read(parser.get_event)
     source.problems[:] = {(one.place, one.rule): one for one in source.problems}.values()
@@ -166,7 +205,11 @@ class _Reader:
                             mark = event.start_mark
                             frame.key_mark = mark.line << 32 | mark.column
                         continue
-                    if event.tag is None and event.anchor is None and (text[:1] not in _MAYBE_JSON or not event.implicit[0]):
+                    if (
+                        event.tag is None
+                        and event.anchor is None
+                        and (text[:1] not in _MAYBE_JSON or not event.implicit[0])
+                    ):
                         frame.value[frame.key] = text
                         mark = event.start_mark
                         frame.marks[frame.key] = (frame.key_mark, mark.line << 32 | mark.column)
@@ -185,7 +228,12 @@ class _Reader:
             elif kind is DocumentStartEvent:
                 self.documents += 1
                 if self.documents > 1:
-                    self._report(_mark(event), "a second document in one file", "yaml-documents", expected="one playbook per file")
+                    self._report(
+                        _mark(event),
+                        "a second document in one file",
+                        "yaml-documents",
+                        expected="one playbook per file",
+                    )
                     return
             elif kind is StreamEndEvent or event is None:
                 return
@@ -215,12 +263,22 @@ class _Reader:
         """A key that is a problem. What follows is read on, under a name that nothing else has, and dropped."""
         mark = _mark(event)
         if name == "<<" and event.implicit[0]:
-            self._report(mark, "merge keys (`<<`) are not part of the language", "yaml-merge-key", hint="write the keys out, or use `defaults`")
+            self._report(
+                mark,
+                "merge keys (`<<`) are not part of the language",
+                "yaml-merge-key",
+                hint="write the keys out, or use `defaults`",
+            )
         elif event.tag is not None:
             self._report(mark, f"a tag (`{event.tag}`) on a key", "yaml-tag")
         elif name in frame.value:
             first = frame.marks[name][0]
-            self._report(mark, f"the key `{name}` is given twice", "yaml-duplicate-key", hint=f"the first one is in line {(first >> 32) + 1}")
+            self._report(
+                mark,
+                f"the key `{name}` is given twice",
+                "yaml-duplicate-key",
+                hint=f"the first one is in line {(first >> 32) + 1}",
+            )
         else:
             frame.key, frame.key_mark = name, mark  # a quoted "<<"
             return
@@ -249,11 +307,27 @@ class _Reader:
             if not parent.braces:
                 self._report(_mark(event), "a list or a map cannot be a key", "yaml-key", hint=_QUOTE)
         if event.tag is not None and _KNOWN_TAGS.get(event.tag) != "":
-            self._report(_mark(event), f"an unknown tag `{event.tag}`", "yaml-tag", expected="plain JSON values; a string goes in quotes")
+            self._report(
+                _mark(event),
+                f"an unknown tag `{event.tag}`",
+                "yaml-tag",
+                expected="plain JSON values; a string goes in quotes",
+            )
         if event.anchor is not None:
             self.open_anchors.add(event.anchor)
         self.nodes += 1
-        self.stack.append(_Frame(value, type(value) is dict, _mark(event), event.start_mark.index, bool(event.flow_style), is_key, event.anchor, self.nodes))
+        self.stack.append(
+            _Frame(
+                value,
+                type(value) is dict,
+                _mark(event),
+                event.start_mark.index,
+                bool(event.flow_style),
+                is_key,
+                event.anchor,
+                self.nodes,
+            )
+        )
         if len(self.stack) > MAX_DEPTH:
             self._report(_mark(event), f"nested more than {MAX_DEPTH} levels deep", "yaml-depth")
             raise _TooDeepError
@@ -272,7 +346,12 @@ class _Reader:
             parent.key, parent.key_mark = f"{{}}\0{frame.index}", frame.start
             return
         if frame.braces and event is not None:
-            self._report(frame.start, "`{{` opens a map here: the template is not quoted", "yaml-quote", hint='quote this value: "{{ ... }}"')
+            self._report(
+                frame.start,
+                "`{{` opens a map here: the template is not quoted",
+                "yaml-quote",
+                hint='quote this value: "{{ ... }}"',
+            )
             value = self.text[frame.index : event.end_mark.index]  # read on as what was meant
         else:
             self.source._marks[id(value)] = (value, frame.start, frame.marks)
@@ -286,7 +365,12 @@ class _Reader:
             self._report(mark, f"the alias `*{event.anchor}` stands inside what it names", "yaml-alias")
             value, size = None, 1
         elif event.anchor not in self.anchors:
-            self._report(mark, f"an alias `*{event.anchor}` without its anchor", "yaml-alias", hint=f"{_QUOTE}, or write `&{event.anchor}` before it")
+            self._report(
+                mark,
+                f"an alias `*{event.anchor}` without its anchor",
+                "yaml-alias",
+                hint=f"{_QUOTE}, or write `&{event.anchor}` before it",
+            )
         self.nodes += size
         if frame is not None and frame.key is None and frame.is_map:
             self._report(mark, "an alias cannot be a key", "yaml-key", hint=_QUOTE)
@@ -315,7 +399,12 @@ class _Reader:
     def _tagged(self, event: Any) -> Any:
         known = _KNOWN_TAGS.get(event.tag)
         if known != "str":
-            self._report(_mark(event), f"an unknown tag `{event.tag}`", "yaml-tag", expected="plain JSON values; a string goes in quotes")
+            self._report(
+                _mark(event),
+                f"an unknown tag `{event.tag}`",
+                "yaml-tag",
+                expected="plain JSON values; a string goes in quotes",
+            )
         return event.value
 
 

@@ -15,17 +15,42 @@ _QUOTED_THEN_MORE = re.compile(r"""[:\-]\s+(?P<at>"[^"]*"|'[^']*')\s*[^\s#,\]}:]
 
 # libyaml's problem -> (our sentence, hint, whether the context's place says more than the problem's)
 _SENTENCES: tuple[tuple[str, str, str, bool], ...] = (
-    ("mapping values are not allowed", "a second `: ` in one value, or a line that is indented too far", "quote this value if `: ` belongs to it", False),
+    (
+        "mapping values are not allowed",
+        "a second `: ` in one value, or a line that is indented too far",
+        "quote this value if `: ` belongs to it",
+        False,
+    ),
     ("could not find expected ':'", "this line is neither `key: value` nor `- item`", "", True),
     ("found unexpected end of stream", "a quoted text that is never closed", "", True),
     ("found unexpected document indicator", "a quoted text that is never closed", "", True),
-    ("found unknown escape character", "an unknown escape in double quotes", "use single quotes, or write `\\\\` for a backslash", False),
-    ("did not find expected hexdecimal number", "an incomplete escape in double quotes", "use single quotes, or write `\\\\` for a backslash", False),
+    (
+        "found unknown escape character",
+        "an unknown escape in double quotes",
+        "use single quotes, or write `\\\\` for a backslash",
+        False,
+    ),
+    (
+        "did not find expected hexdecimal number",
+        "an incomplete escape in double quotes",
+        "use single quotes, or write `\\\\` for a backslash",
+        False,
+    ),
     ("did not find expected ',' or '}'", "a `{` that is never closed, or a `,` missing in it", "", True),
     ("did not find expected ',' or ']'", "a `[` that is never closed, or a `,` missing in it", "", True),
-    ("did not find expected '-' indicator", "a list ends here without `- `", "indent the line, or begin it with `- `", False),
+    (
+        "did not find expected '-' indicator",
+        "a list ends here without `- `",
+        "indent the line, or begin it with `- `",
+        False,
+    ),
     ("did not find expected key", "this does not fit the lines above", "check the indentation and the quotes", False),
-    ("block sequence entries are not allowed", "a `- ` where a list cannot begin", "begin the list on its own line, or quote this value", False),
+    (
+        "block sequence entries are not allowed",
+        "a `- ` where a list cannot begin",
+        "begin the list on its own line, or quote this value",
+        False,
+    ),
     ("block mapping", "this does not fit the lines above", "check the indentation and the quotes", False),
     ("found a tab character", "a tab where spaces are needed", "indent with spaces", False),
     ("did not find expected comment or line break", "text behind `|` or `>`", "quote this value if it is one", False),
@@ -55,7 +80,9 @@ def problem(error: Any, text: str, file: str) -> Problem:
     message, hint, at_context = _sentence(said, problem_mark, lines)
     mark = error.context_mark if at_context and error.context_mark is not None else problem_mark
     place = _within(Place(file, mark.line + 1, mark.column + 1), lines)
-    better = _unquoted(place, lines) or _unquoted(_within(Place(file, problem_mark.line + 1, problem_mark.column + 1), lines), lines)
+    better = _unquoted(place, lines) or _unquoted(
+        _within(Place(file, problem_mark.line + 1, problem_mark.column + 1), lines), lines
+    )
     if better is not None:
         return better
     return Problem(place, message, hint=hint, rule="yaml")
@@ -103,4 +130,10 @@ def _bad_character(error: Any, text: str, file: str) -> Problem:
     index = text.find(chr(code)) if 0 < code < 0x110000 else text.find("\0")
     place = place_at(text, index, file) if index >= 0 else Place(file)
     what = "a NUL byte" if code == 0 else f"a control character (U+{code:04X})"
-    return Problem(place, what, expected="printable text", hint='write it as an escape in double quotes, such as "\\u0007"', rule="yaml-encoding")
+    return Problem(
+        place,
+        what,
+        expected="printable text",
+        hint='write it as an escape in double quotes, such as "\\u0007"',
+        rule="yaml-encoding",
+    )
