@@ -1,12 +1,11 @@
-"""Workloads: how far a roll-out is, which pods belong to it, which revisions there were.
+"""Workloads: how far a roll-out is, and which pods belong to it.
 
-Rules as `kubectl rollout` has them (k8s.io/kubectl/pkg/polymorphichelpers). A Deployment's revisions are its
-ReplicaSets.
+Rules as `kubectl rollout` has them (k8s.io/kubectl/pkg/polymorphichelpers).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +14,6 @@ from runbook.actions._kube import Cluster
 from runbook.actions._kube_kinds import Ref
 from runbook.actions._kube_transport import Bounds
 from runbook.contract import PermanentError
-
-REVISION = "deployment.kubernetes.io/revision"
-REVISION_HISTORY = "deployment.kubernetes.io/revision-history"
-CHANGE_CAUSE = "kubernetes.io/change-cause"
-TEMPLATE_HASH = "pod-template-hash"
 
 Object = Mapping[str, Any]
 
@@ -166,94 +160,26 @@ def is_ready(pod: Object) -> bool:
     return found is not None and found.get("status") == "True"
 
 
-# -- revisions
+_STUCK = frozenset(
+    {"CrashLoopBackOff", "ImagePullBackOff", "ErrImagePull", "InvalidImageName", "CreateContainerConfigError"}
+)
 
 
-@dataclass(frozen=True, slots=True)
-class Revision:
-    """One revision of a workload.
-
-    `origin`: the revision under which its template first served. A Deployment that is rolled back takes its old
-    ReplicaSet again and gives it a new number; the annotation `revision-history` keeps the earlier ones.
-    """
-
-    number: int
-    origin: int
-    numbers: tuple[int, ...]
-    template: Mapping[str, Any]
-    hash: str
-    created: str
-    cause: str | None
-
-    def shown(self) -> dict[str, Any]:
-        """As outputs have it."""
-        return {
-            "revision": self.number,
-            "images": images(self.template),
-            "created": self.created,
-            "cause": self.cause,
-        }
+def is_stuck(pod: Object) -> bool:
+    """Waiting will not make it ready."""
+    statuses = (pod.get("status") or {}).get("containerStatuses") or ()
+    return any(((entry.get("state") or {}).get("waiting") or {}).get("reason") in _STUCK for entry in statuses)
 
 
-def plain_template(template: Object) -> dict[str, Any]:
-    """A pod template without the label that tells ReplicaSets apart."""
-    metadata = dict(template.get("metadata") or {})
-    metadata.pop("creationTimestamp", None)
-    labels = {key: value for key, value in (metadata.get("labels") or {}).items() if key != TEMPLATE_HASH}
-    if labels or "labels" in metadata:
-        metadata["labels"] = labels
-    return {**template, "metadata": metadata}
-
-
-def deployment_revisions(replicasets: Iterable[Object], owner: Object) -> list[Revision]:
-    """The revisions of a Deployment, oldest first: the ReplicaSets that it owns."""
-    uid = owner["metadata"].get("uid")
-    found = []
-    for replicaset in replicasets:
-        metadata = replicaset["metadata"]
-        owners = metadata.get("ownerReferences") or ()
-        if not any(reference.get("uid") == uid and reference.get("controller") for reference in owners):
-            continue
-        annotations = metadata.get("annotations") or {}
-        number = _number(annotations.get(REVISION))
-        if number is None:
-            continue
-        earlier = [_number(text) for text in str(annotations.get(REVISION_HISTORY) or "").split(",")]
-        numbers = tuple(sorted({entry for entry in earlier if entry is not None} | {number}))
-        template = (replicaset.get("spec") or {}).get("template") or {}
-        found.append(
-            Revision(
-                number=number,
-                origin=numbers[0],
-                numbers=numbers,
-                template=plain_template(template),
-                hash=str((metadata.get("labels") or {}).get(TEMPLATE_HASH) or metadata.get("name")),
-                created=str(metadata.get("creationTimestamp") or ""),
-                cause=annotations.get(CHANGE_CAUSE),
-            )
-        )
-    return sorted(found, key=lambda revision: revision.number)
-
-
-def serving(revisions: Iterable[Revision], deployment: Object) -> Revision | None:
-    """The revision whose template the Deployment has now; None before its controller made the ReplicaSet."""
-    template = plain_template((deployment.get("spec") or {}).get("template") or {})
-    return next((revision for revision in reversed(list(revisions)) if revision.template == template), None)
-
-
-def previous(revisions: Iterable[Revision], current: Revision | None) -> Revision | None:
-    """The newest revision before the current one; a revision that was itself a way back counts as the one it led to.
-
-    So that two roll-backs in a row never return to the version that the first one left.
-    """
-    listed = list(revisions)
-    if current is None:  # the newest spec has no ReplicaSet yet: all that there is came before it
-        return listed[-1] if listed else None
-    return next((entry for entry in reversed(listed) if entry.number < current.origin), None)
-
-
-def _number(text: object) -> int | None:
-    try:
-        return int(str(text))
-    except ValueError:
-        return None
+def settled(cluster: Cluster, bounds: Bounds, ref: Ref) -> bool:
+    """Has the controller done what the spec says, as far as it can? A pod that cannot become ready holds up nothing."""
+    found = cluster.get(bounds, ref)
+    if found.get("kind") not in ("Deployment", "StatefulSet", "DaemonSet"):
+        return True
+    if (found.get("spec") or {}).get("paused") or rollout(found).done:
+        return True
+    now = counts(found)
+    if not now.current or now.total != now.desired or now.updated < now.desired:
+        return False
+    live = pods(cluster, bounds, ref.namespace, pod_selector(found))
+    return all(is_ready(pod) or is_stuck(pod) for pod in live)

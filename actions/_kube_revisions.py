@@ -1,0 +1,159 @@
+"""The revisions of a workload: a Deployment's are its ReplicaSets, the others' are ControllerRevisions.
+
+Rollout undo has no API. As kubectl does it (k8s.io/kubectl/pkg/polymorphichelpers/rollback.go), the pod template of the
+chosen revision is put back; unlike there, "previous" never toggles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from runbook.actions import _kube_kinds as kinds
+from runbook.actions._kube import Cluster
+from runbook.actions._kube_kinds import Kind, Ref
+from runbook.actions._kube_patch import applied
+from runbook.actions._kube_transport import Bounds
+from runbook.actions._kube_workload import images, selector_text
+from runbook.contract import PermanentError
+
+REVISION = "deployment.kubernetes.io/revision"
+REVISION_HISTORY = "deployment.kubernetes.io/revision-history"
+CHANGE_CAUSE = "kubernetes.io/change-cause"
+TEMPLATE_HASH = "pod-template-hash"
+
+Object = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """One revision of a workload.
+
+    `origin`: the revision under which its template first served. A Deployment that is rolled back takes its old
+    ReplicaSet again and gives it a new number; the annotation `revision-history` keeps the earlier ones. `hash` names
+    the template for as long as the cluster keeps the revision.
+    """
+
+    number: int
+    origin: int
+    numbers: tuple[int, ...]
+    template: Mapping[str, Any]
+    hash: str
+    created: str
+    cause: str | None
+
+    def shown(self) -> dict[str, Any]:
+        """As outputs have it."""
+        return {
+            "revision": self.number,
+            "images": images(self.template),
+            "created": self.created,
+            "cause": self.cause,
+        }
+
+
+def kept_as(kind: Kind) -> Kind:
+    """The kind in which the revisions of a workload are kept. PermanentError where it has none."""
+    if kind == kinds.DEPLOYMENT:
+        return kinds.REPLICASET
+    if kind.group == "apps" and kind.kind in ("StatefulSet", "DaemonSet"):
+        return kinds.CONTROLLER_REVISION
+    raise PermanentError(f"a {kind.kind} has no revisions; Deployments, StatefulSets and DaemonSets have")
+
+
+def of(cluster: Cluster, bounds: Bounds, ref: Ref, owner: Object) -> list[Revision]:
+    """The revisions that a workload owns, oldest first."""
+    selector = selector_text((owner.get("spec") or {}).get("selector"))
+    listed = cluster.select(bounds, Ref(kept_as(ref.kind), ref.namespace), selector)
+    uid = owner["metadata"].get("uid")
+    owned = [
+        entry
+        for entry in listed
+        if any(
+            reference.get("uid") == uid and reference.get("controller")
+            for reference in entry["metadata"].get("ownerReferences") or ()
+        )
+    ]
+    if ref.kind == kinds.DEPLOYMENT:
+        found = [revision for entry in owned if (revision := _of_replicaset(entry)) is not None]
+    else:
+        found = [_of_controller_revision(entry, owner) for entry in owned]
+    return sorted(found, key=lambda revision: revision.number)
+
+
+def _of_replicaset(found: Object) -> Revision | None:
+    metadata = found["metadata"]
+    annotations = metadata.get("annotations") or {}
+    own = number(annotations.get(REVISION))
+    if own is None:
+        return None
+    earlier = [number(text) for text in str(annotations.get(REVISION_HISTORY) or "").split(",")]
+    numbers = tuple(sorted({entry for entry in earlier if entry is not None} | {own}))
+    return Revision(
+        number=own,
+        origin=numbers[0],
+        numbers=numbers,
+        template=plain((found.get("spec") or {}).get("template") or {}),
+        hash=str((metadata.get("labels") or {}).get(TEMPLATE_HASH) or metadata.get("name")),
+        created=str(metadata.get("creationTimestamp") or ""),
+        cause=annotations.get(CHANGE_CAUSE),
+    )
+
+
+def _of_controller_revision(found: Object, owner: Object) -> Revision:
+    """Its data is a strategic patch of the workload (k8s.io/kubernetes/pkg/controller/history)."""
+    metadata = found["metadata"]
+    content = applied(owner, found.get("data") or {}, "strategic")
+    own = int(found.get("revision") or 0)
+    return Revision(
+        number=own,
+        origin=own,
+        numbers=(own,),
+        template=plain((content.get("spec") or {}).get("template") or {}),
+        hash=str(metadata.get("name")),
+        created=str(metadata.get("creationTimestamp") or ""),
+        cause=(metadata.get("annotations") or {}).get(CHANGE_CAUSE),
+    )
+
+
+def plain(template: Object) -> dict[str, Any]:
+    """A pod template without what tells ReplicaSets apart."""
+    metadata = {key: value for key, value in (template.get("metadata") or {}).items() if key != "creationTimestamp"}
+    labels = {key: value for key, value in (metadata.get("labels") or {}).items() if key != TEMPLATE_HASH}
+    if labels or "labels" in metadata:
+        metadata["labels"] = labels
+    return {**template, "metadata": metadata}
+
+
+def serving(revisions: Iterable[Revision], owner: Object) -> Revision | None:
+    """The revision whose template the workload has now; None before its controller has kept it."""
+    template = plain((owner.get("spec") or {}).get("template") or {})
+    return next((revision for revision in reversed(list(revisions)) if revision.template == template), None)
+
+
+def previous(revisions: Iterable[Revision], current: Revision | None) -> Revision | None:
+    """The newest revision before the current one; a revision that was itself a way back counts as the one it led to.
+
+    So that two roll-backs in a row never return to the version that the first one left.
+    """
+    listed = list(revisions)
+    if current is None:  # the newest spec is not kept yet: all that there is came before it
+        return listed[-1] if listed else None
+    return next((entry for entry in reversed(listed) if entry.number < current.origin), None)
+
+
+def numbered(revisions: Iterable[Revision], wanted: int) -> Revision | None:
+    """The revision that has this number, or had it before it was rolled back to."""
+    listed = list(revisions)
+    return next((entry for entry in listed if entry.number == wanted), None) or next(
+        (entry for entry in listed if wanted in entry.numbers), None
+    )
+
+
+def number(text: object) -> int | None:
+    """An annotation's number, or None."""
+    try:
+        return int(str(text))
+    except ValueError:
+        return None

@@ -1,0 +1,288 @@
+"""k8s.rollout_undo and k8s.rollout_restart."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from runbook.actions import _kube_kinds as kinds
+from runbook.actions import _kube_revisions as revisions
+from runbook.actions._kube import Cluster, ConflictError, connect
+from runbook.actions._kube_action import KubeArgs, Right, Rights, only, place
+from runbook.actions._kube_kinds import Ref
+from runbook.actions._kube_revisions import CHANGE_CAUSE, Revision
+from runbook.actions._kube_workload import images, settled
+from runbook.actions.k8s_scale import gitops_owners
+from runbook.contract import Call, Change, Context, Observation, Outputs, PermanentError, TemporaryError, param
+
+ATTEMPTS = 5
+PATIENCE = 2.0
+"""Seconds for the controller to make the ReplicaSet of a spec that was just written."""
+RESTARTED_AT = "kubectl.kubernetes.io/restartedAt"
+RESTARTED_BY = "runbook/restarted-by"
+_CAUSE = "/metadata/annotations/" + CHANGE_CAUSE.replace("/", "~1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UndoArgs(KubeArgs):
+    """Parameters of k8s.rollout_undo."""
+
+    kind: str = param("Deployment.", default="Deployment")
+    name: str = param("Name of the Deployment.")
+    to_revision: int | None = param(
+        "Revision to go back to. By default the newest before the current one, where a revision that was itself a way"
+        " back counts as the one it led to: two in a row never return to what the first one left.",
+        default=None,
+        minimum=1,
+    )
+    to_template: str | None = param(
+        "The revision's pod template hash, which stays when revisions are renumbered (an undo uses it).", default=None
+    )
+
+
+class RolloutUndo(Rights, Change[UndoArgs]):
+    """Put an earlier revision's pod template back.
+
+    Waiting for the roll-out is the next step's (`k8s.wait` with `for: rollout`). The inverse goes back to the revision
+    that it left, found by its template's hash.
+    """
+
+    name = "k8s.rollout_undo"
+    returns = {
+        "from_revision": "revision that served (0: unknown), as first numbered",
+        "to_revision": "revision whose template serves now, as first numbered",
+        "images": "its images",
+    }
+
+    def __init__(self) -> None:
+        self._seen: tuple[dict[str, Any], list[Revision]] | None = None
+
+    def check(self, args: UndoArgs) -> Iterator[str]:
+        if kinds.known(args.kind) not in (kinds.DEPLOYMENT, None):
+            yield f"kind: only a Deployment can be undone so far, not a {args.kind}"
+
+    def rights(self, args: UndoArgs, cluster: Cluster, ctx: Context) -> Iterable[Right]:
+        ref = _deployment(args)
+        return [("get", ref), ("patch", ref), ("list", Ref(kinds.REPLICASET, args.namespace))]
+
+    def observe(self, args: UndoArgs, ctx: Context) -> Observation:
+        for problem in self.check(args):
+            raise PermanentError(problem)
+        cluster = connect(ctx, args.context)
+        ref = _deployment(args)
+        owner, listed = _look(cluster, ctx, ref)
+        self._seen = owner, listed
+        return {cluster.name(ref): _state(owner, revisions.serving(listed, owner))}
+
+    def expect(self, args: UndoArgs, before: Observation, ctx: Context) -> Observation:
+        name, state = only(before)
+        cluster = connect(ctx, args.context)
+        owner, listed = self._seen or _look(cluster, ctx, _deployment(args))
+        target = _target(args, listed, owner, ctx)
+        if target.template == state["template"]:
+            return {name: state}
+        if (owner.get("spec") or {}).get("paused"):
+            raise PermanentError(f"Deployment {args.name} is paused", hint="resume it before it is rolled back")
+        for tool in gitops_owners(owner):
+            ctx.log(f"warning: {tool} owns Deployment {args.name}, and may roll it forward again")
+        return {name: _written(target)}
+
+    def apply(self, args: UndoArgs, before: Observation, ctx: Context) -> None:
+        cluster = connect(ctx, args.context)
+        ref = _deployment(args)
+        had = only(before)[1]
+        for _ in range(ATTEMPTS):
+            owner, listed = _look(cluster, ctx, ref)
+            target = _target(args, listed, owner, ctx)
+            # From here on "previous" means this one, also for a later attempt that finds it done.
+            ctx.note("template", target.hash)
+            now = revisions.plain((owner.get("spec") or {}).get("template") or {})
+            if now == target.template:
+                return
+            if now != had["template"]:
+                raise PermanentError(f"the pod template of {ref} was changed by someone else meanwhile")
+            try:
+                cluster.patch(ctx, ref, _patch(owner, target), "json")
+            except ConflictError:
+                ctx.checkpoint()
+            else:
+                return
+        raise TemporaryError(f"{ref} was changed by others {ATTEMPTS} times while it was to be rolled back")
+
+    def inverse(self, args: UndoArgs, before: Observation, op: str) -> Call | None:
+        name, state = only(before)
+        context, namespace, kind, object_name = place(name)
+        given = {"kind": kind, "name": object_name, "namespace": namespace, "context": context}
+        back = {"to_revision": state["revision"] or None, "to_template": state["hash"] or None}
+        if not any(back.values()):
+            return None  # its ReplicaSet was not there yet: nothing that the cluster keeps can be named
+        return Call(self.name, {**given, **{key: value for key, value in back.items() if value is not None}})
+
+    def outputs(self, args: UndoArgs, before: Observation, after: Observation) -> Outputs:
+        was, now = only(before)[1], only(after)[1]
+        return {"from_revision": was["revision"], "to_revision": now["revision"], "images": now["images"]}
+
+    def effective(self, args: UndoArgs, after: Observation, ctx: Context) -> bool:
+        return settled(connect(ctx, args.context), ctx, _deployment(args))
+
+
+def _deployment(args: UndoArgs) -> Ref:
+    return Ref(kinds.DEPLOYMENT, args.namespace, args.name)
+
+
+def _look(cluster: Cluster, ctx: Context, ref: Ref) -> tuple[dict[str, Any], list[Revision]]:
+    """The Deployment and its revisions, once the controller has made the ReplicaSet of its newest spec."""
+    until = ctx.remaining() - PATIENCE
+    while True:
+        owner = cluster.get(ctx, ref)
+        listed = revisions.of(cluster, ctx, ref, owner)
+        if revisions.serving(listed, owner) is not None or ctx.remaining() <= max(until, 0.5):
+            return owner, listed
+        ctx.sleep(0.1)
+
+
+def _target(args: UndoArgs, listed: list[Revision], owner: Mapping[str, Any], ctx: Context) -> Revision:
+    known = ", ".join(str(entry.number) for entry in listed) or "none"
+    noted = ctx.notes.get("template")
+    wanted = args.to_template or (noted if args.to_revision is None else None)
+    if wanted is not None:
+        found = next((entry for entry in listed if entry.hash == wanted), None)
+        if found is None:
+            raise PermanentError(f"Deployment {args.name} keeps no revision with template hash {wanted}")
+        return found
+    if args.to_revision is not None:
+        found = revisions.numbered(listed, args.to_revision)
+        if found is None:
+            raise PermanentError(f"Deployment {args.name} has no revision {args.to_revision} (it has {known})")
+        return found
+    found = revisions.previous(listed, revisions.serving(listed, owner))
+    if found is None:
+        raise PermanentError(f"Deployment {args.name} has no earlier revision (it has {known})")
+    return found
+
+
+def _state(owner: Mapping[str, Any], current: Revision | None) -> dict[str, Any]:
+    template = revisions.plain((owner.get("spec") or {}).get("template") or {})
+    return {
+        # As first numbered: when a ReplicaSet serves again its number changes, a moment later; this one does not.
+        "revision": current.origin if current else 0,
+        "hash": current.hash if current else "",
+        "images": images(template),
+        "cause": ((owner.get("metadata") or {}).get("annotations") or {}).get(CHANGE_CAUSE),
+        "template": template,
+    }
+
+
+def _written(target: Revision) -> dict[str, Any]:
+    return {
+        "revision": target.origin,
+        "hash": target.hash,
+        "images": images(target.template),
+        "cause": target.cause,
+        "template": dict(target.template),
+    }
+
+
+def _patch(owner: Mapping[str, Any], target: Revision) -> list[dict[str, Any]]:
+    metadata = owner["metadata"]
+    annotations = metadata.get("annotations") or {}
+    patch: list[dict[str, Any]] = [
+        {"op": "replace", "path": "/metadata/resourceVersion", "value": metadata["resourceVersion"]},
+        {"op": "replace", "path": "/spec/template", "value": target.template},
+    ]
+    # The controller copies the cause to the ReplicaSet that serves: the bad version's must not stick to the good one.
+    if target.cause is not None and target.cause != annotations.get(CHANGE_CAUSE):
+        if not annotations:
+            patch.append({"op": "add", "path": "/metadata/annotations", "value": {}})
+        patch.append({"op": "add", "path": _CAUSE, "value": target.cause})
+    elif target.cause is None and CHANGE_CAUSE in annotations:
+        patch.append({"op": "remove", "path": _CAUSE})
+    return patch
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestartArgs(KubeArgs):
+    """Parameters of k8s.rollout_restart."""
+
+    kind: str = param("Deployment, StatefulSet or DaemonSet.", default="Deployment")
+    name: str = param("Name of the workload.")
+
+
+class RolloutRestart(Rights, Change[RestartArgs]):
+    """Replace all pods of a workload, in its own order, by an annotation on its pod template.
+
+    An undo that contains it restarts once more at its end, so that pods run with what the undo put back.
+    """
+
+    name = "k8s.rollout_restart"
+    undo = "again"
+    returns = {"at": "when, ISO 8601"}
+
+    def __init__(self) -> None:
+        self._at: str | None = None
+
+    def rights(self, args: RestartArgs, cluster: Cluster, ctx: Context) -> Iterable[Right]:
+        ref = _workload(args, cluster, ctx)
+        return [("get", ref), ("patch", ref)]
+
+    def observe(self, args: RestartArgs, ctx: Context) -> Observation:
+        cluster = connect(ctx, args.context)
+        ref = _workload(args, cluster, ctx)
+        return {cluster.name(ref): _restarted(cluster.get(ctx, ref))}
+
+    def expect(self, args: RestartArgs, before: Observation, ctx: Context) -> Observation:
+        name, state = only(before)
+        if state["restarted_by"] == ctx.op:
+            return {name: state}
+        return {name: {"restarted_at": self._time(ctx), "restarted_by": ctx.op}}
+
+    def apply(self, args: RestartArgs, before: Observation, ctx: Context) -> None:
+        cluster = connect(ctx, args.context)
+        ref = _workload(args, cluster, ctx)
+        annotations = {RESTARTED_AT: self._time(ctx), RESTARTED_BY: ctx.op}
+        ctx.note("at", annotations[RESTARTED_AT])
+        for _ in range(ATTEMPTS):
+            live = cluster.get(ctx, ref)
+            if _restarted(live)["restarted_by"] == ctx.op:
+                return
+            if (live.get("spec") or {}).get("paused"):
+                raise PermanentError(f"{ref} is paused", hint="resume it before it is restarted")
+            body = {
+                "metadata": {"resourceVersion": live["metadata"]["resourceVersion"]},
+                "spec": {"template": {"metadata": {"annotations": annotations}}},
+            }
+            try:
+                cluster.patch(ctx, ref, body, "strategic")
+            except ConflictError:
+                ctx.checkpoint()
+            else:
+                return
+        raise TemporaryError(f"{ref} was changed by others {ATTEMPTS} times while it was to be restarted")
+
+    def outputs(self, args: RestartArgs, before: Observation, after: Observation) -> Outputs:
+        return {"at": only(after)[1]["restarted_at"]}
+
+    def effective(self, args: RestartArgs, after: Observation, ctx: Context) -> bool:
+        cluster = connect(ctx, args.context)
+        return settled(cluster, ctx, _workload(args, cluster, ctx))
+
+    def _time(self, ctx: Context) -> str:
+        """One moment for the whole operation, also after a crash."""
+        if self._at is None:
+            now = datetime.datetime.now(datetime.UTC)
+            self._at = str(ctx.notes.get("at") or now.strftime("%Y-%m-%dT%H:%M:%SZ"))
+        return self._at
+
+
+def _workload(args: RestartArgs, cluster: Cluster, ctx: Context) -> Ref:
+    kind = cluster.kind(ctx, args.kind)
+    revisions.kept_as(kind)  # says which kinds roll
+    return Ref(kind, args.namespace, args.name)
+
+
+def _restarted(found: Mapping[str, Any]) -> dict[str, Any]:
+    template = (found.get("spec") or {}).get("template") or {}
+    annotations = (template.get("metadata") or {}).get("annotations") or {}
+    return {"restarted_at": annotations.get(RESTARTED_AT), "restarted_by": annotations.get(RESTARTED_BY)}

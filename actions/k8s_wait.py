@@ -1,0 +1,247 @@
+"""k8s.wait and k8s.http: checks that are polled with `until`."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from runbook.actions import _kube_kinds as kinds
+from runbook.actions import _kube_workload as workload
+from runbook.actions._kube import Cluster, connect
+from runbook.actions._kube_action import KubeArgs, Right, Rights
+from runbook.actions._kube_endpoints import endpoints
+from runbook.actions._kube_forward import open_pod, target_port
+from runbook.actions._kube_kinds import Ref
+from runbook.actions._kube_transport import Within
+from runbook.contract import Check, Context, Duration, Outputs, PermanentError, TemporaryError, param
+
+_FOR = re.compile(r"rollout|available|endpoints|deleted|replicas=\d+|condition=[A-Za-z][A-Za-z0-9./-]*(=[A-Za-z]+)?")
+BODY = 1 << 20
+"""Bytes of an answer that are read."""
+AT_ONCE = 16
+"""Pods that are asked at the same time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WaitArgs(KubeArgs):
+    """Parameters of k8s.wait."""
+
+    kind: str = param("Kind of the object, as kubectl spells it.")
+    name: str = param("Name of the object.")
+    for_: str = param(
+        "`rollout` (the newest spec is rolled out), `available`, `endpoints` (of a Service: every ready pod of its"
+        " selector gets traffic, and no other), `deleted`, `replicas=N` (exactly so many pods, those on their way out"
+        " included), `condition=C` or `condition=C=False`.",
+        wire="for",
+        pattern=f"^({_FOR.pattern})$",
+    )
+
+
+class Wait(Rights, Check[WaitArgs]):
+    """Is it so yet? Polled until it is; a roll-out that cannot end by itself ends the wait at once."""
+
+    name = "k8s.wait"
+    until = "result.ok"
+    returns = {"ok": "whether it is so", "seconds": "since the first look"}
+
+    def check(self, args: WaitArgs) -> Iterator[str]:
+        if not _FOR.fullmatch(args.for_):
+            yield f"for: rollout, available, endpoints, deleted, replicas=N or condition=C, not {args.for_!r}"
+        elif args.for_ == "endpoints" and kinds.known(args.kind) not in (kinds.SERVICE, None):
+            yield "for: endpoints belong to a Service"
+
+    def rights(self, args: WaitArgs, cluster: Cluster, ctx: Context) -> Iterable[Right]:
+        yield "get", Ref(cluster.kind(ctx, args.kind), args.namespace, args.name)
+        if args.for_ == "endpoints":
+            yield "list", Ref(kinds.ENDPOINT_SLICE, args.namespace)
+        if args.for_ == "endpoints" or args.for_.startswith("replicas="):
+            yield "list", Ref(kinds.POD, args.namespace)
+
+    def read(self, args: WaitArgs, ctx: Context) -> Outputs:
+        began = ctx.client(f"k8s.wait:{ctx.op}", time.monotonic)
+        cluster = connect(ctx, args.context)
+        ref = Ref(cluster.kind(ctx, args.kind), args.namespace, args.name)
+        ok, says = _verdict(args.for_, cluster, ctx, ref)
+        if not ok:
+            ctx.log(f"{ref}: {says}")
+        return {"ok": ok, "seconds": round(time.monotonic() - began, 3)}
+
+
+def _verdict(wanted: str, cluster: Cluster, ctx: Context, ref: Ref) -> tuple[bool, str]:
+    if wanted == "deleted":
+        return cluster.find(ctx, ref) is None, "it is still there"
+    found = cluster.get(ctx, ref)
+    word, _, rest = wanted.partition("=")
+    if word == "rollout":
+        now = workload.rollout(found)
+        if now.failure:
+            raise PermanentError(f"the roll-out of {ref} does not go on: {now.failure}")
+        return now.done, now.says
+    if word == "endpoints":
+        if ref.kind != kinds.SERVICE:
+            raise PermanentError(f"{ref}: endpoints belong to a Service")
+        traffic = endpoints(cluster, ctx, found)
+        return traffic.ok, str(traffic)
+    if word == "replicas":
+        return _replicas(int(rest), cluster, ctx, found)
+    if word == "available":
+        return _available(found)
+    name, _, status = rest.partition("=")
+    seen = (workload.condition(found, name) or {}).get("status", "not there")
+    return str(seen).lower() == (status or "True").lower(), f"condition {name} is {seen}"
+
+
+def _available(found: Mapping[str, Any]) -> tuple[bool, str]:
+    now = workload.counts(found)
+    if not now.current:
+        return False, "its controller has not seen the newest spec yet"
+    says = f"{now.available} of {now.desired} available"
+    if found.get("kind") == "Deployment":
+        condition = workload.condition(found, "Available") or {}
+        return condition.get("status") == "True", says
+    return now.available >= now.desired, says
+
+
+def _replicas(wanted: int, cluster: Cluster, ctx: Context, found: Mapping[str, Any]) -> tuple[bool, str]:
+    """Pods on their way out still work: `replicas=0` must mean that nobody writes any more."""
+    namespace = str(found["metadata"].get("namespace") or "")
+    listed = cluster.select(ctx, Ref(kinds.POD, namespace), workload.pod_selector(found))
+    running = [pod for pod in listed if (pod.get("status") or {}).get("phase") not in ("Succeeded", "Failed")]
+    now = workload.counts(found)
+    settled = now.current and now.total == wanted and len(running) == wanted
+    return settled, f"{len(running)} pods, {wanted} wanted"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HttpArgs(KubeArgs):
+    """Parameters of k8s.http."""
+
+    deployment: str | None = param("Deployment whose pods are asked.", default=None)
+    service: str | None = param("Service whose pods are asked, in place of a deployment.", default=None)
+    port: int = param("The containers' port; with a Service, the Service's.", minimum=1, maximum=65535)
+    path: str = param("Path of the URL.", default="/", pattern="^/")
+    each: Duration = param("Time for each pod.", default=Duration(5))
+
+
+class Http(Rights, Check[HttpArgs]):
+    """Ask every ready pod over HTTP, by port-forward through the API server. Any status is a result."""
+
+    name = "k8s.http"
+    returns = {
+        "ok": "whether there are ready pods and each answered 2xx",
+        "elapsed": "seconds, of the slowest pod",
+        "pods": "[{name, status, elapsed, json, error}], by name; no answer = status 0",
+        "json": "the first pod's answer parsed, or null",
+    }
+
+    def check(self, args: HttpArgs) -> Iterator[str]:
+        if (args.deployment is None) == (args.service is None):
+            yield "deployment, service: give one of them"
+
+    def rights(self, args: HttpArgs, cluster: Cluster, ctx: Context) -> Iterable[Right]:
+        yield "get", _owner(args)
+        yield "list", Ref(kinds.POD, args.namespace)
+        yield "create", Ref(kinds.POD, args.namespace, subresource="portforward")
+
+    def read(self, args: HttpArgs, ctx: Context) -> Outputs:
+        cluster = connect(ctx, args.context)
+        found = cluster.get(ctx, _owner(args))
+        live = workload.pods(cluster, ctx, args.namespace, workload.pod_selector(found))
+        ready = [pod for pod in live if workload.is_ready(pod)]
+        asked = [
+            (str(pod["metadata"]["name"]), args.port if args.service is None else target_port(found, pod, args.port))
+            for pod in ready
+        ]
+        if not asked:
+            ctx.log(f"no pod of {_owner(args)} is ready")
+        answers = _ask_all(cluster, ctx, args, asked)
+        return {
+            "ok": bool(answers) and all(200 <= answer["status"] < 300 for answer in answers),
+            "elapsed": max((answer["elapsed"] for answer in answers), default=0.0),
+            "pods": answers,
+            "json": answers[0]["json"] if answers else None,
+        }
+
+
+def _owner(args: HttpArgs) -> Ref:
+    if args.service is not None:
+        return Ref(kinds.SERVICE, args.namespace, args.service)
+    return Ref(kinds.DEPLOYMENT, args.namespace, args.deployment or "")
+
+
+def _ask_all(cluster: Cluster, ctx: Context, args: HttpArgs, asked: list[tuple[str, int]]) -> list[dict[str, Any]]:
+    """All pods, AT_ONCE at a time; a pod that does not come back in its time is an answer too."""
+    each = min(float(args.each), max(0.1, ctx.remaining() - 0.2))
+    answers: dict[str, dict[str, Any]] = {}
+    waiting = iter(asked)
+    lock = threading.Lock()
+
+    def work() -> None:
+        while True:
+            with lock:
+                following = next(waiting, None)
+            if following is None:
+                return
+            name, port = following
+            answers[name] = _ask(cluster, Ref(kinds.POD, args.namespace, name), port, args.path, each)
+
+    threads = [threading.Thread(target=work, name="k8s.http", daemon=True) for _ in range(min(AT_ONCE, len(asked)))]
+    for thread in threads:
+        thread.start()
+    until = time.monotonic() + min(ctx.remaining(), each * -(-len(asked) // AT_ONCE)) + 0.5
+    for thread in threads:
+        while thread.is_alive() and time.monotonic() < until:
+            thread.join(0.05)
+            ctx.checkpoint()
+    late = _answer(0, each, error=f"no answer within {each:g}s")
+    return [{"name": name, **answers.get(name, late)} for name, _ in asked]
+
+
+def _ask(cluster: Cluster, pod: Ref, port: int, path: str, each: float) -> dict[str, Any]:
+    began = time.monotonic()
+    try:
+        with open_pod(Within(each), cluster, pod, port) as (wire, tunnel):
+            wire.settimeout(each)
+            timer = threading.Timer(each, tunnel.close)  # an answer that drips
+            timer.daemon = True
+            timer.start()
+            try:
+                connection = http.client.HTTPConnection("localhost", port)
+                connection.sock = wire
+                connection.request("GET", path, headers={"User-Agent": "runbook", "Connection": "close"})
+                response = connection.getresponse()
+                body = response.read(BODY)
+            except (OSError, http.client.HTTPException) as error:
+                spent = time.monotonic() - began
+                said = tunnel.failure or (f"no answer within {each:g}s" if spent >= each else _words(error))
+                return _answer(0, spent, error=said)
+            finally:
+                timer.cancel()
+    except (TemporaryError, PermanentError) as error:
+        return _answer(0, time.monotonic() - began, error=error.message)
+    return _answer(response.status, time.monotonic() - began, parsed=_json(body))
+
+
+def _answer(status: int, elapsed: float, *, parsed: Any = None, error: str | None = None) -> dict[str, Any]:
+    return {"status": status, "elapsed": round(elapsed, 3), "json": parsed, "error": error}
+
+
+def _words(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return json.loads(body, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(constant)  # NaN and Infinity are Python's, not JSON's
