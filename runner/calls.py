@@ -68,7 +68,8 @@ class Calls:
         known, began = local.past.answers.get(("call", call.key)), local.past.intents.get(call.key)
         for recorded in (known.data if known is not None else None, began):
             if recorded is not None and recorded.get("print") != mark:
-                local.crash(local.different(call.key, str(recorded.get("action")), f"{call.action} with other parameters"))
+                asked = f"{call.action} with other parameters"
+                local.crash(local.different(call.key, str(recorded.get("action")), asked))
                 return await local.future()
         if known is not None:
             record = local.past.answer("call", call.key)
@@ -116,7 +117,9 @@ class Calls:
             return self._local.host.settle(call, context, flight.intent)
         if call.idempotent or call.effect == "notify":
             return self._local.host.perform(call, context)
-        return Result("in_doubt", error=Fault(f"{call.action} was begun and nobody knows whether it was done", "in_doubt"))
+        return Result(
+            "in_doubt", error=Fault(f"{call.action} was begun and nobody knows whether it was done", "in_doubt")
+        )
 
     def _launch(self, flight: Flight, phase: Phase, job: Callable[[], Intent | Result | Again]) -> None:
         """In a thread, as soon as this turn is on disk."""
@@ -335,4 +338,3 @@ class _Inbox(Outbox):
 
     def progress(self, key: str, done: float, total: float) -> None:
         self._local.post(lambda: self._local.tell("progress", key, {"done": done, "total": total}))
-

@@ -1,4 +1,4 @@
-"""Connections that the actions of one run share; one that hangs is forgotten at once and closed when nobody else uses it."""
+"""Connections that the actions of one run share; one that hangs is forgotten, and closed when nobody else uses it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Clients:
         return client.value
 
     def leave(self, user: object, *, poison: bool = False) -> None:
-        """The call is over, or (poison) hangs: nobody gets its clients again, and without other users they are closed."""
+        """The call is over, or (poison) it hangs: its clients are forgotten, and closed unless others use them."""
         with self._lock:
             used = self._used.pop(user, [])
             if poison:

@@ -45,8 +45,8 @@ class HostContext:
         key: str,
         op: str,
         run_id: str,
-        attempt: int,
         *,
+        attempt: int,
         seconds: float,
         folder: Path,
         surroundings: Surroundings,
@@ -122,7 +122,7 @@ class HostContext:
         return self._stopped.is_set()
 
     def stop(self) -> list[Callable[[], None]]:
-        """End the call: what waits in it wakes. Returns what is to be cut, for a thread of its own; clients are its too."""
+        """End the call: what waits in it wakes. Returns what is to be cut, by a thread of its own."""
         with self._lock:
             self._stopped.set()
             cuts, self._cuts = list(self._cuts.values()), {}

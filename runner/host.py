@@ -1,7 +1,8 @@
 """The action host: the one place where actions run and secrets are values. One method per phase of a call.
 
-Every phase reveals, acts, masks or seals, and gives back a value; nothing that happens in the world is an exception here.
-A change has two phases, `prepare` (observe, expect, inverse: reads only) and `apply`; in between its intent gets on disk.
+Every phase reveals, acts, masks or seals, and gives back a value; nothing that happens in the world is an exception
+here. A change has two phases, `prepare` (observe, expect, inverse: reads only) and `apply`; between them its intent
+gets on disk.
 """
 
 from __future__ import annotations
@@ -39,9 +40,16 @@ class Host:
     """Runs phases of actions. Thread-safe: each call has its own context, what they share is the clients."""
 
     def __init__(
-        self, registry: Registry, secrets: Secrets, surroundings: Surroundings, folder: Path, run_id: str, cwd: str = ""
+        self,
+        registry: Registry,
+        secrets: Secrets,
+        surroundings: Surroundings,
+        *,
+        folder: Path,
+        run_id: str,
+        cwd: str = "",
     ) -> None:
-        """`folder`: the run's own. `cwd`: the folder that the run was started in; playbooks' files are relative to it."""
+        """`folder`: the run's own. `cwd`: the folder that the run was started in; its files are relative to it."""
         self._registry = registry
         self.secrets = secrets
         self.surroundings = surroundings
@@ -58,7 +66,7 @@ class Host:
             call.key,
             call.op,
             self._run_id,
-            call.attempt,
+            attempt=call.attempt,
             seconds=seconds,
             folder=self._folder,
             surroundings=self.surroundings,
@@ -92,7 +100,8 @@ class Host:
             told = call.effect == "notify" or not effective or call.effect == "read"
             return Result(outputs=self._outputs(found), changed=not told, irreversible=not told and impl.irreversible)
 
-        return self._guard(call, ctx, act)
+        result: Result = self._guard(call, ctx, act)
+        return result
 
     def prepare(
         self, call: Call, ctx: HostContext, first: Intent | None = None, undoes: Undoes | None = None
@@ -114,7 +123,7 @@ class Host:
                 self._unmoved(before, undoes)
             after = plain(impl.expect(args, before, ctx))
             if before == after and not call.again:
-                return self._already(call, ctx, impl, args, after, first)
+                return self._already(call, ctx, impl, args=args, after=after, first=first)
             inverse = first.inverse if first is not None else self._inverse(call, impl, args, before)
             seen = self.secrets.seal(before)
             version = impl.version(args, before)
@@ -128,7 +137,8 @@ class Host:
                 computed=impl.computed,
             )
 
-        return self._guard(call, ctx, look)
+        result: Intent | Result = self._guard(call, ctx, look)
+        return result
 
     def apply(self, call: Call, ctx: HostContext, intent: Intent) -> Result:
         """Make the change; its intent is on disk."""
@@ -154,8 +164,9 @@ class Host:
             if verdict == "done":
                 return self._done(call, ctx, impl, args, intent)
             if verdict == "unknown":
-                moved = ", ".join(sorted(name for name, state in now.items() if state not in (before.get(name), after.get(name))))
-                return self._in_doubt(f"{moved or call.action} is neither as it was before nor as it was to become")
+                moved = sorted(name for name, state in now.items() if state not in (before.get(name), after.get(name)))
+                who = ", ".join(moved) or call.action
+                return self._in_doubt(f"{who} is neither as it was before nor as it was to become")
             return Again(
                 Intent(
                     before=self.secrets.seal(now),
@@ -209,7 +220,7 @@ class Host:
         return _inverse_call(call, found.action, self.secrets.seal(plain(found.args)), kind.effect, kind.idempotent)
 
     def _already(
-        self, call: Call, ctx: HostContext, impl: Change[Any], args: Any, after: Any, first: Intent | None
+        self, call: Call, ctx: HostContext, impl: Change[Any], *, args: Any, after: Any, first: Intent | None
     ) -> Result:
         """Nothing to do: it was so, or an earlier attempt of this operation made it so."""
         if call.inverse:
@@ -239,7 +250,7 @@ class Host:
             states = [known_states[name] for known_states in known if name in known_states]
             if states and state not in states:
                 raise RefusedUndoError(
-                    f"{name} was changed by somebody else since: it is neither as this run left it nor as it was before",
+                    f"{name} was changed by somebody else: it is neither as this run left it nor as it was before",
                     hint="look at it, put it right by hand, then resume",
                 )
 
@@ -266,9 +277,8 @@ class Host:
             return self._failed(call, error.message, "permanent", hint=error.hint)
         except BaseException as error:  # noqa: BLE001  # an action's bug (even SystemExit) ends its step, not the run
             ctx.log(traceback.format_exc())
-            return self._failed(
-                call, f"{type(error).__name__}: {error}", "bug", hint=f"a bug in {call.action}; the step's log has the traceback"
-            )
+            hint = f"a bug in {call.action}; the step's log has the traceback"
+            return self._failed(call, f"{type(error).__name__}: {error}", "bug", hint=hint)
 
     def _failed(
         self,
@@ -298,15 +308,27 @@ class RefusedUndoError(PermanentError):
 def _inverse_call(call: Call, action: str, args: Mapping[str, Any], effect: str, idempotent: bool) -> Call:
     """`key` and `op` are the engine's to give."""
     return Call(
-        key="", op="", step=call.step, action=action, args=args, effect=effect, idempotent=idempotent,
-        again=call.again, base=call.base, inverse=True,
+        key="",
+        op="",
+        step=call.step,
+        action=action,
+        args=args,
+        effect=effect,
+        idempotent=idempotent,
+        again=call.again,
+        base=call.base,
+        inverse=True,
     )
 
 
 def _with_inverse(result: Result, intent: Intent) -> Result:
     """Whatever the status: the intent is on disk, so its inverse is known."""
     return Result(
-        result.status, result.outputs, result.error, result.changed, intent.inverse,
+        result.status,
+        result.outputs,
+        result.error,
+        result.changed,
+        intent.inverse,
         intent.irreversible and intent.inverse is None,
     )
 

@@ -43,7 +43,7 @@ class JournalError(RunbookError):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One line of a run's history. `at`: running seconds. `wall`: Unix time. seq 0: passing (a log line), not recorded."""
+    """One line of a run's history. `at`: running seconds. `wall`: Unix time. seq 0: passing (a log line), no record."""
 
     seq: int
     kind: str
@@ -67,8 +67,9 @@ class Mail:
 _dumps = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, check_circular=False).encode
 
 
-def _chain(before: bytes, seq: int, kind: str, key: str, text: str, at: float, wall: float) -> bytes:
+def _chain(before: bytes, event: tuple[int, str, str, str, float, float]) -> bytes:
     """Lengths stand in front, so that no two different events give the same bytes."""
+    seq, kind, key, text, at, wall = event
     head = f"{seq} {len(kind)} {len(key)} {at!r} {wall!r}\n{kind}{key}{text}"
     return hashlib.sha256(before + head.encode()).digest()
 
@@ -175,7 +176,7 @@ class Journal:
             raise JournalError(self._broken)
         text = _dumps(data)
         self._seq += 1
-        self._head = _chain(self._head, self._seq, kind, key, text, at, wall)
+        self._head = _chain(self._head, (self._seq, kind, key, text, at, wall))
         self._pending.append((self._seq, kind, key, text, at, wall, self._head))
         self._fresh.append(Event(self._seq, kind, key, data, at, wall, self._head.hex()))
         return self._seq
@@ -257,9 +258,12 @@ class Journal:
     def last(self, kind: str) -> Event | None:
         """The newest event of a kind, without reading the others."""
         row = self._db.execute(
-            "select seq, kind, key, data, at, wall, digest from events where kind = ? order by seq desc limit 1", (kind,)
+            "select seq, key, data, at, wall, digest from events where kind = ? order by seq desc limit 1", (kind,)
         ).fetchone()
-        return Event(*row[:3], json.loads(row[3]), row[4], row[5], bytes(row[6]).hex()) if row else None
+        if row is None:
+            return None
+        seq, key, text, at, wall, digest = row
+        return Event(seq, kind, key, json.loads(text), at, wall, bytes(digest).hex())
 
     def file(self, name: str) -> str:
         """A file of the snapshot as text. FileNotFoundError when the run did not read it."""
@@ -279,12 +283,12 @@ class Journal:
     # -- the mailbox
 
     def send(self, kind: str, data: Mapping[str, Any]) -> None:
-        """Leave a command for the process that runs this run, or for the one that resumes it. Durable when it returns."""
+        """Leave a command for the process that runs this run, or that resumes it. Durable when it returns."""
         text, wall = _dumps(data), time.time()
         try:
             self._db.execute(
                 "insert into mailbox(kind, data, wall, digest) values (?, ?, ?, ?)",
-                (kind, text, wall, _chain(b"", 0, kind, "", text, 0.0, wall)),
+                (kind, text, wall, _chain(b"", (0, kind, "", text, 0.0, wall))),
             )
         except sqlite3.Error as error:
             raise _failed(self.path, error) from error
@@ -295,7 +299,7 @@ class Journal:
         return [
             Mail(number, kind, json.loads(text), wall)
             for number, kind, text, wall, digest in rows
-            if number not in self._taken and bytes(digest) == _chain(b"", 0, kind, "", text, 0.0, wall)
+            if number not in self._taken and bytes(digest) == _chain(b"", (0, kind, "", text, 0.0, wall))
         ]
 
     def taken(self, mail: Mail) -> None:
@@ -330,12 +334,13 @@ class Journal:
                 expected = seq
             expected += 1
             try:
-                digest = _chain(digest, seq, kind, key, text, at, wall)
+                digest = _chain(digest, (seq, kind, key, text, at, wall))
             except (TypeError, AttributeError):
                 digest = b""
             if digest != stored:
                 yield f"event {seq} ({kind} {key}) or the one before it was changed after it was written"
-                digest = bytes(stored) if isinstance(stored, bytes) else b""  # so that one change is one finding, not all that follow
+                # from here on by what is stored: one change is one finding, not all that follow
+                digest = bytes(stored) if isinstance(stored, bytes) else b""
 
     def _verify_files(self) -> Iterator[str]:
         files: dict[str, bytes] = {}
@@ -353,7 +358,7 @@ class Journal:
     def _verify_mailbox(self) -> Iterator[str]:
         for number, kind, text, wall, stored in self._db.execute("select id, kind, data, wall, digest from mailbox"):
             try:
-                intact = _chain(b"", 0, kind, "", text, 0.0, wall) == stored
+                intact = _chain(b"", (0, kind, "", text, 0.0, wall)) == stored
             except (TypeError, AttributeError):
                 intact = False
             if not intact:
@@ -400,15 +405,20 @@ def _migrate(db: sqlite3.Connection, version: int) -> None:
     db.execute("commit")
 
 
+_CARE = "look after the disk, then resume the run"
+
+
 def _failed(path: Path, error: Exception) -> JournalError:
     """A sentence for the user about what the disk said."""
     text = str(error)
     if "full" in text:
-        return JournalError(f"the journal cannot be written, the disk is full ({path})", "make room, then `runbook resume`")
+        return JournalError(
+            f"the journal cannot be written, the disk is full ({path})", "make room, then resume the run"
+        )
     if "readonly" in text or "read-only" in text:
-        return JournalError(f"the journal cannot be written, it or its disk is read-only ({path})", "then `runbook resume`")
+        return JournalError(f"the journal cannot be written, it is read-only ({path})", "make it writable, then resume")
     if "I/O" in text:
-        return JournalError(f"the journal cannot be written, the disk reports an error ({path}: {text})", "then `runbook resume`")
+        return JournalError(f"the journal cannot be written, the disk reports an error ({path}: {text})", _CARE)
     if "malformed" in text or "not a database" in text:
         return JournalError(f"the journal is damaged ({path}: {text})", "`runbook verify` says what is left")
     return JournalError(f"the journal failed ({path}: {text})")

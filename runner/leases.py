@@ -57,7 +57,9 @@ class Holder:
 
 def holder(db: sqlite3.Connection) -> Holder | None:
     """The recorded holder, dead or alive; None when nobody holds it."""
-    row = db.execute("select token, host, boot, pid, start, user, since, wall, clock from lease where pid > 0").fetchone()
+    row = db.execute(
+        "select token, host, boot, pid, start, user, since, wall, clock from lease where pid > 0"
+    ).fetchone()
     if row is None:
         return None
     token, host, boot, pid, start, user, since, wall, clock = row
@@ -76,7 +78,8 @@ class Lease:
         """Become the one who runs it; the caller holds a write transaction. LeaseHeldError says who does already."""
         held = holder(db)
         if held is not None and held.alive():
-            raise LeaseHeldError(f"this run is being run by {held}", "follow it with `runbook logs -f`, or stop it with `runbook cancel`")
+            hint = "follow it with `runbook logs -f`, or stop it with `runbook cancel`"
+            raise LeaseHeldError(f"this run is being run by {held}", hint)
         last = db.execute("select token from lease").fetchone()
         here, now = processes.me(), time.time()
         lease = cls((last[0] if last else 0) + 1)
@@ -97,9 +100,10 @@ class Lease:
             row = db.execute("select token from lease").fetchone()
             if row is not None and row[0] == self.token:
                 return
-        elif db.execute(
-            "update lease set wall = ?, clock = ? where token = ?", (time.time(), now, self.token)
-        ).rowcount == 1:
+        elif (
+            db.execute("update lease set wall = ?, clock = ? where token = ?", (time.time(), now, self.token)).rowcount
+            == 1
+        ):
             self._renewed = now
             return
         raise LeaseLostError(

@@ -2,8 +2,8 @@
 
     feed what arrived -> run until quiet -> results and new intents in one commit -> dispatch
 
-Replay is a lookup: an answer on record is given at once, before anything live is looked at, so a resumed run asks for the
-same things under the same keys and goes on where the record ends. Nothing is dispatched before its turn is on disk.
+Replay is a lookup: an answer on record is given at once, before anything live is looked at, so a resumed run asks for
+the same things under the same keys and goes on where the record ends. Nothing is dispatched before its turn is on disk.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Ask = Callable[[Question], people.Answer | None]
 
 
 class WaitingError(Exception):
-    """Nothing else can run: people are waited for, and none is here. Not an error: the run goes on when they answered."""
+    """Nothing else can run: people are waited for, and none is here. No error: the run goes on when they answered."""
 
     def __init__(self, questions: Sequence[Question]) -> None:
         super().__init__("waiting for people")
@@ -108,7 +108,7 @@ class Local:
         self.policy = policy or Policy()
         self.root = "@run"  # the box that a first cancel stops; a round of undo has its own
         self.threads = Threads()
-        self.loop = QuietLoop()
+        self.loop = QuietLoop()  # type: ignore[abstract]  # what a loop of this kind does not do stays unwritten
         self.inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self.calls = Calls(self)
         self.lock_waits = LockWaits(self, locks)
@@ -324,8 +324,8 @@ class Local:
         before = self.past.asked.get(question.key)
         now, wall = self.clock.running(), self.clock.wall()
         if before is None:
-            data = {"step": question.step, "kind": question.kind, "text": question.text, "options": to_wire(question.options)}
-            self.add("asked", question.key, data)
+            about = {"step": question.step, "kind": question.kind, "text": question.text}
+            self.add("asked", question.key, {**about, "options": to_wire(question.options)})
         else:
             now, wall = before.at, before.wall
         own = own_box(question, box)
@@ -345,8 +345,9 @@ class Local:
         assert self._ask is not None
         try:
             answer = self._ask(asked.question)
-        except Exception as error:  # noqa: BLE001  # whatever the terminal does, the run goes on waiting or ends as waiting
-            self.post(lambda: self.tell("log", asked.question.key, {"text": f"the question could not be shown: {error}"}))
+        except Exception as error:  # noqa: BLE001  # whatever the terminal does, the run goes on waiting or ends so
+            text = f"the question could not be shown: {error}"
+            self.post(lambda: self.tell("log", asked.question.key, {"text": text}))
             answer = None
         if answer is None:
             self.post(self._nobody_here)
@@ -390,9 +391,7 @@ class Local:
         outputs = to_wire(decided.outputs)
         data = {"status": decided.status, "outputs": outputs, "error": fault_to_wire(decided.error)}
         seq, at, wall = self.add("answered", question.key, data)
-        future.set_result(
-            Record(seq, at, wall, status=decided.status, outputs=from_wire(outputs), error=decided.error)
-        )
+        future.set_result(Record(seq, at, wall, status=decided.status, outputs=from_wire(outputs), error=decided.error))
 
     def _give_up(self, asked: _Asked) -> None:
         """Its time is over, or it was cancelled."""
@@ -424,7 +423,8 @@ class Local:
             while True:
                 self._turn()
                 if task.done():
-                    return task.result()
+                    result: T = task.result()
+                    return result
                 self._collect()
         except BaseException:
             self.calls.cut_everything()

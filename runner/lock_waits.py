@@ -58,7 +58,8 @@ class LockWaits:
         if over is not None:
             return local.stopped("locked", key, {"names": [], "tokens": {}}, over)
         policy = local.policy
-        wait = _Wait(key, tuple(sorted(set(names))), box, local.future(), not first or policy.wait_lock or policy.preempt)
+        patient = not first or policy.wait_lock or policy.preempt
+        wait = _Wait(key, tuple(sorted(set(names))), box, local.future(), patient)
         self._waits.append(wait)
         self._try(wait)
         return await wait.future
@@ -140,7 +141,11 @@ class LockWaits:
     def _refuse(self, wait: _Wait, fault: Fault) -> None:
         self._waits.remove(wait)
         data: Mapping[str, Any] = {
-            "names": [], "tokens": {}, "wanted": list(wait.names), "status": "failed", "error": fault_to_wire(fault),
+            "names": [],
+            "tokens": {},
+            "wanted": list(wait.names),
+            "status": "failed",
+            "error": fault_to_wire(fault),
         }
         seq, at, wall = self._local.add("locked", wait.key, data)
         wait.future.set_result(Record(seq, at, wall, status="failed", error=fault))

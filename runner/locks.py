@@ -1,7 +1,7 @@
 """Named locks between runs: a SQLite file under home, with expiry and fencing tokens.
 
-They hold on one machine (the file must not lie on a network disk): the command line says so. A lock belongs to a run, not
-to a process: a resumed run takes its locks back, and a run that waits for a person keeps them, parked and visible.
+They hold on one machine (the file must not lie on a network disk): the command line says so. A lock belongs to a run,
+not to a process: a resumed run takes its locks back, and a run that waits for a person keeps them, parked and visible.
 The token of a name grows each time another run gets it, so that a resumed run knows whether somebody held it meanwhile.
 """
 
@@ -24,6 +24,8 @@ _TABLE = """create table if not exists locks(
   name text primary key, token integer not null, run text not null, folder text not null, parked integer not null,
   host text not null, boot text not null, pid integer not null, start text not null, user text not null,
   since real not null, wall real not null, clock real not null)"""
+
+_COLUMNS = "name, token, run, folder, parked, host, boot, pid, start, user, since, wall, clock"
 
 
 class LockError(RunbookError):
@@ -67,7 +69,8 @@ class Holder:
         text = f"lock {self.name} is held by run {self.run} ({self.who.user} on {self.who.host}, since {since})"
         if self.parked:
             return f"{text}; it waits for a person"
-        return f"{text}; its process is gone, the lock is free in {max(0.0, self.left()):.0f} s" if self.dead() else text
+        gone = f"{text}; its process is gone, the lock is free in {max(0.0, self.left()):.0f} s"
+        return gone if self.dead() else text
 
 
 class Locks:
@@ -118,7 +121,7 @@ class Locks:
         return None
 
     def retake(self, tokens: Mapping[str, int]) -> list[str]:
-        """After a resume: take back what is on record as ours. Names that others have held meanwhile are not ours any more."""
+        """After a resume: take back what is on record as ours. Returns the names that others have held meanwhile."""
         lost = []
         try:
             db = self._open()
@@ -140,8 +143,20 @@ class Locks:
         here, now = processes.me(), time.time()
         db.execute(
             "insert or replace into locks values (?, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (name, token, self._run, str(self._folder), here.host, here.boot, here.pid, here.start, here.user,
-             now, now, processes.clock()),
+            (
+                name,
+                token,
+                self._run,
+                str(self._folder),
+                here.host,
+                here.boot,
+                here.pid,
+                here.start,
+                here.user,
+                now,
+                now,
+                processes.clock(),
+            ),
         )
         self.tokens[name] = token
         self._renewed = processes.clock()
@@ -161,7 +176,8 @@ class Locks:
                 if db.execute(
                     "update locks set wall = ?, clock = ? where name = ? and token = ? and run = ?",
                     (time.time(), now, name, token, self._run),
-                ).rowcount != 1
+                ).rowcount
+                != 1
             ]
             db.execute("commit")
         except sqlite3.Error as error:
@@ -199,7 +215,7 @@ class Locks:
 def _read(db: sqlite3.Connection, name: str) -> tuple[Holder | None, int]:
     """Who has it (dead or alive) and the last token that was given out."""
     row = db.execute(
-        "select name, token, run, folder, parked, host, boot, pid, start, user, since, wall, clock from locks where name = ?",
+        f"select {_COLUMNS} from locks where name = ?",  # noqa: S608  # our own constant
         (name,),
     ).fetchone()
     if row is None:
@@ -220,8 +236,7 @@ def holders(path: Path) -> list[Holder]:
     db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)
     try:
         rows = db.execute(
-            "select name, token, run, folder, parked, host, boot, pid, start, user, since, wall, clock from locks"
-            " where run != '' order by name"
+            f"select {_COLUMNS} from locks where run != '' order by name"  # noqa: S608  # our own constant
         ).fetchall()
     except sqlite3.Error as error:
         raise LockError(f"the locks cannot be read ({path}: {error})") from error

@@ -12,11 +12,13 @@ from runbook.interpreter.values import Timestamp
 from runbook.runner.journal import Event
 
 
-def judge(playbook: Playbook, names: Mapping[str, Any], events: Iterable[Event], started: float) -> list[dict[str, Any]]:
+def judge(
+    playbook: Playbook, names: Mapping[str, Any], events: Iterable[Event], started: float
+) -> list[dict[str, Any]]:
     """`{name, within, verdict, since, at}` of each objective.
 
-    `names`: the run's inputs and vars. `started`, `since`, `at`: Unix time. The verdict is met, missed, or n/a: its step
-    was skipped, or what it counts from never happened.
+    `names`: the run's inputs and vars. `started`, `since`, `at`: Unix time. The verdict is met, missed, or n/a: its
+    step was skipped, or what it counts from never happened.
     """
     if not playbook.objectives:
         return []
@@ -49,7 +51,9 @@ def _happened(events: Iterable[Event]) -> tuple[dict[str, float], set[str]]:
     return met, skipped
 
 
-def _since(since: str | Template | None, names: Mapping[str, Any], met: Mapping[str, float], started: float) -> float | None:
+def _since(
+    since: str | Template | None, names: Mapping[str, Any], met: Mapping[str, float], started: float
+) -> float | None:
     if since is None:
         return started
     if isinstance(since, str):

@@ -24,13 +24,22 @@ class Answer:
     items: tuple[Mapping[str, Any], ...] = ()
 
     def to_wire(self) -> dict[str, Any]:
-        return {"choice": self.choice, "by": self.by, "at": self.at, "comment": self.comment, "items": [dict(i) for i in self.items]}
+        return {
+            "choice": self.choice,
+            "by": self.by,
+            "at": self.at,
+            "comment": self.comment,
+            "items": [dict(item) for item in self.items],
+        }
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any]) -> Answer:
         return cls(
-            str(wire.get("choice", "")), str(wire.get("by", "")), float(wire.get("at", 0.0)),
-            str(wire.get("comment", "")), tuple(wire.get("items", ())),
+            str(wire.get("choice", "")),
+            str(wire.get("by", "")),
+            float(wire.get("at", 0.0)),
+            str(wire.get("comment", "")),
+            tuple(wire.get("items", ())),
         )
 
 
@@ -86,7 +95,8 @@ def verdict(question: Question, given: Sequence[Answer]) -> Verdict | None:
         return _approval(question, given)
     if question.kind == "checklist":
         return _checklist(question, last)
-    return Verdict("succeeded", {"choice": last.choice, "by": last.by, "at": Timestamp(last.at), "comment": last.comment})
+    outputs = {"choice": last.choice, "by": last.by, "at": Timestamp(last.at), "comment": last.comment}
+    return Verdict("succeeded", outputs)
 
 
 def _approval(question: Question, given: Sequence[Answer]) -> Verdict | None:
@@ -104,7 +114,8 @@ def _approval(question: Question, given: Sequence[Answer]) -> Verdict | None:
 
 def _checklist(question: Question, answer: Answer) -> Verdict:
     sections = question.options.get("sections") or {}
-    texts = [str(text) for items in sections.values() for text in (items if isinstance(items, list | tuple) else [items])]
+    lists = [items if isinstance(items, list | tuple) else [items] for items in sections.values()]
+    texts = [str(text) for items in lists for text in items]
     ticked = {str(item.get("text")): item for item in answer.items}
     everything = answer.choice.lower() == "all"
     answers = [
@@ -117,9 +128,11 @@ def _checklist(question: Question, answer: Answer) -> Verdict:
         }
         for text in texts
     ]
-    still_open = [item["text"] for item in answers if not item["checked"]]
+    still_open = [str(item["text"]) for item in answers if not item["checked"]]
     outputs = {"answers": answers, "unchecked": len(still_open)}
     allowed = int(question.options.get("allow_unchecked") or 0)
     if len(still_open) > allowed:
-        return Verdict("failed", outputs, Fault(f"{len(still_open)} items are not checked (at most {allowed} may be): {'; '.join(still_open[:5])}"))
+        named = "; ".join(still_open[:5])
+        message = f"{len(still_open)} items are not checked (at most {allowed} may be open): {named}"
+        return Verdict("failed", outputs, Fault(message))
     return Verdict("succeeded", outputs)

@@ -67,8 +67,8 @@ def started(pid: int) -> str:
 
 def _started_by_ps(pid: int) -> str:
     """Where there is no /proc (macOS)."""
-    done = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, timeout=5, check=False)
-    return done.stdout.strip()
+    argv = ["ps", "-o", "lstart=", "-p", str(pid)]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=5, check=False).stdout.strip()
 
 
 def alive(pid: int, start: str) -> bool:
@@ -95,11 +95,11 @@ def end_noted(note: Any, op: str) -> bool:
 
 def _marked(op: str, group: int) -> list[tuple[int, str]]:
     """Members of a process group that carry the operation's mark."""
-    found = []
+    found, mark = [], f"RUNBOOK_OP={op}".encode()
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, ValueError):
             pid = int(entry.name)
-            if os.getpgid(pid) == group and f"RUNBOOK_OP={op}".encode() in (entry / "environ").read_bytes().split(b"\0"):
+            if os.getpgid(pid) == group and mark in (entry / "environ").read_bytes().split(b"\0"):
                 found.append((pid, started(pid)))
     return found
 

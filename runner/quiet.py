@@ -19,7 +19,7 @@ class QuietLoop(asyncio.AbstractEventLoop):
         self._ready: collections.deque[asyncio.Handle] = collections.deque()
         self.crash: BaseException | None = None  # what a callback or a forgotten task raised: a bug
 
-    def call_soon(
+    def call_soon(  # type: ignore[override]  # the base class is generic in more than we need
         self, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
         handle = asyncio.Handle(callback, args, self, context)
@@ -29,7 +29,7 @@ class QuietLoop(asyncio.AbstractEventLoop):
     def create_future(self) -> asyncio.Future[Any]:
         return asyncio.Future(loop=self)
 
-    def create_task(  # type: ignore[override]  # the base class is generic in more than we need
+    def create_task(  # type: ignore[override]  # as above
         self, coro: Coroutine[Any, Any, Any], *, name: str | None = None, context: contextvars.Context | None = None
     ) -> asyncio.Task[Any]:
         return asyncio.Task(coro, loop=self, name=name, context=context)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from runbook.interpreter.effects import Call, Fault, Record, StopKind
+from runbook.interpreter.effects import Call, Fault, Record, Status, StopKind
 from runbook.interpreter.values import from_wire, to_wire
 from runbook.runner.journal import Event
 from runbook.runner.outcomes import Intent
@@ -37,7 +37,10 @@ def fault_to_wire(fault: Fault | None) -> dict[str, Any] | None:
     if fault is None:
         return None
     wire: dict[str, Any] = {
-        "message": fault.message, "kind": fault.kind, "temporary": fault.temporary, "attempt": fault.attempt,
+        "message": fault.message,
+        "kind": fault.kind,
+        "temporary": fault.temporary,
+        "attempt": fault.attempt,
     }
     if fault.hint is not None:
         wire["hint"] = fault.hint
@@ -59,8 +62,13 @@ def call_to_wire(call: Call | None) -> dict[str, Any] | None:
     if call is None:
         return None
     return {
-        "action": call.action, "args": to_wire(call.args), "effect": call.effect, "step": call.step, "base": call.base,
-        "idempotent": call.idempotent, "again": call.again,
+        "action": call.action,
+        "args": to_wire(call.args),
+        "effect": call.effect,
+        "step": call.step,
+        "base": call.base,
+        "idempotent": call.idempotent,
+        "again": call.again,
     }
 
 
@@ -68,8 +76,16 @@ def call_from_wire(wire: Mapping[str, Any] | None) -> Call | None:
     if wire is None:
         return None
     return Call(
-        key="", op="", step=wire["step"], action=wire["action"], args=from_wire(wire["args"]), effect=wire["effect"],
-        idempotent=wire["idempotent"], again=wire["again"], base=wire["base"], inverse=True,
+        key="",
+        op="",
+        step=wire["step"],
+        action=wire["action"],
+        args=from_wire(wire["args"]),
+        effect=wire["effect"],
+        idempotent=wire["idempotent"],
+        again=wire["again"],
+        base=wire["base"],
+        inverse=True,
     )
 
 
@@ -107,15 +123,13 @@ def _record(event: Event, inverse: Call | None) -> Record:
     if event.kind == "secrets":
         fault = fault_from_wire(data.get("@error"))
         present = {name: there for name, there in data.items() if name != "@error"}
-        return Record(
-            event.seq, event.at, event.wall, "failed" if fault else "succeeded", outputs=present, error=fault
-        )
-    running = "running" if event.kind == "step.started" else "succeeded"
+        return Record(event.seq, event.at, event.wall, "failed" if fault else "succeeded", outputs=present, error=fault)
+    status: Status = "running" if event.kind == "step.started" else "succeeded"
     return Record(
         seq=event.seq,
         at=event.at,
         wall=event.wall,
-        status=data.get("stop") or data.get("status") or running,
+        status=data.get("stop") or data.get("status") or status,
         outputs=from_wire(data["outputs"]) if "outputs" in data else None,
         error=fault_from_wire(data.get("error")),
         by=data.get("by"),

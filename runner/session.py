@@ -1,4 +1,4 @@
-"""A run from its start, its resume or its undo to its end: the journal, the locks, the host and the engine put together."""
+"""A run from its start, its resume or its undo to its end: journal, locks, host and engine put together."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class World:
 
 @dataclass(frozen=True, slots=True)
 class Unfinished:
-    """Clean-up that a second cancel skipped or cut: a phase (undo, on_failure, temporary, finally) of the step at `path`."""
+    """Clean-up that a second cancel skipped or cut: a phase (undo, on_failure, temporary, finally) of a step."""
 
     path: str
     phase: str
@@ -72,7 +72,7 @@ class Unfinished:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ended:
-    """How it ended. `status`: the outcome's, or `waiting`. `questions`: what is waited for. `head`: the journal's digest."""
+    """How it ended. `status`: the outcome's, or `waiting`. `questions`: what is waited for. `head`: the last digest."""
 
     run_id: str
     status: str
@@ -101,8 +101,8 @@ def start(
 ) -> Ended:
     """Run a playbook.
 
-    `inputs`: typed (`inputs.coerce`). `listeners` get every event right after its commit. `ask`: a person at a terminal.
-    Raises InvalidError for a playbook with problems, RefusedError, JournalError, LeaseLostError, NonDeterminismError.
+    `inputs`: typed (`inputs.coerce`). `listeners` get every event right after its commit. `ask`: a terminal.
+    Raises InvalidError for a playbook with problems, RefusedError, JournalError, LeaseLostError.
     """
     world, options = world or here(), options or Options()
     if loaded.playbook is None:
@@ -110,7 +110,16 @@ def start(
     options = options if options.initiator else dataclasses.replace(options, initiator=processes.user())
     folder = world.store.new_run(loaded.playbook.name)
     journal = Journal.create(folder.journal, folder.id)
-    run = _Run(world, options, folder, journal, Past(), loaded.playbook, dict(inputs), str(Path.cwd()))
+    run = _Run(
+        world,
+        options,
+        folder=folder,
+        journal=journal,
+        past=Past(),
+        playbook=loaded.playbook,
+        inputs=dict(inputs),
+        cwd=str(Path.cwd()),
+    )
     try:
         for name, text in loaded.files.items():
             journal.put_file(name, text.encode())
@@ -145,8 +154,10 @@ def resume(
     listeners: Sequence[Listener] = (),
     ask: Ask | None = None,
 ) -> Ended:
-    """Go on with a run that was killed, waits for a person, or has clean-up left. Raises as `start`, and RefusedError
-    when it has ended or when somebody runs it."""
+    """Go on with a run that was killed, waits for a person, or has clean-up left.
+
+    Raises as `start`, NonDeterminismError, and RefusedError when it has ended or when somebody runs it.
+    """
     world = world or here()
     folder = world.store.find(prefix)
     with _reopened(folder, world, options) as run:
@@ -209,8 +220,11 @@ def questions(prefix: str, *, world: World | None = None) -> list[Question]:
 
 
 def answer(prefix: str, step: str, given: people.Answer, *, world: World | None = None) -> bool:
-    """Answer the open question of `step` (its path, or its last id). True: the run's process was told; False: nobody runs
-    it, `resume` goes on. InvalidError when there is no such question, RefusedError when the answer does not count."""
+    """Answer the open question of `step` (its path, or its last id).
+
+    True: the run's process was told; False: nobody runs it, `resume` goes on. Raises InvalidError when there is no such
+    question, RefusedError when the answer does not count.
+    """
     world = world or here()
     folder = world.store.find(prefix)
     journal = Journal.open(folder.journal)
@@ -272,14 +286,26 @@ def _reread(folder: RunFolder, world: World, options: Options | None, journal: J
         raise RefusedError(f"run {folder.id} is {'a simulated' if begun['simulated'] else 'no simulated'} one")
     loaded = load(begun["file"], journal.file, getattr(world.registry or registry, "catalogue", registry.catalogue)())
     if loaded.playbook is None:
-        raise InternalError(f"the playbook of run {folder.id} cannot be read any more", str(next(iter(loaded.problems), "")))
+        problem = next((problem.message for problem in loaded.problems), None)
+        raise InternalError(f"the playbook of run {folder.id} cannot be read any more", problem)
     recorded = _options_from_wire(begun["options"], begun)
     given = options or Options()
     merged = dataclasses.replace(
-        recorded, in_doubt=given.in_doubt, wait_lock=given.wait_lock, preempt=given.preempt, cleanup_only=given.cleanup_only
+        recorded,
+        in_doubt=given.in_doubt,
+        wait_lock=given.wait_lock,
+        preempt=given.preempt,
+        cleanup_only=given.cleanup_only,
     )
     run = _Run(
-        world, merged, folder, journal, read_past(events), loaded.playbook, from_wire(begun["inputs"]), begun["cwd"]
+        world,
+        merged,
+        folder=folder,
+        journal=journal,
+        past=read_past(events),
+        playbook=loaded.playbook,
+        inputs=from_wire(begun["inputs"]),
+        cwd=begun["cwd"],
     )
     run.started_at = events[0].wall
     run.resumed_by = given.initiator or processes.user()
@@ -295,6 +321,7 @@ class _Run:
         self,
         world: World,
         options: Options,
+        *,
         folder: RunFolder,
         journal: Journal,
         past: Past,
@@ -336,7 +363,8 @@ class _Run:
             from runbook.runner import registry
         environ = world.surroundings.environ
         secrets = Secrets(environ, self._folder.path / "key", world.read_k8s, base=self.cwd)
-        host = Host(registry, secrets, world.surroundings, self._folder.path, self._folder.id, self.cwd)
+        folder = self._folder
+        host = Host(registry, secrets, world.surroundings, folder=folder.path, run_id=folder.id, cwd=self.cwd)
         self.local = Local(
             self.journal,
             host,
@@ -412,8 +440,13 @@ class _Run:
         local.commit()
         self._locks.release(list(self._locks.tokens))
         return Ended(
-            run_id=self._folder.id, status=outcome.status, exit=exit_, folder=self._folder, outcome=outcome,
-            unfinished=unfinished, head=self.journal.head,
+            run_id=self._folder.id,
+            status=outcome.status,
+            exit=exit_,
+            folder=self._folder,
+            outcome=outcome,
+            unfinished=unfinished,
+            head=self.journal.head,
         )
 
     def _parked(self, waiting: WaitingError) -> Ended:
@@ -424,8 +457,12 @@ class _Run:
         self.local.commit()
         doubt = any(question.kind == "in_doubt" for question in waiting.questions)
         return Ended(
-            run_id=self._folder.id, status="waiting", exit=Exit.IN_DOUBT if doubt else Exit.WAITING, folder=self._folder,
-            questions=waiting.questions, head=self.journal.head,
+            run_id=self._folder.id,
+            status="waiting",
+            exit=Exit.IN_DOUBT if doubt else Exit.WAITING,
+            folder=self._folder,
+            questions=waiting.questions,
+            head=self.journal.head,
         )
 
     def close(self) -> None:
@@ -450,12 +487,12 @@ def exit_of(outcome: Outcome) -> Exit:
 
 @contextlib.contextmanager
 def _signals(local: Local) -> Iterator[None]:
-    """SIGINT and SIGTERM cancel the run; a second one its clean-up. Only where Python allows handlers: the main thread."""
+    """SIGINT and SIGTERM cancel the run; a second one its clean-up. In the main thread: Python allows no other."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def cancel(number: int, frame: FrameType | None) -> None:
+    def cancel(number: int, _frame: FrameType | None) -> None:
         local.cancel("Ctrl-C" if number == signal.SIGINT else "SIGTERM")
 
     before = {number: signal.signal(number, cancel) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -468,18 +505,35 @@ def _signals(local: Local) -> Iterator[None]:
 
 def _options_to_wire(options: Options) -> dict[str, Any]:
     return {
-        "wait_lock": options.wait_lock, "preempt": options.preempt, "in_doubt": options.in_doubt,
-        "interactive": options.interactive, "yes": options.yes,
+        "wait_lock": options.wait_lock,
+        "preempt": options.preempt,
+        "in_doubt": options.in_doubt,
+        "interactive": options.interactive,
+        "yes": options.yes,
     }
 
 
 def _options_from_wire(wire: Mapping[str, Any], begun: Mapping[str, Any]) -> Options:
     trigger = begun.get("trigger")
     return Options(
-        **wire, initiator=begun["initiator"], parent=begun["parent"], trigger=None if trigger is None else from_wire(trigger)
+        **wire,
+        initiator=begun["initiator"],
+        parent=begun["parent"],
+        trigger=None if trigger is None else from_wire(trigger),
     )
 
 
 __all__ = [
-    "Ended", "Options", "RunbookError", "World", "answer", "cancel", "exit_of", "here", "questions", "resume", "start", "undo",
+    "Ended",
+    "Options",
+    "RunbookError",
+    "World",
+    "answer",
+    "cancel",
+    "exit_of",
+    "here",
+    "questions",
+    "resume",
+    "start",
+    "undo",
 ]

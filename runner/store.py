@@ -106,14 +106,15 @@ class Store:
         return [RunFolder(path.name, path) for path in sorted(self._runs.iterdir()) if (path / "journal.db").exists()]
 
     def find(self, prefix: str) -> RunFolder:
-        """The run of this id, or the only one whose id begins or ends so; `last` is the newest. InvalidError otherwise."""
+        """The run of this id, or the one whose id begins or ends so; `last`: the newest. InvalidError otherwise."""
         runs = self.runs()
         if prefix == "last":
             if not runs:
                 raise InvalidError("there is no run yet", hint=f"they are kept in {self.home}")
             return runs[-1]
         found = [run for run in runs if run.id == prefix]
-        found = found or [run for run in runs if prefix and (run.id.startswith(prefix) or run.id.endswith(f"-{prefix}"))]
+        if prefix and not found:
+            found = [run for run in runs if run.id.startswith(prefix) or run.id.endswith(f"-{prefix}")]
         if not found:
             raise InvalidError(f"there is no run {prefix}", hint=f"`runbook runs` lists those in {self.home}")
         if len(found) > 1:
