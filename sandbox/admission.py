@@ -1,7 +1,7 @@
 """What the API server does to an object before it is stored: defaults, checks, unknown fields.
 
-Defaults and messages follow Kubernetes 1.36 (pkg/apis/*/v1/defaults.go, validation.go); field names come from the models of
-the official Python client, so that a typo is found here as there.
+Defaults and messages follow Kubernetes 1.36 (pkg/apis/*/v1/defaults.go, validation.go); field names come from the
+models of the official Python client, so that a typo is found here as there.
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ from runbook.sandbox.statuses import Cause
 from runbook.sandbox.world import Document
 
 _SUBDOMAIN = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
-_DNS_LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _BAD_NAME = (
-    'Invalid value: "%s": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, \'-\' or \'.\', '
-    "and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is "
-    "'[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
+    'Invalid value: "%s": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '
+    "'-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for "
+    "validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
 )
 _GO_TYPES = {str: "string", bool: "bool", int: "number", float: "number", list: "array", dict: "object"}
 
@@ -149,7 +148,9 @@ def _workload_causes(document: Document, before: Document | None) -> Iterator[Ca
         yield Cause("spec.selector", "Required value", "FieldValueRequired")
     if not selector or not selectors.by_label_selector(selector)(labels or {}):
         shown = _compact(labels) if labels else "null"
-        yield Cause("spec.template.metadata.labels", f"Invalid value: {shown}: `selector` does not match template `labels`")
+        yield Cause(
+            "spec.template.metadata.labels", f"Invalid value: {shown}: `selector` does not match template `labels`"
+        )
     yield from _container_causes(spec["template"]["spec"], "spec.template.spec")
     if before is not None and selector != before["spec"].get("selector"):
         yield Cause("spec.selector", f"Invalid value: {_compact(selector)}: field is immutable")
@@ -199,7 +200,7 @@ def _models() -> Any:
 
 @functools.cache
 def _fields(model: str) -> dict[str, str]:
-    """JSON name -> type of a model's fields, as the client spells types: `list[V1Container]`, `dict(str, str)`, `str`."""
+    """JSON name -> type of a model's fields, as the client spells types: `List[V1Container]`, `Dict[str, str]`."""
     found = getattr(_models(), model)
     return {found.attribute_map[name]: kind for name, kind in found.openapi_types.items()}
 

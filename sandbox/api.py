@@ -1,4 +1,4 @@
-"""The simulated Kubernetes API: from a request to an answer. Everything is kept in a World; faults are injected before it.
+"""The simulated Kubernetes API: from a request to an answer. All is kept in a World; faults are injected before it.
 
 It models what the official Python client and the shipped playbooks need. Everything else that a real server has answers
 501 with a sentence, and is remembered, so that a run's report can say what was not simulated.
@@ -70,6 +70,7 @@ class Api:
         world: World,
         controllers: Controllers,
         faults: Faults,
+        *,
         users: Mapping[str, str],
         forbidden: Sequence[Mapping[str, str]] = (),
         pods: portforward.Pods | None = None,
@@ -89,9 +90,7 @@ class Api:
         if place is None:
             return self.faults.strike(Request("kubernetes", incoming.method.lower(), incoming.path))
         return self.faults.strike(
-            Request(
-                "kubernetes", place.verb, incoming.path, place.resource, place.namespace, place.name, place.dry_run
-            )
+            Request("kubernetes", place.verb, incoming.path, place.resource, place.namespace, place.name, place.dry_run)
         )
 
     def failure(self, fault: Fault) -> Reply:
@@ -125,8 +124,16 @@ class Api:
         place = self._place(incoming)
         if place is None:
             return self._elsewhere(incoming)
-        if not self._allowed(user, place.verb, place.resource, place.kind.group, place.namespace, place.name):
-            raise statuses.forbidden(place.kind, place.name, user, place.verb, place.namespace, place.subresource)
+        about = {"resource": place.resource, "namespace": place.namespace, "name": place.name}
+        if not self._allowed(user, place.kind.group, verb=place.verb, **about):
+            raise statuses.forbidden(
+                place.kind,
+                place.name,
+                user=user,
+                verb=place.verb,
+                namespace=place.namespace,
+                subresource=place.subresource,
+            )
         accept = incoming.headers.get("accept", "*/*")
         if not any(kind in accept for kind in ("json", "*/*", "application/*")) and not place.subresource:
             raise statuses.not_acceptable()
@@ -226,18 +233,17 @@ class Api:
         resource = wanted.get("resource", "")
         if wanted.get("subresource"):
             resource += "/" + wanted["subresource"]
-        allowed = self._allowed(
-            user, wanted.get("verb", ""), resource, wanted.get("group", ""), wanted.get("namespace", ""), wanted.get("name", "")
-        )
+        about = {key: wanted.get(key, "") for key in ("verb", "namespace", "name")}
+        allowed = self._allowed(user, wanted.get("group", ""), resource=resource, **about)
         body = {"kind": "SelfSubjectAccessReview", "apiVersion": "authorization.k8s.io/v1", "metadata": {}}
         return as_json(201, body | {"spec": document["spec"], "status": {"allowed": allowed}})
 
-    def _allowed(self, user: str, verb: str, resource: str, group: str, namespace: str, name: str) -> bool:
-        if group == "authorization.k8s.io" and verb == "create":
+    def _allowed(self, user: str, group: str, **asked: str) -> bool:
+        """`asked`: verb, resource, namespace, name, as RBAC has them."""
+        if group == "authorization.k8s.io" and asked["verb"] == "create":
             return True
         if user == "nobody":
             return False
-        asked = {"verb": verb, "resource": resource, "namespace": namespace, "name": name}
         return not any(all(asked[key] == value for key, value in rule.items()) for rule in self._forbidden)
 
     def _place(self, incoming: Incoming) -> Place | None:
@@ -263,8 +269,8 @@ class Api:
         if path in {"/healthz", "/readyz", "/livez"}:
             return Reply(200, b"ok", "text/plain; charset=utf-8")
         if path == "/version":
-            version = {"major": "1", "minor": "36", "gitVersion": GIT_VERSION, "platform": "simulated/runbook"}
-            return as_json(200, version)
+            about = {"major": "1", "minor": "36", "gitVersion": GIT_VERSION, "platform": "simulated/runbook"}
+            return as_json(200, about)
         if path == "/api":
             return as_json(200, {"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []})
         if path == "/apis":

@@ -51,7 +51,7 @@ class Behaviours:
 
 
 def application(pod: Mapping[str, Any]) -> str:
-    """What program a pod simulates, by the name of its first image: prometheus, postgres, redis, or a web application."""
+    """What a pod simulates, by the name of its first image: prometheus, postgres, redis, or a web application."""
     name = pod["spec"]["containers"][0].get("image", "").rpartition("/")[2].partition(":")[0]
     for known in ("prometheus", "postgres", "redis"):
         if known in name:

@@ -12,7 +12,7 @@ from typing import Any
 
 from runbook.sandbox import kinds, rollouts, selectors
 from runbook.sandbox.behaviour import Behaviours, Version
-from runbook.sandbox.world import Document, World, now
+from runbook.sandbox.world import Document, World, now, scrambled
 
 START = 0.4
 """Simulated seconds from a pod's creation to Ready, unless the scenario says otherwise."""
@@ -206,7 +206,7 @@ class Controllers:
             "endpoints": [_endpoint(pod) for pod in pods],
             "ports": _ports(service, pods),
         }
-        name = f"{meta['name']}-{rollouts.scrambled(meta['uid'], 5)}"
+        name = f"{meta['name']}-{scrambled(meta['uid'], 5)}"
         found = self.world.find(kinds.ENDPOINT_SLICE, meta["namespace"], name)
         if found is not None:
             if any(found.get(key) != value for key, value in content.items()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import re
 import socket
@@ -86,16 +87,12 @@ class Faults:
 
 def cut(connection: socket.socket) -> None:
     """End a connection with a reset, as a crashed server would."""
-    try:
+    with contextlib.suppress(OSError):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    except OSError:
-        pass
     close(connection)
 
 
 def close(connection: socket.socket) -> None:
     """Close, whatever state it is in."""
-    try:
+    with contextlib.suppress(OSError):
         connection.close()
-    except OSError:
-        pass

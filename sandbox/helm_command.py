@@ -29,7 +29,23 @@ _VALUED = {
     "--template": "template",
 }
 _SWITCHES = frozenset(
-    ["--wait", "--wait-for-jobs", "--no-hooks", "--force", "--force-conflicts", "--force-replace", "--recreate-pods", "--dry-run", "--debug", "--short", "--cleanup-on-fail", "--client", "--all", "-a", "--server-side"]
+    [
+        "--wait",
+        "--wait-for-jobs",
+        "--no-hooks",
+        "--force",
+        "--force-conflicts",
+        "--force-replace",
+        "--recreate-pods",
+        "--dry-run",
+        "--debug",
+        "--short",
+        "--cleanup-on-fail",
+        "--client",
+        "--all",
+        "-a",
+        "--server-side",
+    ]
 )
 _OPTIONAL = frozenset({"--wait", "--dry-run", "--server-side"})
 """Switches that take a value after `=` in helm 4."""
@@ -162,7 +178,9 @@ def parse(argv: Sequence[str]) -> Line:
         elif name in _SWITCHES and (not equals or name in _OPTIONAL or value in {"true", "false"}):
             options[name.lstrip("-")] = value or "true"
         else:
-            raise HelmError(f"unknown flag: {name}" if name.startswith("--") else f"unknown shorthand flag: '{name[1:2]}' in {name}")
+            raise HelmError(
+                f"unknown flag: {name}" if name.startswith("--") else f"unknown shorthand flag: '{name[1:2]}' in {name}"
+            )
     return Line(tuple(words), options)
 
 
@@ -180,7 +198,9 @@ def _version(line: Line) -> Outcome:
         return Outcome(0, VERSION + "\n")
     if "template" in line.options:
         return Outcome(0, re.sub(r"\{\{\s*\.Version\s*\}\}", VERSION, line.options["template"]))
-    return Outcome(0, f'version.BuildInfo{{Version:"{VERSION}", GitCommit:"", GitTreeState:"", GoVersion:"SIMULATED"}}\n')
+    return Outcome(
+        0, f'version.BuildInfo{{Version:"{VERSION}", GitCommit:"", GitTreeState:"", GoVersion:"SIMULATED"}}\n'
+    )
 
 
 def _history(line: Line, releases: Sequence[Release]) -> Outcome:

@@ -169,7 +169,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self._send(reply, drip=fault is not None and fault.drip)
 
-    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = do_OPTIONS = _serve
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = do_OPTIONS = _serve  # noqa: N815  (http.server's names)
 
     def _read(self) -> Incoming:
         length = min(int(self.headers.get("Content-Length") or 0), _LIMIT)
@@ -181,7 +181,14 @@ class _Handler(BaseHTTPRequestHandler):
         query = {name: values[-1] for name, values in every.items()}
         headers = {name.lower(): value for name, value in self.headers.items()}
         return Incoming(
-            self.command, unquote(parts.path), query, every, headers, body, self.connection, lambda: gone(self.connection)
+            self.command,
+            unquote(parts.path),
+            query,
+            every,
+            headers,
+            body,
+            self.connection,
+            lambda: gone(self.connection),
         )
 
     def _chunks(self) -> bytes:

@@ -50,7 +50,9 @@ DEPLOYMENT = Kind("apps", "v1", "deployments", "Deployment", short=("deploy",), 
 REPLICA_SET = Kind("apps", "v1", "replicasets", "ReplicaSet", short=("rs",))
 ENDPOINT_SLICE = Kind("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice", verbs=READ)
 LEASE = Kind("coordination.k8s.io", "v1", "leases", "Lease")
-AUTOSCALER = Kind("autoscaling", "v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler", short=("hpa",), verbs=READ)
+AUTOSCALER = Kind(
+    "autoscaling", "v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler", short=("hpa",), verbs=READ
+)
 ACCESS_REVIEW = Kind(
     "authorization.k8s.io",
     "v1",
@@ -106,7 +108,18 @@ REAL_GROUPS = frozenset(
 
 REAL_PLURALS: Mapping[str, frozenset[str]] = {
     "": frozenset(
-        ["bindings", "componentstatuses", "limitranges", "nodes", "persistentvolumeclaims", "persistentvolumes", "podtemplates", "replicationcontrollers", "resourcequotas", "serviceaccounts"]
+        [
+            "bindings",
+            "componentstatuses",
+            "limitranges",
+            "nodes",
+            "persistentvolumeclaims",
+            "persistentvolumes",
+            "podtemplates",
+            "replicationcontrollers",
+            "resourcequotas",
+            "serviceaccounts",
+        ]
     ),
     "apps": frozenset({"controllerrevisions", "daemonsets", "statefulsets"}),
     "authorization.k8s.io": frozenset({"localsubjectaccessreviews", "selfsubjectrulesreviews", "subjectaccessreviews"}),
@@ -116,7 +129,20 @@ REAL_PLURALS: Mapping[str, frozenset[str]] = {
 }
 
 REAL_SUBRESOURCES: Mapping[str, frozenset[str]] = {
-    "pods": frozenset(["attach", "binding", "ephemeralcontainers", "eviction", "exec", "log", "portforward", "proxy", "resize", "status"]),
+    "pods": frozenset(
+        [
+            "attach",
+            "binding",
+            "ephemeralcontainers",
+            "eviction",
+            "exec",
+            "log",
+            "portforward",
+            "proxy",
+            "resize",
+            "status",
+        ]
+    ),
     "services": frozenset({"proxy", "status"}),
     "namespaces": frozenset({"finalize", "status"}),
     "deployments": frozenset({"scale", "status"}),
@@ -151,7 +177,9 @@ def resource_list(group: str, version: str) -> dict[str, Any]:
         }
         resources.append(entry | ({"shortNames": list(kind.short)} if kind.short else {}))
         for name in kind.subresources:
-            scale = {"group": "autoscaling", "version": "v1", "kind": "Scale"} if name == "scale" else {"kind": kind.kind}
+            scale = (
+                {"group": "autoscaling", "version": "v1", "kind": "Scale"} if name == "scale" else {"kind": kind.kind}
+            )
             verbs = {"log": ["get"], "portforward": ["create", "get"]}.get(name, ["get", "patch", "update"])
             resources.append(
                 {"name": f"{kind.plural}/{name}", "singularName": "", "namespaced": True, **scale, "verbs": verbs}

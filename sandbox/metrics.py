@@ -17,7 +17,7 @@ from runbook.sandbox.world import Document, World
 
 
 class Metrics:
-    """Answers `/api/v1/query` and `/api/v1/query_range`'s absence. A query that no metric matches is an error, never empty."""
+    """Answers instant queries (`/api/v1/query`). One that no metric matches is an error, never an empty result."""
 
     def __init__(self, world: World, metrics: Sequence[Mapping[str, Any]]) -> None:
         self._world = world
@@ -33,7 +33,11 @@ class Metrics:
             return self._unmodelled(f"Prometheus does not model {path}")
         text = query.get("query", "")
         if not text:
-            return _error(400, "bad_data", 'invalid parameter "query": unknown position: parse error: no expression found in input')
+            return _error(
+                400,
+                "bad_data",
+                'invalid parameter "query": unknown position: parse error: no expression found in input',
+            )
         for index, metric in enumerate(self._metrics):
             if re.search(metric["match"], text):
                 with self._lock:

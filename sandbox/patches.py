@@ -1,7 +1,7 @@
 """The three patch types: JSON patch (RFC 6902), JSON merge patch (RFC 7396), and Kubernetes' strategic merge patch.
 
-Strategic merging follows the API conventions ("Strategic Merge Patch"): lists of the kinds below merge by a key, all other
-lists are replaced; `$patch: delete | replace`, `$deleteFromPrimitiveList/...` and `$retainKeys` are honoured,
+Strategic merging follows the API conventions ("Strategic Merge Patch"): lists of the kinds below merge by a key, all
+other lists are replaced; `$patch: delete | replace`, `$deleteFromPrimitiveList/...` and `$retainKeys` are honoured,
 `$setElementOrder/...` orders.
 """
 
@@ -46,7 +46,7 @@ def merge(target: Any, patch: Any) -> Any:
 
 
 def strategic(target: Any, patch: Any, path: tuple[str, ...] = ()) -> Any:
-    """Kubernetes' own merge. `path` is where the patch stands (ports merge by another key in a Service than in a Pod)."""
+    """Kubernetes' own merge. `path` is where the patch stands (a Service's ports merge by another key than a Pod's)."""
     if not isinstance(patch, dict):
         return copy.deepcopy(patch)
     directive = patch.get("$patch")
@@ -190,8 +190,10 @@ def _put(document: Any, path: list[str], value: Any, *, insert: bool) -> Any:
     parent = _at(document, path[:-1])
     if isinstance(parent, list):
         at = _index(parent, path[-1], len(parent) + insert)
-        parent[at:at] = [value] if insert else []
-        parent[at] = value
+        if insert:
+            parent.insert(at, value)
+        else:
+            parent[at] = value
     elif isinstance(parent, dict):
         parent[path[-1]] = value
     else:

@@ -38,7 +38,7 @@ def read(pod: Document, version: Version, query: Mapping[str, str]) -> Reply:
         lines = [f"{pod['status'].get('startTime', '')} {line}" for line in lines]
     if query.get("tailLines"):
         lines = lines[-int(query["tailLines"]) :] if int(query["tailLines"]) else []
-    text = "".join(line + "\n" for line in lines).encode()
+    content = "".join(line + "\n" for line in lines).encode()
     if query.get("limitBytes"):
-        text = text[: int(query["limitBytes"])]
-    return Reply(200, text, "text/plain")
+        content = content[: int(query["limitBytes"])]
+    return Reply(200, content, "text/plain")

@@ -1,4 +1,4 @@
-"""The programs that simulated pods run: a web application with /health, Prometheus, and those that are not simulated."""
+"""The programs in simulated pods: a web application with /health, Prometheus, and those that are not simulated."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ class SimulatedPods:
         """A connection to the program in `pod`; ConnectionRefusedError where nothing simulated listens."""
         program = application(pod)
         if program in {"postgres", "redis"}:
-            what = f"the {program} protocol (pod {pod['metadata']['name']}); give the action an `answers:` entry in the scenario"
+            where = f"(pod {pod['metadata']['name']})"
+            what = f"the {program} protocol {where}; give the action an `answers:` entry in the scenario"
             self._world.report_unmodelled(what)
             raise ConnectionRefusedError(f"SIMULATED pods do not model {what}")
         declared = [p["containerPort"] for c in pod["spec"]["containers"] for p in c.get("ports") or []]

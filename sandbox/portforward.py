@@ -1,6 +1,6 @@
 """Port-forward over a WebSocket (RFC 6455), as the official Python client speaks it: subprotocol v4.channel.k8s.io.
 
-Each forwarded port has two channels, data (2n) and error (2n + 1); both begin with a frame that holds the port's number.
+Each forwarded port has two channels, data (2n) and error (2n + 1); both begin with a frame that holds the port number.
 Behind the data channel stands a simulated program (pods.py).
 """
 

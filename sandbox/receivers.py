@@ -22,7 +22,16 @@ from runbook.sandbox.metrics import Metrics
 from runbook.sandbox.world import World
 
 SERVICES = ("slack", "pagerduty", "statuspage", "prometheus")
-_INCIDENT = ("investigating", "identified", "monitoring", "resolved", "scheduled", "in_progress", "verifying", "completed")
+_INCIDENT = (
+    "investigating",
+    "identified",
+    "monitoring",
+    "resolved",
+    "scheduled",
+    "in_progress",
+    "verifying",
+    "completed",
+)
 _COMPONENT = ("operational", "degraded_performance", "partial_outage", "major_outage", "under_maintenance")
 
 
@@ -115,7 +124,9 @@ class Receivers:
         if not (body.get("text") or body.get("blocks") or body.get("attachments")):
             return as_json(200, {"ok": False, "error": "no_text"})
         ts = f"{int(time.time())}.{next(self._numbers):06d}"
-        return as_json(200, {"ok": True, "channel": body["channel"], "ts": ts, "message": {"text": body.get("text", "")}})
+        return as_json(
+            200, {"ok": True, "channel": body["channel"], "ts": ts, "message": {"text": body.get("text", "")}}
+        )
 
     def _pagerduty(self, incoming: Incoming, path: str, body: Any) -> Reply:
         if path != "/v2/enqueue":
@@ -147,7 +158,12 @@ class Receivers:
             if method == "POST" and not rest:
                 if not given.get("name"):
                     return as_json(422, {"error": ["Name can't be blank"]})
-                made = {"id": f"simulated{next(self._numbers)}", "page_id": page, "status": "investigating", "metadata": {}}
+                made: dict[str, Any] = {
+                    "id": f"simulated{next(self._numbers)}",
+                    "page_id": page,
+                    "status": "investigating",
+                    "metadata": {},
+                }
                 made |= {**given, "incident_updates": [{"status": given.get("status"), "body": given.get("body", "")}]}
                 self._incidents[page, made["id"]] = made
                 return as_json(201, made)
@@ -181,7 +197,9 @@ class Receivers:
 
     def _run_helm(self, incoming: Incoming) -> Reply:
         if incoming.headers.get("authorization") != f"Bearer {self._token}":
-            return as_json(401, {"rc": 1, "stdout": "", "stderr": "Error: Kubernetes cluster unreachable: Unauthorized\n"})
+            return as_json(
+                401, {"rc": 1, "stdout": "", "stderr": "Error: Kubernetes cluster unreachable: Unauthorized\n"}
+            )
         argv, environ = self._invocation(incoming)
         outcome = self._helm.run(argv, environ, incoming.gone)
         return as_json(200, {"rc": outcome.rc, "stdout": outcome.stdout, "stderr": outcome.stderr})
@@ -216,7 +234,9 @@ def _event_errors(body: Any) -> list[str]:
         errors.append("'dedup_key' is missing or blank")
     if action == "trigger":
         payload = body.get("payload") or {}
-        errors += [f"'payload.{key}' is missing or blank" for key in ("summary", "source", "severity") if not payload.get(key)]
+        errors += [
+            f"'payload.{key}' is missing or blank" for key in ("summary", "source", "severity") if not payload.get(key)
+        ]
         if payload.get("severity") not in (None, "critical", "error", "warning", "info"):
             errors.append("'payload.severity' is invalid (must be one of: 'critical', 'warning', 'error' or 'info')")
     return errors

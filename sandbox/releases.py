@@ -1,4 +1,7 @@
-"""Simulated Helm releases: kept beside the objects; a rollback really applies a revision's manifest (helm 3, pkg/action/rollback.go)."""
+"""Simulated Helm releases, kept beside the objects: a rollback really applies a revision's manifest.
+
+As helm 3 does it (pkg/action/rollback.go).
+"""
 
 from __future__ import annotations
 
@@ -198,7 +201,7 @@ class Releases:
         if live is None:
             return False
         status, wanted = live.get("status", {}), live["spec"]["replicas"]
-        return (
+        return bool(
             status.get("observedGeneration") == live["metadata"]["generation"]
             and status.get("updatedReplicas", 0) == wanted
             and status.get("replicas", 0) == wanted

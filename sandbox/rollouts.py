@@ -142,7 +142,7 @@ def _share(value: int | str, whole: int, *, up: bool) -> int:
 
 def _scale(world: World, deployment: Document, sets: list[Document], current: Document | None) -> None:
     wanted = deployment["spec"]["replicas"]
-    surge, unavailable = _bounds(deployment)
+    surge, _ = _bounds(deployment)
     old = [s for s in sets if current is None or s["metadata"]["name"] != current["metadata"]["name"]]
     if current is None or deployment["spec"].get("paused"):
         active = [s for s in sets if s["spec"]["replicas"]] or ([current] if current else [])
@@ -159,17 +159,17 @@ def _scale(world: World, deployment: Document, sets: list[Document], current: Do
     if recreate and any(s["spec"]["replicas"] or s["status"].get("replicas") for s in old):
         room = 0
     _resize(world, deployment, current, size + room, wanted + surge)
-    _shrink_old(world, deployment, old, current, wanted, unavailable, surge)
+    _shrink_old(world, deployment, old, current)
     limit = deployment["spec"].get("revisionHistoryLimit", 10)
     empty = [s for s in old if not s["spec"]["replicas"] and not s["status"].get("replicas")]
     for replica_set in empty[: max(0, len(empty) - limit)]:
         world.delete(kinds.REPLICA_SET, replica_set["metadata"]["namespace"], replica_set["metadata"]["name"])
 
 
-def _shrink_old(
-    world: World, deployment: Document, old: list[Document], current: Document, wanted: int, unavailable: int, surge: int
-) -> None:
+def _shrink_old(world: World, deployment: Document, old: list[Document], current: Document) -> None:
     """Unhealthy pods of older templates first, then as many as availability allows."""
+    wanted = deployment["spec"]["replicas"]
+    surge, unavailable = _bounds(deployment)
     size = current["spec"]["replicas"]
     available = sum(s["status"].get("availableReplicas", 0) for s in [*old, current])
     total = sum(s["spec"]["replicas"] for s in old) + size
@@ -230,8 +230,13 @@ def _status(
     complete = new == total == available == spec["replicas"] and updated is not None
     progressing, deadline = _progressing(deployment, counts, updated, progress, speed, complete=complete)
     conditions = [
-        _condition(deployment, "Available", surely, "MinimumReplicas" + ("Available" if surely else "Unavailable"),
-                   f"Deployment {'has' if surely else 'does not have'} minimum availability."),
+        _condition(
+            deployment,
+            "Available",
+            surely,
+            "MinimumReplicas" + ("Available" if surely else "Unavailable"),
+            f"Deployment {'has' if surely else 'does not have'} minimum availability.",
+        ),
     ]
     if progressing is not None:
         conditions.append(progressing)
@@ -279,7 +284,7 @@ def _condition(deployment: Document, name: str, holds: bool | None, reason: str,
     status = {True: "True", False: "False", None: "Unknown"}[holds]
     was = next((c for c in deployment.get("status", {}).get("conditions") or [] if c["type"] == name), None)
     if was is not None and (was["status"], was["reason"], was["message"]) == (status, reason, message):
-        return was
+        return dict(was)
     turned = was["lastTransitionTime"] if was is not None and was["status"] == status else now()
     made = {"type": name, "status": status, "lastUpdateTime": now(), "lastTransitionTime": turned}
     return made | {"reason": reason, "message": message}
@@ -292,8 +297,7 @@ def replica_sets(world: World) -> None:
         pods = list(world.owned(kinds.POD, meta["namespace"], meta["uid"]))
         living = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
         if not meta.get("deletionTimestamp"):
-            for _ in range(spec["replicas"] - len(living)):
-                living.append(_create_pod(world, replica_set))
+            living += [_create_pod(world, replica_set) for _ in range(spec["replicas"] - len(living))]
             living.sort(key=_worth)
             while len(living) > spec["replicas"]:
                 world.delete(kinds.POD, meta["namespace"], living.pop(0)["metadata"]["name"])

@@ -23,10 +23,13 @@ def answer(world: World, kind: Kind, item: Document, verb: str, incoming: Incomi
     with world.changed:
         item = world.get(kind, meta["namespace"], meta["name"])
         change = writes.decoded(incoming) if verb == "patch" else None
-        wanted = writes.apply(_scale(item), change, writes.content_type(incoming)) if verb == "patch" else _body(incoming)
+        wanted = (
+            writes.apply(_scale(item), change, writes.content_type(incoming)) if verb == "patch" else _body(incoming)
+        )
         replicas = (wanted.get("spec") or {}).get("replicas", 0)
         if isinstance(replicas, bool) or not isinstance(replicas, int):
-            text = f"json: cannot unmarshal {type(replicas).__name__} into Go struct field ScaleSpec.spec.replicas of type int32"
+            found = type(replicas).__name__
+            text = f"json: cannot unmarshal {found} into Go struct field ScaleSpec.spec.replicas of type int32"
             raise statuses.invalid("", "", "", [Cause("patch", text)])
         if replicas < 0:
             text = f"Invalid value: {replicas}: must be greater than or equal to 0"

@@ -86,7 +86,7 @@ class Scenario:
     world: Mapping[str, Any] = field(default_factory=dict)
     speed: float = 1.0
     ready_after: float = READY_AFTER
-    behaviours: Behaviours = Behaviours()
+    behaviours: Behaviours = field(default_factory=Behaviours)
     faults: tuple[Fault, ...] = ()
     secrets: Mapping[str, str] = field(default_factory=dict)
     answers: tuple[Answer, ...] = ()
@@ -113,7 +113,7 @@ def parse(text: str, file: str = "<scenario>") -> Scenario:
 
 
 def for_playbook(playbook: model.Playbook, folder: Path) -> Scenario:
-    """What `--sandbox` without a file means: the scenario beside the playbook that says `default: true`, else a derived one.
+    """What `--sandbox` without a file means: the scenario beside the playbook with `default: true`, else a derived one.
 
     `folder`: where the playbook's file stands.
     """
@@ -131,6 +131,15 @@ def derive(playbook: model.Playbook) -> Scenario:
         where = declared.where.data
         if isinstance(where, str) and "{{" not in where and not declared.optional:
             secrets[where] = f"simulated-{declared.name}"
+    return _small(secrets)
+
+
+def built_in() -> Scenario:
+    """A small world: namespace `default` with a Deployment `web` in its second revision, and its Service."""
+    return _small({})
+
+
+def _small(secrets: Mapping[str, str]) -> Scenario:
     web = {"image": "registry.invalid/web:2.0.0", "replicas": 2, "previous": ["registry.invalid/web:1.0.0"]}
     namespace = {"deployments": {"web": web}, "services": {"web": {"selector": {"app": "web"}}}}
     return _build({"scenario": 1, "secrets": secrets, "world": {"namespaces": {"default": namespace}}}, "<built-in>")
@@ -193,14 +202,14 @@ def _problem(document: source.Source, error: Any) -> Iterator[Problem]:
                 place = document.place(error.instance, name, of_key=True)
                 yield Problem(place, f"unknown key `{name}`", path, ", ".join(known), hint, rule="scenario")
         return
-    place: Place = document.place(where) if where is not container else document.place(container, key)
+    at: Place = document.place(where) if where is not container else document.place(container, key)
     message = error.message
     if error.validator == "oneOf":
         choices = ", ".join(" and ".join(choice["required"]) for choice in error.schema["oneOf"])
         message = "exactly one of these is needed"
-        yield Problem(place, message, path, choices, rule="scenario")
+        yield Problem(at, message, path, choices, rule="scenario")
         return
-    yield Problem(place, message, path, error.schema.get("description", ""), rule="scenario")
+    yield Problem(at, message, path, error.schema.get("description", ""), rule="scenario")
 
 
 def _container(data: Any, path: list[Any]) -> tuple[Any, Any]:

@@ -20,7 +20,9 @@ def seed(world: World, controllers: Controllers, releases: Releases, content: Ma
     for name in ("default", "kube-system", *namespaces):
         if world.find(kinds.NAMESPACE, "", name) is None:
             labels = (namespaces.get(name) or {}).get("labels") or {}
-            _create(world, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": dict(labels)}})
+            _create(
+                world, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": dict(labels)}}
+            )
     for name, body in namespaces.items():
         _namespace(world, controllers, name, body or {})
     for document in content.get("objects") or []:
@@ -33,9 +35,13 @@ def seed(world: World, controllers: Controllers, releases: Releases, content: Ma
 
 def _namespace(world: World, controllers: Controllers, namespace: str, body: Mapping[str, Any]) -> None:
     for name, texts in (body.get("config_maps") or {}).items():
-        _create(world, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": _meta(name, namespace), "data": dict(texts)})
+        _create(
+            world, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": _meta(name, namespace), "data": dict(texts)}
+        )
     for name, texts in (body.get("secrets") or {}).items():
-        _create(world, {"apiVersion": "v1", "kind": "Secret", "metadata": _meta(name, namespace), "stringData": dict(texts)})
+        _create(
+            world, {"apiVersion": "v1", "kind": "Secret", "metadata": _meta(name, namespace), "stringData": dict(texts)}
+        )
     for name, given in (body.get("services") or {}).items():
         _create(world, _service(name, namespace, given or {}))
     deployments: Mapping[str, Any] = body.get("deployments") or {}
@@ -55,7 +61,9 @@ def _roll(world: World, document: Document) -> None:
         _create(world, document)
         return
     after = copy.deepcopy(found)
-    after["spec"]["template"]["spec"]["containers"][0]["image"] = document["spec"]["template"]["spec"]["containers"][0]["image"]
+    after["spec"]["template"]["spec"]["containers"][0]["image"] = document["spec"]["template"]["spec"]["containers"][0][
+        "image"
+    ]
     world.replace(kinds.DEPLOYMENT, after)
 
 
@@ -63,7 +71,9 @@ def _create(world: World, document: Document) -> None:
     kind = kinds.of_object(document)
     named = f"{document.get('kind')} {document.get('metadata', {}).get('name')}"
     if kind is None:
-        raise InvalidError(f"the scenario's {named}: this sandbox does not model {document.get('apiVersion')} {document.get('kind')}")
+        raise InvalidError(
+            f"the scenario's {named}: this sandbox does not model {document.get('apiVersion')} {document.get('kind')}"
+        )
     if kind.namespaced:
         document["metadata"].setdefault("namespace", "default")
     made = admission.defaulted(kind, document)
@@ -83,7 +93,12 @@ def _service(name: str, namespace: str, given: Mapping[str, Any]) -> Document:
     spec: dict[str, Any] = {"ports": [{"port": given.get("port", 80), "targetPort": given.get("target_port", 8000)}]}
     if given.get("selector"):
         spec["selector"] = dict(given["selector"])
-    return {"apiVersion": "v1", "kind": "Service", "metadata": _meta(name, namespace, given.get("labels")), "spec": spec}
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": _meta(name, namespace, given.get("labels")),
+        "spec": spec,
+    }
 
 
 def _deployment(name: str, namespace: str, given: Mapping[str, Any], image: str) -> Document:
@@ -156,5 +171,9 @@ def _manifest_object(item: Document, image: str | None = None) -> Document:
         kept["ports"] = [{"containerPort": port["containerPort"]} for port in container["ports"]]
         labels = copy.deepcopy(item["spec"]["template"]["metadata"]["labels"])
         template = {"metadata": {"labels": labels}, "spec": {"containers": [kept]}}
-        spec = {"replicas": item["spec"]["replicas"], "selector": copy.deepcopy(item["spec"]["selector"]), "template": template}
+        spec = {
+            "replicas": item["spec"]["replicas"],
+            "selector": copy.deepcopy(item["spec"]["selector"]),
+            "template": template,
+        }
     return {"apiVersion": item["apiVersion"], "kind": item["kind"], "metadata": meta, "spec": spec}

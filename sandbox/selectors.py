@@ -72,18 +72,18 @@ def _set(tokens: list[str]) -> frozenset[str]:
         raise bad_request("unable to parse requirement: found '', expected: '('")
     values: list[str] = []
     while tokens:
-        token = tokens.pop(0)
-        if token == ")":
+        word = tokens.pop(0)
+        if word == ")":
             return frozenset(values)
-        if token != ",":
-            values.append(token)
+        if word != ",":
+            values.append(word)
     raise bad_request("unable to parse requirement: found '', expected: ',' or ')'")
 
 
 def by_label_selector(selector: Mapping[str, Any] | None) -> Predicate:
     """The structured form (`matchLabels`, `matchExpressions`) of workloads. Null matches nothing, empty everything."""
     if selector is None:
-        return lambda labels: False
+        return lambda _labels: False
     wanted: Mapping[str, str] = selector.get("matchLabels") or {}
     expressions: list[Mapping[str, Any]] = selector.get("matchExpressions") or []
     return lambda labels: _subset(wanted, labels) and all(_expression(e, labels) for e in expressions)

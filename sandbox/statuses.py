@@ -52,7 +52,7 @@ def unauthorized() -> StatusError:
     return StatusError(401, "Unauthorized", "Unauthorized")
 
 
-def forbidden(kind: Kind, name: str, user: str, verb: str, namespace: str, subresource: str) -> StatusError:
+def forbidden(kind: Kind, name: str, *, user: str, verb: str, namespace: str, subresource: str) -> StatusError:
     resource = f"{kind.plural}/{subresource}" if subresource else kind.plural
     what = f'{kind.qualified} "{name}"' if name else kind.qualified
     where = f' in the namespace "{namespace}"' if namespace else " at the cluster scope"

@@ -28,7 +28,7 @@ from runbook.sandbox.metrics import Metrics
 from runbook.sandbox.pods import SimulatedPods
 from runbook.sandbox.receivers import SERVICES, Received, Receivers
 from runbook.sandbox.releases import Releases
-from runbook.sandbox.scenario import Answer, Answers, Scenario
+from runbook.sandbox.scenario import Answer, Answers, Scenario, built_in, read
 from runbook.sandbox.world import World
 
 _HINT = "the sandbox reaches nothing but itself; give the action an `answers:` entry in the scenario"
@@ -59,11 +59,15 @@ class SimulatedSurroundings:
         self._answers = Answers(Answer(**answer) for answer in coordinates.answers)
         kept = {name: environ[name] for name in _KEPT if name in environ}
         names = {name: value for name, value in coordinates.secrets.items() if name.isidentifier()}
-        self.environ: Mapping[str, str] = kept | names | {
-            "KUBECONFIG": coordinates.kubeconfig,
-            "PATH": os.pathsep.join([coordinates.tools, environ.get("PATH", os.defpath)]),
-            "RUNBOOK_SIMULATED": coordinates.scenario,
-        }
+        self.environ: Mapping[str, str] = (
+            kept
+            | names
+            | {
+                "KUBECONFIG": coordinates.kubeconfig,
+                "PATH": os.pathsep.join([coordinates.tools, environ.get("PATH", os.defpath)]),
+                "RUNBOOK_SIMULATED": coordinates.scenario,
+            }
+        )
 
     def address(self, service: str, url: str) -> str:
         """The stand-in of a service, with the path and query of `url`. PermanentError for one that has none."""
@@ -124,6 +128,31 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
     kubeconfig: Path
     kubeconfig_nobody: Path
     _servers: tuple[Server, ...] = field(repr=False, default=())
+    _closed: threading.Event = field(repr=False, default_factory=threading.Event)
+
+    simulated = True
+
+    @property
+    def environ(self) -> Mapping[str, str]:
+        """The environment of actions and their child processes in here."""
+        return self.surroundings.environ
+
+    def address(self, service: str, url: str) -> str:
+        """As `SimulatedSurroundings.address`."""
+        return self.surroundings.address(service, url)
+
+    def permit(self, what: str, target: str) -> None:
+        """As `SimulatedSurroundings.permit`."""
+        self.surroundings.permit(what, target)
+
+    def answer(self, action: str, args: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """As `SimulatedSurroundings.answer`."""
+        return self.surroundings.answer(action, args)
+
+    @property
+    def coordinates(self) -> Path:
+        """The file by which another process can `attach` to this world."""
+        return self.folder / "coordinates.json"
 
     @property
     def asked(self) -> Sequence[Asked]:
@@ -139,23 +168,32 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         """What was asked for and is not simulated; a report lists it."""
         return tuple(self.world.unmodelled)
 
-    def stop(self) -> None:
-        """End all servers and threads, remove the private folder."""
+    def close(self) -> None:
+        """End all servers and threads, remove the private folder. Once is enough, twice does no harm."""
+        if self._closed.is_set():
+            return
+        self._closed.set()
         self.controllers.stop()
         for server in self._servers:
             server.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def __exit__(self, *exc: object) -> None:
-        self.stop()
+        self.close()
 
 
-def start(scenario: Scenario, environ: Mapping[str, str] | None = None, port: int = 0) -> Sandbox:
-    """Start the world of a scenario: a simulated API, helm and receivers on loopback. Stop it with `stop` or `with`.
+def start(
+    scenario: Scenario | Path | str | None = None, environ: Mapping[str, str] | None = None, port: int = 0
+) -> Sandbox:
+    """Start the world of a scenario: a simulated API, helm and receivers on loopback. End it with `close` or `with`.
 
-    `environ`: the real environment (default: this process's); `port`: of the API, 0 = any. InvalidError where the
-    scenario's objects are refused.
+    `scenario`: a checked one, a file's path, or None for a small built-in world. `environ`: the real
+    environment (default: this process's). `port`: of the API, 0 = any. InvalidError where the scenario is wrong.
     """
+    if scenario is None:
+        scenario = built_in()
+    elif not isinstance(scenario, Scenario):
+        scenario = read(Path(scenario))
     world = World(scenario.name)
     controllers = Controllers(world, scenario.behaviours, scenario.speed, scenario.ready_after)
     releases = Releases(world)
@@ -166,7 +204,8 @@ def start(scenario: Scenario, environ: Mapping[str, str] | None = None, port: in
     token, nobody = randomness.token_hex(16), randomness.token_hex(16)
     pods = SimulatedPods(world, controllers.version_of, metrics, faults)
     users = {token: "runbook", nobody: "nobody"}
-    api = Api(world, controllers, faults, users, scenario.world.get("forbidden") or [], pods)
+    forbidden = scenario.world.get("forbidden") or []
+    api = Api(world, controllers, faults, users=users, forbidden=forbidden, pods=pods)
     receivers = Receivers(world, metrics, helm, faults, token)
     folder = Path(tempfile.mkdtemp(prefix="runbook-simulated-"))
     try:
@@ -194,9 +233,20 @@ def start(scenario: Scenario, environ: Mapping[str, str] | None = None, port: in
     for server in servers:
         server.start()
     made = Sandbox(
-        scenario, world, controllers, releases, api, helm, receivers, surroundings, folder, kubeconfig, kubeconfig_nobody, servers
+        scenario,
+        world,
+        controllers,
+        releases,
+        api,
+        helm,
+        receivers,
+        surroundings,
+        folder,
+        kubeconfig,
+        kubeconfig_nobody,
+        servers,
     )
-    _write_private(folder / "coordinates.json", json.dumps(_as_data(coordinates)))
+    _write_private(made.coordinates, json.dumps(_as_data(coordinates)))
     return made
 
 
@@ -208,7 +258,7 @@ def attach(path: Path, environ: Mapping[str, str] | None = None) -> SimulatedSur
 
 
 def serve(scenario: Scenario, kubeconfig: Path | None = None, stop: threading.Event | None = None) -> Iterator[Sandbox]:
-    """Serve a world until Ctrl-C or SIGTERM (or `stop`): yields the sandbox once it is up, ends when it has been stopped.
+    """Serve a world until Ctrl-C or SIGTERM (or `stop`): yields the sandbox once it is up, ends when that came.
 
     `kubeconfig`: also written there, private, so that kubectl and other clients find it.
     """

@@ -1,4 +1,4 @@
-"""Watches: changes from a resource version on, as a stream of JSON lines (Kubernetes API concepts, "Efficient detection of changes")."""
+"""Watches: changes from a resource version on, as JSON lines (API concepts, "Efficient detection of changes")."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class World:
                 yield item
 
     def create(self, kind: Kind, document: Document, *, dry_run: bool = False) -> Document:
-        """Store a new object: fills in what the server fills in. StatusError 409 when it exists, 404 without its namespace."""
+        """Store a new object with what the server fills in. StatusError 409: it exists; 404: its namespace does not."""
         made = copy.deepcopy(document)
         meta = made.setdefault("metadata", {})
         with self.changed:
@@ -98,10 +98,8 @@ class World:
                 return made
             return self._store("ADDED", kind, None, made)
 
-    def replace(
-        self, kind: Kind, document: Document, *, status_only: bool = False, dry_run: bool = False
-    ) -> Document:
-        """Store a new version of an object. StatusError 409 when `metadata.resourceVersion` is given and not the newest."""
+    def replace(self, kind: Kind, document: Document, *, status_only: bool = False, dry_run: bool = False) -> Document:
+        """Store a new version. StatusError 409 when `metadata.resourceVersion` is given and not the newest."""
         meta = document["metadata"]
         with self.changed:
             before = self.get(kind, meta.get("namespace", "") if kind.namespaced else "", meta["name"])
@@ -160,14 +158,14 @@ class World:
             change(after)
             return self.replace(kind, after)
 
-    def history(self, after: int) -> list[Change]:
+    def history(self, after: int) -> tuple[Change, ...]:
         """All changes newer than a resource version, in order."""
         with self.changed:
             low, high = 0, len(self._history)
             while low < high:
                 middle = (low + high) // 2
                 low, high = (middle + 1, high) if self._history[middle].version <= after else (low, middle)
-            return self._history[low:]
+            return tuple(self._history[low:])
 
     def suffix(self, length: int = 5) -> str:
         """A name's random end, in Kubernetes' alphabet; the same in each run of a scenario."""
@@ -224,13 +222,19 @@ def _set_owners(document: Document, owners: list[Document]) -> None:
 
 def _kept(kind: Kind, before: Document, document: Document, *, status_only: bool) -> Document:
     """The new version: what a client may not change stays, generation counts changes of the spec."""
-    after = copy.deepcopy(document)
-    after = {"kind": kind.kind, "apiVersion": kind.api_version} | after
+    after: Document = {"kind": kind.kind, "apiVersion": kind.api_version} | copy.deepcopy(document)
     if status_only:
         after = copy.deepcopy(before) | {"status": after.get("status", {})}
     elif "status" in before and _has_status_subresource(kind):
         after["status"] = copy.deepcopy(before["status"])
-    for key in ("uid", "creationTimestamp", "generation", "deletionTimestamp", "deletionGracePeriodSeconds", "namespace"):
+    for key in (
+        "uid",
+        "creationTimestamp",
+        "generation",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "namespace",
+    ):
         after["metadata"].pop(key, None)
         if key in before["metadata"]:
             after["metadata"][key] = before["metadata"][key]

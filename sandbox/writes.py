@@ -72,7 +72,9 @@ def apply(before: Document, change: Any, how: str) -> Any:
         return patches.json_patch(before, change)
     if not isinstance(change, dict):
         kind = type(change).__name__
-        raise statuses.bad_request(f"error decoding patch: json: cannot unmarshal {kind} into Go value of type map[string]interface {{}}")
+        raise statuses.bad_request(
+            f"error decoding patch: json: cannot unmarshal {kind} into Go value of type map[string]interface {{}}"
+        )
     merge = patches.strategic if how == STRATEGIC else patches.merge
     return merge(copy.deepcopy(before), change)
 
@@ -124,7 +126,8 @@ def document(kind: Kind, incoming: Incoming) -> Document:
         made = json.loads(incoming.body)
     except ValueError as error:
         shown = incoming.body.decode("utf-8", "replace")
-        text = f"the object provided is unrecognized (must be of type {kind.kind}): couldn't get version/kind; json parse error: {error} ({shown})"
+        why = f"couldn't get version/kind; json parse error: {error} ({shown})"
+        text = f"the object provided is unrecognized (must be of type {kind.kind}): {why}"
         raise statuses.bad_request(text) from None
     if not isinstance(made, dict):
         raise statuses.bad_request(f"the object provided is unrecognized (must be of type {kind.kind})")
@@ -167,14 +170,14 @@ def _place(kind: Kind, made: Document, namespace: str, name: str) -> None:
         raise statuses.bad_request(text)
 
 
-def _fields(
-    kind: Kind, made: Document, incoming: Incoming, of_patch: Any = None
-) -> tuple[Document, dict[str, str]]:
-    """Unknown fields are refused (Strict), told (Warn, the default) or dropped in silence (Ignore); types are checked."""
+def _fields(kind: Kind, made: Document, incoming: Incoming, of_patch: Any = None) -> tuple[Document, dict[str, str]]:
+    """Unknown fields are refused (Strict), told (Warn, the default) or dropped (Ignore); types are checked."""
     mode = incoming.query.get("fieldValidation") or "Warn"
     unknown = admission.unknown_fields(kind, made)
     names = [f'unknown field "{admission.path_text(path)}"' for path in unknown]
-    refused = f"strict decoding error: {', '.join(names)}" if names and mode == "Strict" else admission.wrong_type(kind, made)
+    refused = (
+        f"strict decoding error: {', '.join(names)}" if names and mode == "Strict" else admission.wrong_type(kind, made)
+    )
     if refused is not None:
         if of_patch is not None:
             text = f"Invalid value: {json.dumps(json.dumps(of_patch))}: {refused}"
