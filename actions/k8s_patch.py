@@ -11,11 +11,11 @@ from typing import Any, Literal
 from runbook.actions import _kube_kinds as kinds
 from runbook.actions import _kube_patch as algebra
 from runbook.actions._kube import Cluster, ConflictError, ForbiddenError, connect, sensitive
-from runbook.actions._kube_action import KubeArgs, Right, Rights, only, place
+from runbook.actions._kube_action import KubeArgs, Right, Rights, place
 from runbook.actions._kube_endpoints import endpoints
 from runbook.actions._kube_kinds import Ref
 from runbook.actions._kube_patch import Touch, UnpatchableError
-from runbook.actions._kube_workload import rollout
+from runbook.actions._kube_workload import settled
 from runbook.contract import Call, Change, Context, Observation, Outputs, PermanentError, TemporaryError, param
 
 ATTEMPTS = 5
@@ -119,17 +119,17 @@ class Patch(Rights, Change[PatchArgs]):
         ref = _ref(args, cluster, ctx)
         target = _target(args, secret=ref.kind == kinds.SECRET, custom=kinds.custom(ref.kind))
         self._live = cluster.get(ctx, ref)
-        return {cluster.name(ref): target.state(self._live)}
+        return _named(cluster.name(ref), target.state(self._live))
 
     def expect(self, args: PatchArgs, before: Observation, ctx: Context) -> Observation:
         cluster = connect(ctx, args.context)
         ref = _ref(args, cluster, ctx)
         target = _target(args, secret=ref.kind == kinds.SECRET, custom=kinds.custom(ref.kind))
-        name, state = only(before)
+        name = cluster.name(ref)
         live = self._live if self._live is not None else cluster.get(ctx, ref)
         if target.is_there(live):
-            self._after = state
-            return {name: state}
+            self._after = _unnamed(before)
+            return before
         _compare(args, live, ref)
         try:
             answer = cluster.patch(ctx, ref, target.patch, target.patch_type, dry_run=True)
@@ -141,13 +141,13 @@ class Patch(Rights, Change[PatchArgs]):
                 self._after = target.wanted(live, tests=True)
             except UnpatchableError as problem:
                 raise PermanentError(f"the patch does not fit {ref}: {problem}") from problem
-        return {name: self._after}
+        return _named(name, self._after)
 
     def apply(self, args: PatchArgs, before: Observation, ctx: Context) -> None:
         cluster = connect(ctx, args.context)
         ref = _ref(args, cluster, ctx)
         target = _target(args, secret=ref.kind == kinds.SECRET, custom=kinds.custom(ref.kind))
-        _, state = only(before)
+        state = _unnamed(before)
         for _ in range(ATTEMPTS):
             live = cluster.get(ctx, ref)
             if target.is_there(live):
@@ -167,8 +167,8 @@ class Patch(Rights, Change[PatchArgs]):
         raise TemporaryError(f"{ref} was changed by others {ATTEMPTS} times while it was to be patched")
 
     def inverse(self, args: PatchArgs, before: Observation, op: str) -> Call | None:
-        name, state = only(before)
-        context, namespace, kind, object_name = place(name)
+        state = _unnamed(before)
+        context, namespace, kind, object_name = place(next(iter(before)).partition("#")[0])
         target = _target(args, secret=kind == kinds.SECRET.kind, custom="." in kind)
         after = self._after
         if after is None:  # `expect` did not run in this process
@@ -190,19 +190,26 @@ class Patch(Rights, Change[PatchArgs]):
         return Call(self.name, given)
 
     def outputs(self, args: PatchArgs, before: Observation, after: Observation) -> Outputs:
-        return {"before": only(before)[1], "after": only(after)[1]}
+        return {"before": _unnamed(before), "after": _unnamed(after)}
 
     def effective(self, args: PatchArgs, after: Observation, ctx: Context) -> bool:
         cluster = connect(ctx, args.context)
         ref = _ref(args, cluster, ctx)
-        _, state = only(after)
+        state = _unnamed(after)
         if ref.kind == kinds.SERVICE and any(name.startswith("spec.selector") for name in state):
             return endpoints(cluster, ctx, cluster.get(ctx, ref)).settled
-        rolls = ref.kind.kind in ("Deployment", "StatefulSet", "DaemonSet") and ref.kind.group == "apps"
-        if rolls and any(name.startswith("spec.") for name in state):
-            live = cluster.get(ctx, ref)
-            return bool((live.get("spec") or {}).get("paused")) or rollout(live).done
+        if any(name.startswith("spec") for name in state):
+            return settled(cluster, ctx, ref)
         return True
+
+
+def _named(name: str, state: Mapping[str, Any]) -> Observation:
+    """Each place by itself: others may change the rest of the object, and an undo is refused place by place."""
+    return {f"{name}#{path}": value for path, value in state.items()}
+
+
+def _unnamed(observation: Observation) -> dict[str, Any]:
+    return {name.partition("#")[2]: value for name, value in observation.items()}
 
 
 def _ref(args: PatchArgs, cluster: Cluster, ctx: Context) -> Ref:
