@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, Undefined, UndefinedError, nodes
+from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, Undefined, UndefinedError, nodes
 from jinja2.compiler import Frame
 from jinja2.nativetypes import NativeCodeGenerator
 from jinja2.parser import Parser
@@ -38,9 +38,21 @@ _LIST_METHODS: Final = frozenset(["index", "count"])
 
 
 class Missing(StrictUndefined):
-    """Undefined. A path into it is undefined too, as `default` and `is defined` see; any other use is an error."""
+    """Undefined, in the language's words. A path into it is undefined, too (`default` sees it); its use is an error."""
 
     __slots__ = ()
+
+    @property
+    def _undefined_message(self) -> str:
+        obj, name = self._undefined_obj, self._undefined_name
+        if isinstance(obj, Missing):
+            return obj._undefined_message
+        if obj is missing:
+            return f"{name} is not defined"
+        if isinstance(name, int):
+            size = f" of {len(obj)} items" if isinstance(obj, (list, tuple)) else ""
+            return f"{kind_of(obj)}{size} has no item {name}"
+        return f"{kind_of(obj)} has no {name!r}"
 
 
 class _Code(NativeCodeGenerator):
@@ -104,6 +116,9 @@ class Environment(ImmutableSandboxedEnvironment):
             return Unknown(obj.why)
         owner, name = getattr(obj, "__self__", None), getattr(obj, "__name__", "")
         if isinstance(owner, str):
+            for operand in args:
+                if isinstance(operand, Unknown):
+                    raise Unknown.Reached(operand)
             bounds.check_method(owner, name, args)
         elif isinstance(obj, Undefined):
             return obj(*args, **kwargs)
@@ -146,7 +161,7 @@ def environment() -> Environment:
         del made.filters[unwanted]
     made.filters.update(jinja_filters.FILTERS)
     made.filters.update(filters.OWN)
-    tables: tuple[dict[str, Callable[..., Any]], ...] = (made.filters, made.tests)
+    tables: tuple[dict[str, Any], ...] = (made.filters, made.tests)
     for table in tables:
         for name, function in table.items():
             if name not in ("default", "d"):
@@ -283,7 +298,7 @@ def undefined(error: UndefinedError, tree: nodes.Node, source: str, names: Names
 
 
 def plain(value: Any) -> Any:
-    """The value as data: lists for what only runs like one. TypeError for what is none, OverflowError for a list without end."""
+    """The value as data: lists for what only runs like one. TypeError: it is none; OverflowError: it has no end."""
     kind = type(value)
     if kind in _DATA:
         return value
@@ -326,28 +341,34 @@ def render_all(text: str, names: Names) -> str | Unknown:
     """See expressions.render_file."""
     try:
         template = environment().from_string(parse_file(text))
-        length, parts = 0, []
-        for part in template.root_render_func(template.new_context(names)):  # type: ignore[arg-type]
+    except TemplateSyntaxError as error:
+        raise ExpressionError(f"line {error.lineno}: {error.message}") from None
+    output = template.root_render_func(template.new_context(names))  # type: ignore[arg-type]  # any mapping: it is copied
+    length, line, parts = 0, 0, []
+    try:
+        for part in output:
+            line = template.get_corresponding_lineno(output.gi_frame.f_lineno)  # type: ignore[attr-defined]
+            if isinstance(part, Undefined):
+                part._fail_with_undefined_error()
             shown = part if isinstance(part, Unknown) else text_of(part)
             length += 0 if isinstance(shown, Unknown) else len(shown)
             bounds.check_length(length)
             parts.append(shown)
+            line = 0
         return joined(parts)
     except Unknown.Reached as reached:
         return reached.unknown
-    except TemplateSyntaxError as error:
-        raise ExpressionError(f"line {error.lineno}: {error.message}") from None
-    except UndefinedError as error:
-        raise ExpressionError(f"{_line(error)}{error.message}") from None
     except Exception as error:  # noqa: BLE001  # whatever a template raises is its failure
-        raise ExpressionError(f"{_line(error)}{_words(error)}") from None
+        message = error.message if isinstance(error, UndefinedError) else _words(error)
+        raise ExpressionError(f"{_line(template, error, line)}{message}") from None
 
 
-def _line(error: Exception) -> str:
-    """`line N: ` of the template, from the traceback that Jinja rewrites."""
-    trace, line = error.__traceback__, 0
-    while trace is not None:
+def _line(template: Template, error: Exception, line: int) -> str:
+    """`line N: ` of the template, known already, or from the traceback's innermost frame of compiled template code."""
+    trace = error.__traceback__
+    known = line
+    while trace is not None and not known:
         if trace.tb_frame.f_code.co_filename == "<template>":
-            line = trace.tb_lineno
+            line = template.get_corresponding_lineno(trace.tb_lineno)
         trace = trace.tb_next
     return f"line {line}: " if line else ""

@@ -1,19 +1,19 @@
 """Expressions: sandboxed Jinja2 over plain data, without surprises. Data is never code; undefined is an error.
 
 In the strings of a playbook only `{{ ... }}` is active. A string that is one expression, white space around it or not,
-keeps the native type; any other is text. Plain paths (`{{ inputs.env }}`) are walked here; all else compiles once, and
-jinja2 is imported only then.
+keeps the native type; any other is text. Plain expressions (`{{ inputs.env }}`, `inputs.n > 3`) are computed without
+Jinja; all others compile once, and jinja2 is imported only then.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, Literal, TypeAlias
 
 from runbook.interpreter.bounds import MAX_TEXT
+from runbook.interpreter.plain_expressions import NotPlainError, plain_expression
 from runbook.interpreter.values import Unknown, joined, kind_of, text_of
 
 Names: TypeAlias = Mapping[str, Any]
@@ -230,39 +230,17 @@ def _value(source: str, names: Names) -> Any:
     return None if value is ABSENT else value
 
 
-_PATH: Final = re.compile(r"\s*[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*\s*")
-_WORDS: Final = frozenset(
-    (  # noqa: SIM905  # so many words read better as a text
-        "true false none True False None and or not in is if else self super caller varargs kwargs range dict namespace"
-    ).split()
-)
-
-
-@lru_cache(maxsize=8192)
-def _plain_path(source: str) -> tuple[str, ...]:
-    """The links of a source that is only a dotted path; () for any other."""
-    if not _PATH.fullmatch(source):
-        return ()
-    links = tuple(source.strip().split("."))
-    return () if links[0] in _WORDS else links
-
-
 def _raw(source: str, names: Names) -> Any:
-    """The value, Unknown or ABSENT. A path through maps is walked; what it does not find, Jinja explains."""
-    links = _plain_path(source)
-    if links:
-        value: Any = names
-        for link in links:
-            if type(value) is Unknown:
-                return value
-            if type(value) is not dict or link not in value:
-                break
-            value = value[link]
-        else:
-            return value
-    from runbook.interpreter.environment import compiled
-
+    """The value, Unknown or ABSENT."""
+    plain = plain_expression(source)
     try:
+        if plain is not None:
+            try:
+                return plain(names)
+            except NotPlainError:
+                pass
+        from runbook.interpreter.environment import compiled
+
         return compiled(source)(names)
     except Unknown.Reached as reached:
         return reached.unknown

@@ -132,6 +132,15 @@ def _links(node: nodes.Node, called: set[int], inner: set[int]) -> tuple[list[st
     return reversed_[::-1], node.name if isinstance(node, nodes.Name) and node.ctx == "load" else None
 
 
+def _written(node: nodes.Node) -> tuple[list[str], str | None]:
+    """As `_links`, with every link; `[…]` for one that is computed."""
+    links: list[str] = []
+    while isinstance(node, (nodes.Getattr, nodes.Getitem)):
+        links.append(node.attr if isinstance(node, nodes.Getattr) else _constant(node) or "[…]")
+        node = node.node
+    return links[::-1], node.name if isinstance(node, nodes.Name) else None
+
+
 def _constant(node: nodes.Getitem) -> str | None:
     return node.arg.value if isinstance(node.arg, nodes.Const) and isinstance(node.arg.value, str) else None
 
@@ -140,7 +149,7 @@ def secret_misuse(source: str, bare: bool, allowed: bool, inputs: frozenset[str]
     """See expressions.secret_misuse. A template that does not parse has no misuse: `analyse` says what is wrong."""
 
     def is_secret(node: nodes.Node) -> str | None:
-        links, root = _links(node, set(), set())
+        links, root = _written(node)
         if root == "secrets" or (root == "inputs" and links and links[0] in inputs):
             return ".".join((root, *links))
         return None
@@ -168,12 +177,10 @@ def _misuse(tree: nodes.Expr, allowed: bool, is_secret: Callable[[nodes.Node], s
         if name is None:
             continue
         _links(node, set(), wholes)
-        if name.count(".") != 1:
-            return (
-                f"`{name}` names no single secret: write secrets.NAME"
-                if name == "secrets"
-                else f"`{name}`: a secret is text, it has no parts"
-            )
+        if name in ("secrets", "secrets.[…]"):
+            return "`secrets` names no single secret: write secrets.NAME"
+        if name.count(".") > 1:
+            return f"`{name}`: a secret is text, it has no parts"
         if id(node) in tested:
             continue
         if id(node) not in placed:

@@ -133,7 +133,7 @@ class Duration(float):
     written: str
 
     def __new__(cls, seconds: float, written: str | None = None) -> Duration:
-        """`written` must mean `seconds`; without it the shortest exact spelling is made."""
+        """`written` must mean `seconds`; without it one is made, to the nanosecond."""
         self = super().__new__(cls, seconds)
         self.written = _spelled(float(seconds)) if written is None else written
         return self
@@ -155,11 +155,9 @@ def _spelled(seconds: float) -> str:
     if not math.isfinite(seconds):
         raise ValueError("a duration is a finite number of seconds")
     sign, rest = ("-", -seconds) if seconds < 0 else ("", seconds)
-    if rest != int(rest) or rest >= 1e12:
-        milliseconds = round(rest * 1000, 9)
-        if rest < 1 and milliseconds == int(milliseconds) and milliseconds / 1000 == rest:
-            return f"{sign}{int(milliseconds)}ms"
-        return f"{sign}{rest!r}s"
+    if rest != int(rest):
+        in_milliseconds = rest < 1 and abs(rest * 1000 - round(rest * 1000)) < 1e-6 and round(rest * 1000) > 0
+        return f"{sign}{round(rest * 1000)}ms" if in_milliseconds else f"{sign}{rest:.9f}".rstrip("0").rstrip(".") + "s"
     whole, words = int(rest), ""
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
         count, whole = divmod(whole, size)
