@@ -8,6 +8,7 @@ from typing import Any
 
 from runbook.interpreter import people
 from runbook.interpreter.changes import change_of
+from runbook.interpreter.doubt import settled
 from runbook.interpreter.effects import Box, Call, Fault, Record
 from runbook.interpreter.expressions import ExpressionError, decide, evaluate, render
 from runbook.interpreter.model import Action, Poll, Retry
@@ -246,31 +247,6 @@ class _Action:
 
     def _blamed(self, out: Outcome, kind: Any, fault: Fault) -> Outcome:
         return replace(out, status=kind, kind=kind, error=fault, step=self.step.id, path=self.path)
-
-
-async def settled(run: Run, call: Call, box: Box) -> Record:
-    """A call's record, after somebody has said what to do where it is in doubt. The inverse is that of the first record."""
-    first: Record | None = None
-    key, repeats = call.key, 0
-    while True:
-        record = await run.fx.call(replace(call, key=key), box)
-        first = first or record
-        if first.inverse is not None and record.inverse is None:
-            record = replace(record, inverse=first.inverse)
-        if record.status != "in_doubt":
-            return record
-        answer, choice = await people.in_doubt(run, call, key, box.parent or box)
-        if answer.by is not None:
-            return replace(record, status=answer.status, by=answer.by, seq=answer.seq, at=answer.at, changed=True)
-        if choice == "done":
-            return replace(
-                record, status="succeeded", outputs=record.outputs or {}, error=None, at=answer.at, changed=True
-            )
-        if choice != "repeat":
-            fault = record.error or Fault("nobody knows whether it happened", kind="in_doubt")
-            return replace(record, error=replace(fault, kind="in_doubt", temporary=False), at=answer.at, changed=True)
-        repeats += 1
-        key = f"{call.key}~{repeats}"
 
 
 def _map(outputs: Any) -> Any:

@@ -37,7 +37,7 @@ from runbook.interpreter.model import (
 from runbook.interpreter.outcome import Outcome, failed, stopped
 from runbook.interpreter.run import Run
 from runbook.interpreter.scope import RunInfo, Scope, seconds
-from runbook.interpreter.undo import play_back
+from runbook.interpreter.undo import Playback
 from runbook.interpreter.unwind import Handlers, Left, Unwinding, unwind
 from runbook.interpreter.values import Unknown, to_wire
 
@@ -102,7 +102,7 @@ class Engine(Run):
         if begun.by is not None:
             return stopped(begun, "not started")
         changes = self.log.within("")
-        out = await play_back(self, changes, key, self.work, "", erase=True)
+        out = await Playback(self, "", erase=True).play(changes, key, self.work)
         return await self._tidied(key, replace(out, at=max(out.at, begun.at), undone=out.ok and bool(out.outputs)))
 
     async def finish(self, number: int) -> Outcome:
@@ -130,9 +130,9 @@ class Engine(Run):
             return stopped(begun, "not started") if out.ok else out
         room = self.box(key, self.work, begun.at + left.cleanup)
         if left.phase == "undo":
-            done = await play_back(self, self.log.within(left.path), key, room, left.path, erase=True)
+            done = await Playback(self, left.path, erase=True).play(self.log.within(left.path), key, room)
         elif left.phase == "temporary":
-            done = await play_back(self, self.log.open(left.path), key, room, left.path, erase=False)
+            done = await Playback(self, left.path, erase=False).play(self.log.open(left.path), key, room)
         else:
             assert left.scope is not None
             done = await self.sequence(left.steps, left.scope, key, room)
@@ -159,7 +159,7 @@ class Engine(Run):
         end = Unwinding(self, key, self.playbook.cleanup, out)
         changes = self.log.open("")
         if changes:
-            await end.phase("temporary", lambda at, room: play_back(self, changes, at, room, "", erase=False))
+            await end.phase("temporary", lambda at, room: Playback(self, "", erase=False).play(changes, at, room))
         return end.result()
 
     def unfinished(self) -> list[Left]:
@@ -237,7 +237,7 @@ class Engine(Run):
             return failed(error.message, begun, step.id, path)
         mine = self.box(path, box, None if limit is None else begun.at + limit)
         if locks:
-            record = await self.fx.lock(f"{path}@locks", locks, mine)
+            record = await self.fx.lock(path, locks, mine)
             if record.by is not None:
                 return stopped(record, f"it waited for {', '.join(locks)}")
             if record.status != "succeeded":
@@ -249,7 +249,7 @@ class Engine(Run):
         if not isinstance(step, Action) or step.finally_ or step.on_failure.undo or step.on_failure.steps:
             out = await unwind(self, handlers, path, scope, out)
         if locks:
-            await self.fx.unlock(f"{path}@locks", locks)
+            await self.fx.unlock(path, locks)
         return out
 
     async def _body(
@@ -386,7 +386,12 @@ def _name(step: Step, scope: Scope) -> str:
 
 def _about(step: Step, scope: Scope) -> dict[str, Any]:
     action = step.action if isinstance(step, Action) else ""
-    return {"id": step.id, "kind": _kind_of(step), "name": _name(step, scope), "action": action}
+    about: dict[str, Any] = {"id": step.id, "kind": _kind_of(step), "name": _name(step, scope), "action": action}
+    if step.background:
+        about["background"] = True
+    if step.milestone is not None:
+        about["milestone"] = scope.book.prefix + step.milestone
+    return about
 
 
 def _limit(step: Step, names: Mapping[str, Any]) -> float | None:

@@ -280,7 +280,7 @@ def _iteration(run: Run, step: Foreach, scope: Scope, path: str, box: Box, item:
                 out = replace(out, outputs={**out.outputs, **own})
             except ExpressionError as error:
                 out = replace(failed(error.message, begun, step.id, key), outputs=out.outputs, at=out.at)
-        return await give_back(run, step.cleanup, key, out)
+        return await give_back(run, step.cleanup, key, out, scope.held)
 
     return job
 

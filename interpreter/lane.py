@@ -48,7 +48,7 @@ async def _tell(
 ) -> Outcome:
     for task in first:
         await task
-    turn = await run.fx.sleep(f"{path}@turn", 0.0, run.lane)  # its time counts from here, not from when it was queued
+    turn = await run.fx.sleep(f"{path}#0+", 0.0, run.lane)  # its time counts from here, not from when it was queued
     out = await run.carry_out(step, scope, path, run.lane, replace(begun, at=turn.at, wall=turn.wall), args)
     if out.by is not None:
         run.fx.emit("lane.left", path, {"id": step.id, "name": step.name, "action": step.action, "status": out.status})
@@ -64,8 +64,8 @@ async def joined(run: Run) -> None:
     """Wait for what is not told yet, at most `PATIENCE` seconds; the rest is listed."""
     if all(task.done() for _, task in run.telling):
         return
-    begun = await run.fx.start(run.lane.key, run.hard, {"id": "", "kind": "lane", "name": "", "action": ""})
-    run.lane.due = begun.at + PATIENCE
+    now = await run.fx.sleep(f"#{run.lane.key}", 0.0, run.hard)
+    run.lane.due = now.at + PATIENCE
     run.fx.opened(run.lane)
     for _, task in run.telling:
         await task

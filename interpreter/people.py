@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from runbook.interpreter.effects import Box, Call, Fault, Question, Record
+from runbook.interpreter.doubt import choice_of
+from runbook.interpreter.effects import Box, Fault, Question, Record
 from runbook.interpreter.model import Action
 from runbook.interpreter.outcome import Outcome, failed, stopped
 from runbook.interpreter.run import Run
@@ -17,7 +18,6 @@ _KINDS: Mapping[str, Literal["approve", "choose", "checklist"]] = {
     "manual.choose": "choose",
     "manual.checklist": "checklist",
 }
-IN_DOUBT = ("repeat", "done", "fail")
 AT_FAILURE = ("retry", "continue", "undo", "abort")
 
 
@@ -51,14 +51,6 @@ async def _declined(run: Run, step: Action, path: str, box: Box, record: Record)
     return Outcome("cancelled", {}, fault, run.work.key, record.seq, record.at, record.wall, "cancelled", step.id, path)
 
 
-async def in_doubt(run: Run, call: Call, key: str, box: Box) -> tuple[Record, str]:
-    """An intent without a result that observation could not settle. The answer: repeat, done or fail."""
-    text = f"{call.step}: nobody knows whether {call.action} happened"
-    options = {"choices": list(IN_DOUBT), "call": key, "action": call.action, "args": call.args}
-    record = await run.fx.ask(Question(f"{key}?", call.step, "in_doubt", text, options, call.maybe), box)
-    return record, _choice(record)
-
-
 def asks(run: Run, step: Action, box: Box, out: Outcome) -> bool:
     """Whether a person decides about this failure (`--interactive`): not about what the playbook itself puts up with."""
     if not run.interactive or out.ok or out.by is not None or step.effect == "notify":
@@ -70,9 +62,5 @@ async def at_failure(run: Run, key: str, path: str, box: Box, out: Outcome) -> t
     """What to do about a failed action. The answer: retry, continue, undo or abort."""
     message = out.error.message if out.error is not None else out.status
     options = {"choices": list(AT_FAILURE)}
-    record = await run.fx.ask(Question(f"{key}?failure", path, "failure", f"{path} failed: {message}", options), box)
-    return record, _choice(record)
-
-
-def _choice(record: Record) -> str:
-    return str(record.outputs.get("choice", "")) if isinstance(record.outputs, Mapping) else ""
+    record = await run.fx.ask(Question(f"{key}#failure?", path, "failure", f"{path} failed: {message}", options), box)
+    return record, choice_of(record)

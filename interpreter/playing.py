@@ -36,7 +36,7 @@ async def call(run: Run, step: SubPlaybook, scope: Scope, path: str, box: Box, b
         return await _ended(run, inner, mine, unprepared.out)
     out = await played(run, inner.holding(locks), mine)
     if locks:
-        await run.fx.unlock(f"{book.path}@locks", locks)
+        await run.fx.unlock(book.path, locks)
     return out
 
 
@@ -122,7 +122,7 @@ async def _locked(run: Run, scope: Scope, box: Box) -> tuple[str, ...]:
     wanted = tuple(name for name in names if name not in scope.held)
     if not wanted:
         return ()
-    record = await run.fx.lock(f"{scope.book.path}@locks", wanted, box)
+    record = await run.fx.lock(scope.book.path, wanted, box)
     if record.by is not None:
         raise Unprepared(stopped(record))
     if record.status != "succeeded":

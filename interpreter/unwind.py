@@ -14,7 +14,7 @@ from runbook.interpreter.effects import Box, Fault
 from runbook.interpreter.model import OnFailure, Step
 from runbook.interpreter.outcome import Outcome, failure_view, stopped
 from runbook.interpreter.scope import Scope
-from runbook.interpreter.undo import play_back
+from runbook.interpreter.undo import Playback
 from runbook.interpreter.values import Unknown
 
 if TYPE_CHECKING:
@@ -121,20 +121,22 @@ async def unwind(run: Run, handlers: Handlers, path: str, scope: Scope, out: Out
     if not out.ok and (handlers.on_failure.undo or undo):
         changes = run.log.within(path)
         if changes:
-            undone = await end.phase("undo", lambda key, room: play_back(run, changes, key, room, path, erase=True))
+            undone = await end.phase(
+                "undo", lambda key, room: Playback(run, path, True, scope.held).play(changes, key, room)
+            )
             end.undone = "succeeded" if undone.ok else "failed"
     await _on_failure(end, handlers, scope)
-    await _returns(end)
+    await _returns(end, scope.held)
     if handlers.finally_:
         inner = scope.naming(failure=failure_view(out, end.undone, [fault for fault, _ in end.faults]))
         await end.phase("finally", _steps(run, handlers.finally_, inner), handlers.finally_, inner)
     return end.result()
 
 
-async def give_back(run: Run, cleanup: float, path: str, out: Outcome) -> Outcome:
+async def give_back(run: Run, cleanup: float, path: str, out: Outcome, held: tuple[str, ...]) -> Outcome:
     """Only the temporary changes: the end of an iteration, which has no handlers."""
     end = Unwinding(run, path, cleanup, out)
-    await _returns(end)
+    await _returns(end, held)
     return end.result()
 
 
@@ -151,11 +153,11 @@ async def _on_failure(end: Unwinding, handlers: Handlers, scope: Scope) -> None:
     await end.phase("on_failure", _steps(end.run, steps, inner), steps, inner)
 
 
-async def _returns(end: Unwinding) -> None:
+async def _returns(end: Unwinding, held: tuple[str, ...]) -> None:
     changes = end.run.log.open(end.path)
     if changes:
         run = end.run
-        await end.phase("temporary", lambda key, room: play_back(run, changes, key, room, end.path, erase=False))
+        await end.phase("temporary", lambda key, room: Playback(run, end.path, False, held).play(changes, key, room))
 
 
 def _steps(run: Run, steps: tuple[Step, ...], scope: Scope) -> Play:

@@ -74,12 +74,11 @@ class Disk:
     intents: dict[str, Intent] = field(default_factory=dict)
     firsts: dict[str, Call | None] = field(default_factory=dict)  # op -> the first attempt's inverse
     stops: dict[str, StopKind] = field(default_factory=dict)
-    held: dict[str, str] = field(default_factory=dict)  # lock -> key of the step that holds it
     emitted: dict[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
     time: float = 0.0
 
     def copy(self) -> Disk:
-        return Disk(*(dict(part) for part in (self.records, self.intents, self.firsts, self.stops, self.held, self.emitted)), self.time)
+        return Disk(*(dict(part) for part in (self.records, self.intents, self.firsts, self.stops, self.emitted)), self.time)
 
 
 @dataclass
@@ -362,10 +361,7 @@ class Toy:
             return await self._keep(key)
 
         def land() -> Record | None:
-            if any(name in self.disk.held for name in names):
-                return None
-            self.disk.held.update(dict.fromkeys(names, key))
-            return self._record()
+            return None if self._held() & set(names) else self._record(outputs={"names": list(names)})
 
         record = land() if box.verdict(self.now) is None else None
         if record is not None:
@@ -376,17 +372,22 @@ class Toy:
         return await self._fly(key, box, None, land, lambda kind, by: self._record(status=kind, by=by))
 
     async def unlock(self, key: str, names: tuple[str, ...]) -> Record:
-        held, key = f"{key} lock", f"{key} unlock"
+        key = f"{key} unlock"
         if key in self.disk.records:
             return self.disk.records[key]
         record = await self._keep(key)
-        for name in names:
-            if self.disk.held.get(name) == held:
-                del self.disk.held[name]
         for flight in self.flights.values():  # who waits for a lock looks again
             if flight.end is None and "lock" in str(flight.land.__qualname__):
                 flight.end = self.now
         return record
+
+    def _held(self) -> set[str]:
+        """Locks that some step holds. What the run took at its start is the run's: its steps still take turns."""
+        held: set[str] = set()
+        for key, record in self.disk.records.items():
+            if key.endswith(" lock") and record.outputs and f"{key.removesuffix(' lock')} unlock" not in self.disk.records:
+                held.update(record.outputs["names"])
+        return held
 
     async def secrets(self, key: str, refs: tuple[SecretRef, ...], box: Box) -> Record:
         key = f"{key} secrets"
