@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -61,9 +62,9 @@ class Asker:
                 return self._answer(self._choose(_known(question, DOUBT)))
             case "failure":
                 return self._answer(self._choose(_known(question, FAILURE)))
-            case _:
-                choices = question.options.get("choices") or {}
-                return self._answer(self._choose({str(name): value(text) for name, text in dict(choices).items()}))
+            case "choose":
+                texts = question.options.get("choices") or {}
+                return self._answer(self._choose({str(name): value(text) for name, text in texts.items()}))
 
     def _answer(self, choice: str, comment: str = "", items: Sequence[Mapping[str, object]] = ()) -> people.Answer:
         return people.Answer(choice, getpass.getuser(), time.time(), comment, tuple(items))
@@ -98,10 +99,9 @@ class Asker:
             click.echo("    y or n, please")
 
     def _line(self, prompt: str) -> str:
-        """A line of the terminal; `input` would let the readline of a busy screen interfere."""
+        """A line of the terminal. Not `input`: its readline belongs to the main thread."""
         click.echo(f"  {prompt}: ", nl=False)
-        stream = click.get_text_stream("stdin")
-        line = stream.readline()
+        line = sys.stdin.readline()
         if not line:
             raise EOFError
         return line.strip()

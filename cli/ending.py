@@ -6,7 +6,7 @@ import click
 
 from runbook.cli.terminal import Terminal
 from runbook.interpreter.errors import Exit, InvalidError, RunbookError
-from runbook.runner.run_tree import StepView
+from runbook.runner.run_tree import RoundView, StepView, step_of
 from runbook.runner.view import RunView
 from runbook.runner.wording import moment, one_line, span, status_word, tame, value
 
@@ -24,27 +24,47 @@ def show_error(error: RunbookError, terminal: Terminal) -> None:
         click.echo(f"  {error.hint}", err=True)
 
 
-def lines(view: RunView, terminal: Terminal, place: str = "", report: str = "") -> list[str]:
-    """The last lines of a run. `place`: file:line of the step to blame, `report`: a report's path."""
+def lines(view: RunView, terminal: Terminal, report: str = "") -> list[str]:
+    """The last lines of a run, or of the undo that came after it. `report`: the path of a report that was written."""
+    later = view.last_round
+    if later is not None and (later.what == "undo" or later.exit):
+        return _round(view, later, terminal)
     status = _status(view)
-    took = span(view.elapsed())
     simulated = terminal.paint("  SIMULATED", "yellow") if view.simulated else ""
-    head = f"{terminal.status(status, f'{view.name} {status_word(status)}')} after {took}{simulated}"
+    title = f"{view.name} {status_word(status)}"
+    after = "" if status == "waiting" else f" after {span(view.elapsed())}"
     rows = [*_objectives(view, terminal)]
-    if view.exit not in (None, int(Exit.SUCCEEDED)):
-        rows += _what(view, place)
-        rows += _undone(view)
-        rows += _left(view)
-    rows += _warnings(view)
-    rows += _undelivered(view)
+    if view.exit == int(Exit.WAITING):
+        rows += _list("Asked", [f"{step_of(q.key)}: {one_line(q.text)}" for q in view.open_questions()])
+    elif view.exit not in (None, int(Exit.SUCCEEDED)):
+        rows += [*_what(view), *_undone(view), *_left(view)]
+    rows += [*_warnings(view), *_undelivered(view)]
     if view.exit == 0 and view.outputs:
-        rows += [
-            ("Outputs" if i == 0 else "", f"{k} = {value(v, 200)}") for i, (k, v) in enumerate(view.outputs.items())
-        ]
+        rows += _list("Outputs", [f"{name} = {value(given, 200)}" for name, given in view.outputs.items()])
     if report:
         rows.append(("Report", report))
     rows += _next(view)
-    return ["", head, *(f"  {terminal.paint(f'{label:<10}', 'bold')}{text}".rstrip() for label, text in rows)]
+    return ["", f"{terminal.status(status, title)}{after}{simulated}", *_laid_out(rows, terminal)]
+
+
+def _round(view: RunView, later: RoundView, terminal: Terminal) -> list[str]:
+    """How an undo ended."""
+    simulated = terminal.paint("  SIMULATED", "yellow") if view.simulated else ""
+    title = f"{later.what} of {view.name} {status_word(later.status)}"
+    rows = _undone(view, later.began)
+    if later.exit:
+        error = later.error or {}
+        rows = [("What", one_line(str(error.get("message") or status_word(later.status)))), *rows]
+        if error.get("hint"):
+            rows.insert(1, ("", one_line(str(error["hint"]))))
+    rows += _left(view)
+    if later.exit:
+        rows.append(("Next", f"runbook undo {view.id}   (when the reason is gone)"))
+    return ["", f"{terminal.status(later.status, title)}{simulated}", *_laid_out(rows, terminal)]
+
+
+def _laid_out(rows: list[tuple[str, str]], terminal: Terminal) -> list[str]:
+    return [f"  {terminal.paint(f'{label:<10}', 'bold')}{text}".rstrip() for label, text in rows]
 
 
 def _status(view: RunView) -> str:
@@ -56,7 +76,7 @@ def _status(view: RunView) -> str:
 
 
 def _objectives(view: RunView, terminal: Terminal) -> list[tuple[str, str]]:
-    rows = []
+    rows: list[tuple[str, str]] = []
     for entry in view.objectives:
         verdict = str(entry.get("verdict", "n/a"))
         style = {"met": "green", "missed": "red"}.get(verdict, "dim")
@@ -67,7 +87,7 @@ def _objectives(view: RunView, terminal: Terminal) -> list[tuple[str, str]]:
     return rows
 
 
-def _what(view: RunView, place: str) -> list[tuple[str, str]]:
+def _what(view: RunView) -> list[tuple[str, str]]:
     culprit = view.culprit()
     error = (culprit.error if culprit is not None and culprit.error else None) or view.error or {}
     message = tame(str(error.get("message") or _reason(view)))
@@ -77,7 +97,7 @@ def _what(view: RunView, place: str) -> list[tuple[str, str]]:
         rows.append(("", f"… {len(more) - MANY} more lines: runbook logs {view.id}"))
     if error.get("hint"):
         rows.append(("", one_line(str(error["hint"]))))
-    where = _where(culprit, place)
+    where = _where(culprit)
     if where:
         rows.append(("Where", where))
     return rows
@@ -92,26 +112,27 @@ def _reason(view: RunView) -> str:
     return status_word(view.status)
 
 
-def _where(culprit: StepView | None, place: str) -> str:
+def _where(culprit: StepView | None) -> str:
     if culprit is None:
-        return place
-    parts = [culprit.key, place, culprit.action]
+        return ""
+    parts = [culprit.key, culprit.place.rpartition(":")[0], culprit.action]
     if culprit.attempts > 1:
         parts.append(f"{culprit.attempts} attempts")
     return " · ".join(part for part in parts if part)
 
 
-def _undone(view: RunView) -> list[tuple[str, str]]:
-    undone = [call for call in view.calls.values() if call.undone]
+def _undone(view: RunView, since: float = 0.0) -> list[tuple[str, str]]:
+    """What was taken back since a Unix time."""
+    undone = [call for call in view.calls.values() if call.undone and (call.undone_at or 0.0) >= since]
     if not undone:
-        return [("Undone", "nothing")] if view.changes() else []
+        return [("Undone", "nothing")] if since or view.changes() else []
     return _list("Undone", [f"{call.op} ({call.action})" for call in undone])
 
 
 def _left(view: RunView) -> list[tuple[str, str]]:
     rows = []
     for call in view.left():
-        state = "stands" if call.status == "succeeded" else f"{status_word(call.status)}, may have happened"
+        state = "stands" if call.status == "succeeded" else f"{status_word(call.status)}: perhaps done, perhaps in part"
         why = f": {one_line(call.undo_error)}" if call.undo_error else ", no undo for it" if call.irreversible else ""
         rows.append(f"{call.op} ({call.action}) {state}{why}")
     if not rows and not view.unfinished:
@@ -136,25 +157,19 @@ def _undelivered(view: RunView) -> list[tuple[str, str]]:
 def _next(view: RunView) -> list[tuple[str, str]]:
     run = view.id
     if view.exit == int(Exit.WAITING):
-        return [
-            ("Next", f"runbook answer {run} {question_name(q.key)} {_choices(q.kind)}") for q in view.open_questions()
-        ]
+        asked = [f"runbook answer {run} {step_of(q.key)} {_choices(q.kind)}" for q in view.open_questions()]
+        return [*_list("Next", asked), ("", f"runbook resume {run}")]
     if view.exit == int(Exit.IN_DOUBT):
         return [("Next", f"look at it, then: runbook resume {run} --in-doubt done|repeat|fail")]
     if view.unfinished:
         return [("Next", f"runbook resume {run}   (finishes the clean-up that is left)")]
     if view.exit in (None, int(Exit.SUCCEEDED)):
-        return [("Next", f"runbook show {run}")] if view.exit is not None else [("Next", f"runbook resume {run}")]
+        return [("Next", f"runbook resume {run}")] if view.exit is None else []
     rows = []
     if any(call.status == "succeeded" for call in view.left()):
         rows.append(("Next", f"runbook undo {run}   (takes back what stands)"))
     rows.append(("Next" if not rows else "", f"runbook report {run}   (everything that happened)"))
     return rows
-
-
-def question_name(key: str) -> str:
-    """The step's key as `runbook answer` takes it."""
-    return key.partition("#")[0]
 
 
 def _choices(kind: str) -> str:

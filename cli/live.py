@@ -49,6 +49,7 @@ class LiveScreen:
         self._progress: dict[str, tuple[float, float]] = {}
         self._skew = 0.0  # seconds that the run's clock is ahead of ours
         self._live: Live | None = None
+        self._over = False
 
     def __enter__(self) -> LiveScreen:
         self._start()
@@ -56,6 +57,7 @@ class LiveScreen:
 
     def __exit__(self, *ended: object) -> None:
         """The live part goes; the whole tree stays on the screen as it ended."""
+        self._over = True
         self._stop()
         with self._lock:
             for line in tree(self.view, self._terminal):
@@ -85,6 +87,8 @@ class LiveScreen:
                 self._progress.pop(step, None)
 
     def _start(self) -> None:
+        if self._over:  # the run ended while somebody was still asked
+            return
         self._live = Live(
             console=self._console,
             get_renderable=self._frame,

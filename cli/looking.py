@@ -6,13 +6,16 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
 
 from runbook.cli.terminal import Terminal, columns
 from runbook.interpreter.errors import Exit, InternalError, RunbookError
+from runbook.runner import step_logs
 from runbook.runner.journal import Journal
+from runbook.runner.run_tree import step_of
 from runbook.runner.store import RunFolder, Store, home
 from runbook.runner.view import RunView, fold
 from runbook.runner.wording import moment, one_line, span, value
@@ -43,7 +46,7 @@ def state_of(view: RunView, holder: str) -> str:
         return "waiting"
     if view.exit == int(Exit.IN_DOUBT):
         return "in_doubt"
-    if view.ended is not None and not view.undoing:
+    if view.ended is not None and not any(made.ended is None for made in view.rounds):
         return view.status
     if not holder:
         return "stopped"
@@ -62,39 +65,50 @@ def runs(limit: int, everything: bool, output: str) -> None:
     shown = folders if everything else folders[:limit]
     found = [_line(folder) for folder in shown]
     if output == "json":
-        click.echo(json.dumps(found, ensure_ascii=False, indent=2))
+        click.echo(json.dumps([asdict(entry) for entry in found], ensure_ascii=False, indent=2))
         return
     if not found:
         click.echo(f"No runs yet. They are kept in {kept.home}.")
         return
     rows = [["RUN", "STATUS", "STARTED", "TOOK", "BY"]]
     for entry in found:
-        status = terminal.status(entry["state"]) + (" SIMULATED" if entry["simulated"] else "")
-        rows.append([entry["run"], status, entry["started"], span(entry["elapsed"]), entry["initiator"]])
+        status = terminal.status(entry.state) + (" SIMULATED" if entry.simulated else "")
+        rows.append([entry.run, status, entry.started, span(entry.elapsed), entry.initiator])
     for line in columns(rows):
         click.echo(line)
     if len(folders) > len(shown):
         click.echo(terminal.paint(f"{len(folders) - len(shown)} older ones: runbook runs --all", "dim"))
 
 
-def _line(folder: RunFolder) -> dict[str, str | float | bool | None]:
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """One run of the list."""
+
+    run: str
+    state: str
+    name: str = ""
+    started: str = ""
+    elapsed: float | None = None
+    initiator: str = ""
+    simulated: bool = False
+    error: str = ""
+
+
+def _line(folder: RunFolder) -> _Line:
     try:
         view, holder = view_of(folder)
     except RunbookError as error:
-        return {
-            "run": folder.id, "name": "", "state": "damaged", "started": "", "elapsed": None, "initiator": "",
-            "simulated": False, "error": error.message,
-        }  # fmt: skip
-    return {
-        "run": view.id,
-        "name": view.name,
-        "state": state_of(view, holder),
-        "started": moment(view.started),
-        "elapsed": round(view.elapsed(time.time() if holder else None), 3),
-        "initiator": value(view.initiator),
-        "simulated": view.simulated,
-        "error": value((view.error or {}).get("message", "")),
-    }
+        return _Line(folder.id, "damaged", error=error.message)
+    return _Line(
+        run=view.id,
+        state=state_of(view, holder),
+        name=view.name,
+        started=moment(view.started),
+        elapsed=round(view.elapsed(time.time() if holder else None), 3),
+        initiator=value(view.initiator),
+        simulated=view.simulated,
+        error=value((view.error or {}).get("message", "")),
+    )
 
 
 @click.command()
@@ -124,7 +138,7 @@ def show(run: str, verbose: bool, output: str) -> None:
         click.echo(f"\n{terminal.status(state)}: {holder}")
         for question in view.open_questions():
             click.echo(f"  asks: {one_line(question.text)}")
-            click.echo(f"  runbook answer {view.id} {ending.question_name(question.key)} ...")
+            click.echo(f"  runbook answer {view.id} {step_of(question.key)} ...")
         return
     if state == "stopped":
         click.echo(f"\n{terminal.paint('■ stopped', 'yellow')}: nobody runs it, and it did not end")
@@ -145,31 +159,35 @@ def logs(run: str, step: str, follow: bool) -> None:
 
 
 def _log_lines(folder: RunFolder, step: str, follow: bool) -> Iterator[str]:
-    """Lines of all logs; without --follow file by file, with it as they come."""
-    read: dict[Path, int] = {}
+    """Lines of what the steps said; with --follow until nobody runs it any more."""
+    path, rest, read = folder.logs / step_logs.NAME, b"", 0
     while True:
         running = follow and view_of(folder)[1] != ""
-        for path in sorted(folder.logs.rglob("*")) if folder.logs.is_dir() else ():
-            if not path.is_file() or (step and step not in (path.stem, _logged_step(path))):
-                continue
+        if path.is_file():
             with path.open("rb") as file:
-                file.seek(read.get(path, 0))
+                file.seek(read)
                 content = file.read()
-            whole = content if not running else content[: content.rfind(b"\n") + 1]
-            read[path] = read.get(path, 0) + len(whole)
-            prefix = "" if step else f"{_logged_step(path)}  "
-            for line in whole.decode("utf-8", "replace").splitlines():
-                yield prefix + one_line(line)
+            read += len(content)
+            *lines, rest = (rest + content).split(b"\n")
+            for line in lines:
+                yield from _said(line, step)
         if not running:
             return
         time.sleep(FOLLOW_EVERY)
 
 
-def _logged_step(path: Path) -> str:
-    """The step whose log this file is."""
-    from urllib.parse import unquote
-
-    return unquote(path.name.removesuffix(".log"))
+def _said(line: bytes, step: str) -> Iterator[str]:
+    """One stored line for people: when, which step, what. Of one step: only what it said."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return  # cut off by a crash
+    of = step_of(str(entry.get("key", "")))
+    if step and step not in (of, of.rpartition("/")[2]):
+        return
+    at = time.strftime("%H:%M:%S", time.localtime(float(entry.get("wall", 0.0))))
+    for text in str(entry.get("text", "")).splitlines():
+        yield one_line(text) if step else f"{at}  {of}  {one_line(text)}"
 
 
 @click.command()
@@ -196,18 +214,20 @@ def report(run: str, form: str | None, path: Path | None) -> None:
 
 @click.command()
 @click.argument("run", default="last")
-@click.option("--head", help="The digest that a report named: it must be this run's newest.")
+@click.option("--head", help="A digest that a report named: nothing up to it was changed.")
 def verify(run: str, head: str | None) -> None:
     """Recompute every digest of a run's journal: was anything changed after it was written?"""
     folder = store().find(run)
     journal = Journal.open(folder.journal, readonly=True)
     try:
         problems = journal.verify()
-        found, count = journal.head, sum(1 for _ in journal.events()) if not problems else 0
+        digests = [event.digest for event in journal.events()] if not problems else []
     finally:
         journal.close()
-    if head is not None and head != found:
-        problems.append(f"the newest digest is {found}, not {head}")
+    if not problems and head is not None and head not in digests:
+        problems = [f"no event has the digest {head}"]
     if problems:
         raise InternalError(f"the journal of {folder.id} was changed:\n" + "\n".join(f"  {line}" for line in problems))
-    click.echo(f"{folder.id}: {count} events, unchanged; head {found}")
+    later = len(digests) - 1 - digests.index(head) if head is not None else 0
+    note = f" ({later} of them after the given one)" if later else ""
+    click.echo(f"{folder.id}: {len(digests)} events{note}, unchanged; head {digests[-1] if digests else ''}")

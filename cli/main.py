@@ -111,7 +111,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
 def perform(argv: list[str]) -> int:
     """Run one command line; its exit code. Every end becomes a sentence on stderr, never a traceback."""
     try:
-        result = cli.main(argv, prog_name="runbook", standalone_mode=False)
+        result: object = cli.main(argv, prog_name="runbook", standalone_mode=False)
     except click.exceptions.Exit as stop:
         return int(stop.exit_code)
     except click.UsageError as error:

@@ -11,6 +11,7 @@ from runbook.runner.wording import change_lines, clock, one_line, span, status_w
 
 PHASES = {
     "undo": "undo",
+    "finish": "clean-up that was left",
     "on_failure": "on failure",
     "temporary": "giving back what was temporary",
     "finally": "finally",
@@ -57,8 +58,10 @@ def title(step: StepView) -> str:
     """What a step is called: a phase by its words, an iteration by its number, else its name, else its id."""
     if step.phase:
         return PHASES.get(step.phase, step.phase)
+    if step.kind == "inverse":
+        return one_line(step.name)
     if step.key.endswith("]"):
-        return f"[{step.key.rpartition('[')[2]}"
+        return f"[{step.key.rpartition('[')[2]}" + (f" {one_line(step.name)}" if step.name else "")
     return one_line(step.name) or step.id
 
 

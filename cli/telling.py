@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import threading
@@ -41,6 +42,8 @@ class Lines:
         self._terminal = terminal
         self._verbose = verbose
         self._stream = stream
+        self._held: list[str] | None = None
+        self._told: dict[str, str] = {}
         self._lock = threading.RLock()
 
     def __enter__(self) -> Lines:
@@ -49,18 +52,32 @@ class Lines:
     def __exit__(self, *ended: object) -> None:
         pass
 
-    def quiet(self) -> AbstractContextManager[None]:
-        return self._lock
+    @contextlib.contextmanager
+    def quiet(self) -> Iterator[None]:
+        """What happens meanwhile is said afterwards: the run itself never waits for somebody who types."""
+        with self._lock:
+            self._held = []
+        try:
+            yield
+        finally:
+            with self._lock:
+                held, self._held = self._held or [], None
+                self._say(held)
 
     def __call__(self, event: Event) -> None:
         with self._lock:
             self.view.add(event)
             lines = list(self._lines(event))
+            if self._held is not None:
+                self._held += lines
+            else:
+                self._say(lines)
+
+    def _say(self, lines: list[str]) -> None:
+        if lines:
             stream = self._stream or sys.stdout
-            for line in lines:
-                stream.write(line + "\n")
-            if lines:
-                stream.flush()
+            stream.write("\n".join([*lines, ""]))
+            stream.flush()
 
     def _lines(self, event: Event) -> Iterator[str]:
         paint, data = self._terminal.paint, event.data
@@ -73,10 +90,8 @@ class Lines:
                 first, *more = self._ended(self.view.steps[event.key])
                 yield stamp + first
                 yield from ("            " + line for line in more)
-            case "call.result" if data.get("status") not in ("succeeded", None):
-                message = (data.get("error") or {}).get("message") or status_word(str(data.get("status")))
-                attempt = event.key.partition("#")[2] or "1"
-                yield f"{stamp}{paint('·', 'dim')} {step}  attempt {attempt}: {one_line(str(message))}"
+            case "slept" if event.key.endswith("+"):
+                yield from (f"{stamp}{paint('·', 'dim')} {step}  {line}" for line in self._retried(event.key[:-1]))
             case "asked":
                 yield f"{stamp}{paint('☐', 'cyan')} {step}  asks: {_said(data, 'text')}"
             case "answered" if data.get("status"):
@@ -92,6 +107,14 @@ class Lines:
                 yield f"{stamp}{event.kind.replace('.begun', '')}"
             case "log" if self._verbose:
                 yield stamp + paint(f"{step} | {_said(data, 'text')}", "dim")
+
+    def _retried(self, call_key: str) -> Iterator[str]:
+        """Why there is another attempt; a poll's "not yet" is said once."""
+        call = self.view.calls.get(call_key)
+        message = _said(call.error, "message") if call is not None and call.error else ""
+        if message and self._told.get(step_of(call_key)) != message:
+            self._told[step_of(call_key)] = message
+            yield f"attempt {call_key.rpartition('#')[2]}: {message}; trying again"
 
     def _ended(self, step: StepView) -> Iterator[str]:
         """What became of a step: one line, then its differences or its failure."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from runbook.runner.run_tree import StepView
 from runbook.runner.view import RunView
-from runbook.runner.wording import clock, span, status_word
+from runbook.runner.wording import clock, one_line, span, status_word
 
 LABELS = 300  # px, the column of names
 WIDTH = 1100
@@ -95,11 +95,11 @@ def _objective(entry: Mapping[str, Any], axis: _Axis, top: int) -> Iterator[str]
     yield f'<text x="8" y="{top + 14}" font-weight="bold">{_label(name, 0)}</text>'
     yield (
         f'<rect x="{x:.1f}" y="{top + 5}" width="{width:.1f}" height="10" fill="none" stroke="{colour}" '
-        f'stroke-dasharray="4 2"><title>{escape(said)}</title></rect>'
+        f'stroke-dasharray="4 2"><title>{escape(one_line(said))}</title></rect>'
     )
     if at is not None:
         yield f'<circle cx="{axis.x(at):.1f}" cy="{top + 10}" r="5" fill="{colour}"/>'
-    yield f'<text x="{x + width + 8:.1f}" y="{top + 14}" fill="{colour}">{escape(verdict)}</text>'
+    yield f'<text x="{x + width + 8:.1f}" y="{top + 14}" fill="{colour}">{escape(one_line(verdict))}</text>'
 
 
 def _bar(depth: int, step: StepView, axis: _Axis, top: int) -> Iterator[str]:
@@ -113,7 +113,7 @@ def _bar(depth: int, step: StepView, axis: _Axis, top: int) -> Iterator[str]:
     yield f'<text x="{8 + 12 * min(depth, 12)}" y="{top + 14}">{_label(step.phase or step.id, depth)}</text>'
     yield (
         f'<rect x="{x:.1f}" y="{top + 4}" width="{width:.1f}" height="12" rx="2" fill="{colour}"{shade}>'
-        f"<title>{escape(title)}</title></rect>"
+        f"<title>{escape(one_line(title))}</title></rect>"
     )
     mark = span(took) if step.status == "succeeded" else status_word(step.status)
     mark += ", undone" if step.undone else ""
@@ -122,4 +122,5 @@ def _bar(depth: int, step: StepView, axis: _Axis, top: int) -> Iterator[str]:
 
 def _label(text: str, depth: int) -> str:
     room = max(8, 40 - 2 * depth)
+    text = one_line(text)
     return escape(text if len(text) <= room else text[: room - 1] + "…")

@@ -13,7 +13,7 @@ from typing import Any
 from runbook.runner import gantt
 from runbook.runner.run_tree import CallView, StepView
 from runbook.runner.view import RunView
-from runbook.runner.wording import change_lines, moment, span, status_word, unwired, value
+from runbook.runner.wording import change_lines, moment, span, status_word, tame, unwired, value
 
 FORMATS = ("md", "html", "json")
 
@@ -91,7 +91,7 @@ def to_html(view: RunView) -> str:
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
-        f'<meta name="viewport" content="width=device-width">\n<title>{escape(title)}</title>\n'
+        f'<meta name="viewport" content="width=device-width">\n<title>{_text(title)}</title>\n'
         f"<style>{_STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
     )
 
@@ -117,9 +117,9 @@ def _step(view: RunView, depth: int, step: StepView) -> dict[str, Any]:
     return {
         "key": step.key,
         "depth": depth,
-        "id": step.phase or step.id,
+        "id": step.phase or (step.name if step.kind == "inverse" else step.id),
         "kind": step.kind,
-        "name": step.name,
+        "name": "" if step.kind in ("inverse", "phase") else step.name,
         "action": step.action,
         "status": step.status,
         "tolerated": step.tolerated,
@@ -197,7 +197,7 @@ def _tables(facts: Mapping[str, Any]) -> Iterator[Table]:
     yield (
         "Steps",
         ("Step", "Action", "Status", "After", "Took", "Attempts"),
-        [_step_row(step) for step in facts["steps"] if step["status"] != "pending"],
+        [_step_row(step) for step in facts["steps"]],
     )
     yield (
         "Changes",
@@ -225,14 +225,16 @@ def _tables(facts: Mapping[str, Any]) -> Iterator[Table]:
 
 
 def _step_row(step: Mapping[str, Any]) -> list[str]:
-    status = status_word(step["status"]) + (", tolerated" if step["tolerated"] else "")
+    status = ("" if step["status"] == "pending" else status_word(step["status"])) + (
+        ", tolerated" if step["tolerated"] else ""
+    )
     status += ", undone" if step["undone"] else ""
     if step["error"] and step["status"] != "succeeded":
         status += f": {value(step['error'].get('message', ''), 200)}"
     name = f"{'· ' * step['depth']}{step['id']}" + (f" ({value(step['name'], 60)})" if step["name"] else "")
     after = "" if step["after"] is None else span(step["after"])
     attempts = str(step["attempts"]) if step["attempts"] and step["attempts"] > 1 else ""
-    return [name, step["action"] or step["kind"], status, after, span(step["duration"]), attempts]
+    return [name, step["action"] or step["kind"].replace("phase", ""), status, after, span(step["duration"]), attempts]
 
 
 def _now(change: Mapping[str, Any]) -> str:
@@ -286,7 +288,7 @@ def _markdown_table(header: Sequence[str], rows: list[list[str]]) -> Iterator[st
 
 def _cell(text: str) -> str:
     """Text of the world in a Markdown table: no markup, no HTML, no new column; line ends become `<br>`."""
-    shown = escape(text, quote=False)
+    shown = tame(text).replace("&", "&amp;").replace("<", "&lt;")
     for mark in "\\`*_[]|#":
         shown = shown.replace(mark, f"\\{mark}")
     return "<br>".join(shown.splitlines())
@@ -304,29 +306,34 @@ _STYLE = (
 
 
 def _html(facts: Mapping[str, Any], chart: str) -> Iterator[str]:
-    yield f"<h1>{escape(str(facts['name']))}: {escape(status_word(facts['status']))}</h1>"
+    yield f"<h1>{_text(str(facts['name']))}: {_text(status_word(facts['status']))}</h1>"
     if facts["simulated"]:
         yield '<p class="simulated">SIMULATED. This run was a rehearsal in a sandbox; nothing of it happened.</p>'
     if _blame(facts):
-        yield f'<p class="what">{escape(_blame(facts))}</p>'
+        yield f'<p class="what">{_text(_blame(facts))}</p>'
     yield from _html_table((), _head(facts))
     yield "<h2>Time</h2>"
     yield chart
     for title, header, rows in _tables(facts):
         if rows:
-            yield f"<h2>{escape(title)}</h2>"
+            yield f"<h2>{_text(title)}</h2>"
             yield from _html_table(header, rows)
     yield "<h2>Integrity</h2>"
     yield (
-        f"<p>Journal head <code>{escape(str(facts['head']))}</code>. "
-        f"<code>runbook verify {escape(str(facts['run']))}</code> recomputes it from every record.</p>"
+        f"<p>Journal head <code>{_text(str(facts['head']))}</code>. "
+        f"<code>runbook verify {_text(str(facts['run']))}</code> recomputes it from every record.</p>"
     )
+
+
+def _text(text: str) -> str:
+    """Text of the world in HTML: escaped, control characters visible."""
+    return escape(tame(text))
 
 
 def _html_table(header: Sequence[str], rows: list[list[str]]) -> Iterator[str]:
     yield "<table>"
     if header:
-        yield "<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in header) + "</tr>"
+        yield "<tr>" + "".join(f"<th>{_text(cell)}</th>" for cell in header) + "</tr>"
     for row in rows:
-        yield "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>"
+        yield "<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>"
     yield "</table>"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +29,7 @@ class CallView:
     abandoned: bool = False
     undone: bool | None = None  # None: nobody tried; False: its inverse failed or was refused
     undo_error: str = ""
+    undone_at: float | None = None  # Unix time
     is_inverse: bool = False
     seq: int = 0  # of its result
     started: float = 0.0
@@ -66,19 +68,35 @@ class StepView:
     warnings: list[str] = field(default_factory=list)
     calls: list[CallView] = field(default_factory=list)
     children: list[StepView] = field(default_factory=list)
+    place: str = ""  # file:line:column, of a step that failed
     waiting: str = ""  # what it waits for: a person, a lock, a time
 
     @property
     def phase(self) -> str:
         """`undo`, `on_failure`, `temporary` or `finally` for a phase node, else ''."""
         tail = self.key.rpartition("/")[2]
-        return tail.rpartition("!")[2].partition("[")[0] if "!" in tail else ""
+        if tail.startswith("@"):  # a round after the end: `runbook undo`, or clean-up that was left
+            return tail[1:].partition("[")[0] if tail.count("[") == 1 else ""
+        return tail.rpartition("!")[2].partition("~")[0] if "!" in tail and not tail.endswith("]") else ""
 
     def walk(self, depth: int = 0) -> Iterator[tuple[int, StepView]]:
         """This node and all below it, in the order in which they began."""
         yield depth, self
         for child in self.children:
             yield from child.walk(depth + 1)
+
+
+@dataclass(slots=True)
+class RoundView:
+    """What was played after the run's own end: an `undo`, or a `finish` of clean-up that was left."""
+
+    what: str
+    number: str
+    began: float
+    ended: float | None = None
+    status: str = "running"
+    exit: int | None = None
+    error: Mapping[str, Any] | None = None
 
 
 @dataclass(slots=True)
@@ -118,14 +136,21 @@ def parent_of(key: str) -> str | None:
     """The key of the node that holds `key`: `a/b[2]/c` -> `a/b[2]` -> `a/b` -> `a` -> '' -> None."""
     if not key:
         return None
+    if key.startswith("@") and key.endswith("]") and key.count("[") == 1:
+        return ""  # a round after the run's own end
     cut = max(key.rfind("/"), key.rfind("!"), key.rfind("["))
     return key[:cut] if cut > 0 else ""
 
 
+_ATTEMPT = re.compile(r"(~\d+)?(#\d+)?[!?+]*$")
+
+
 def step_of(key: str) -> str:
-    """The step that a call, question, attempt or pause belongs to: without `#attempt`, `~repeat` and what follows."""
-    tail_at = key.rfind("/") + 1
-    tail = key[tail_at:]
-    for mark in ("#", "~"):
-        tail = tail.partition(mark)[0]
-    return key[:tail_at] + tail.rstrip("!?+")
+    """The step that a call, question, attempt or pause belongs to: without `~repeat`, `#attempt` and what follows."""
+    return _ATTEMPT.sub("", key)
+
+
+def is_inverse(key: str) -> bool:
+    """Whether a key is that of an inverse: `deploy!undo[17]`, `deploy!temporary[17]`, `@undo[1][17]`."""
+    tail = key.rpartition("/")[2]
+    return ("!" in tail and tail.endswith("]")) or bool(re.match(r"@undo\[\d+\]\[", tail))

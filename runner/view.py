@@ -14,11 +14,14 @@ from runbook.runner.run_tree import (
     CallView,
     MilestoneView,
     QuestionView,
+    RoundView,
     StepView,
     WarningView,
+    is_inverse,
     parent_of,
     step_of,
 )
+from runbook.runner.wording import value
 
 
 class Event(Protocol):
@@ -76,8 +79,7 @@ class RunView:
         self.secrets: dict[str, bool] = {}
         self.stops: list[tuple[str, str, str]] = []  # box, kind, why
         self.resumed: list[Mapping[str, Any]] = []
-        self.undo_rounds: list[str] = []
-        self.undoing = False
+        self.rounds: list[RoundView] = []
         self.lane_left: list[Mapping[str, Any]] = []
         self._folds: dict[str, Callable[[Event], None]] = {
             "run.begun": self._begun,
@@ -102,8 +104,11 @@ class RunView:
             "milestone.taken_back": self._taken_back,
             "undone": self._undone,
             "lane.left": self._lane_left,
-            "undo.begun": self._undo_begun,
-            "undo.ended": self._undo_ended,
+            "waiting": self._waits,
+            "undo.begun": self._round_begun,
+            "undo.ended": self._round_ended,
+            "finish.begun": self._round_begun,
+            "finish.ended": self._round_ended,
         }
 
     def add(self, event: Event) -> None:
@@ -151,11 +156,14 @@ class RunView:
         """The step to blame for the end: the innermost of the first that failed and was not tolerated."""
         found: StepView | None = None
         node = self.root
-        while True:
-            bad = [s for s in node.children if not s.phase and not s.tolerated and s.status in _BAD]
-            if not bad:
-                return found
-            node = found = min(bad, key=lambda s: (s.ended is None, s.ended or 0.0))
+        while bad := list(_blamed(node)):
+            node = found = min(bad, key=lambda step: (step.ended is None, step.ended or 0.0))
+        return found
+
+    @property
+    def last_round(self) -> RoundView | None:
+        """The undo or clean-up that came after the run's own end, the newest."""
+        return self.rounds[-1] if self.rounds else None
 
     def elapsed(self, now: float | None = None) -> float:
         """Seconds from the start to the end, or to `now` (Unix time), or to the newest event."""
@@ -193,8 +201,9 @@ class RunView:
 
     def _resumed(self, event: Event) -> None:
         self.resumed.append({**event.data, "wall": event.wall})
-        self.status = self.root.status = "running"
-        self.ended = self.root.ended = self.exit = self.error = None
+        if self.ended is None:
+            self.status = self.root.status = "running"
+            self.exit = None
 
     def _ended(self, event: Event) -> None:
         data = event.data
@@ -205,7 +214,7 @@ class RunView:
         self.outputs = data.get("outputs")
         self.objectives = list(data.get("objectives") or ())
         self.unfinished = list(data.get("unfinished") or ())
-        self.head = data.get("head") or event.digest
+        self.head = event.digest
 
     def _step_started(self, event: Event) -> None:
         data = event.data
@@ -213,6 +222,8 @@ class RunView:
             return  # forbidden: it never began; its end record says why
         node = self._node(event.key)
         node.id = data.get("id") or node.id
+        if data.get("kind") == "inverse":
+            data = {**data, "name": f"take back {node.id}"}
         node.kind = data.get("kind", "")
         node.name = data.get("name") or ""
         node.action = data.get("action") or ""
@@ -236,13 +247,26 @@ class RunView:
         node.duration = data.get("duration")
         node.by = data.get("by")
         node.chosen = data.get("chosen")
+        node.place = data.get("place") or ""
         node.others = list(data.get("others") or ())
         node.background = bool(data.get("background")) or node.background
         node.undone = bool(data.get("undone")) or node.undone
         node.ended = event.wall
         node.waiting = ""
+        self._iterations(node)
         if node.started is None and data.get("started") is not None and node.status != "skipped":
             node.started = data["started"]
+
+    def _iterations(self, node: StepView) -> None:
+        """Iterations have no end record of their own: their foreach's results say what became of them."""
+        results = node.outputs.get("results") if node.kind == "foreach" and isinstance(node.outputs, Mapping) else None
+        for result in results if isinstance(results, list) else ():
+            made = self.steps.get(f"{node.key}[{result.get('index')}]") if isinstance(result, Mapping) else None
+            if made is not None:
+                made.status, made.error = result.get("status", ""), result.get("error")
+                made.name = value(result.get("item"), 40)
+                made.ended = max((child.ended or 0.0 for child in made.children), default=node.ended or 0.0)
+                made.duration = max(0.0, made.ended - made.started) if made.started is not None else None
 
     def _call(self, event: Event) -> None:
         data = event.data
@@ -250,7 +274,7 @@ class RunView:
         if call is None:
             step = step_of(event.key)
             call = CallView(key=event.key, op=data.get("op") or data.get("call-op") or step, started=event.wall)
-            call.is_inverse = bool(data.get("undoes")) or "!undo[" in step or "!temporary[" in step
+            call.is_inverse = bool(data.get("undoes")) or is_inverse(step)
             self.calls[event.key] = call
             self._by_op.setdefault(call.op, []).append(call)
             node = self._node(step)
@@ -327,8 +351,7 @@ class RunView:
             self.locks.pop(name, None)
 
     def _secrets(self, event: Event) -> None:
-        present = event.data.get("present", event.data)
-        self.secrets.update({str(name): bool(there) for name, there in present.items()})
+        self.secrets.update({str(name): bool(there) for name, there in event.data.items() if not name.startswith("@")})
 
     def _stop(self, event: Event) -> None:
         self.stops.append((event.key, event.data.get("kind", ""), event.data.get("why", "")))
@@ -354,7 +377,7 @@ class RunView:
         ok = bool(event.data.get("ok", True))
         of_op = [c for c in self._by_op.get(event.key, ()) if not c.is_inverse]
         for call in [c for c in of_op if c.seq == event.data.get("seq")] or of_op[-1:]:
-            call.undone = ok
+            call.undone, call.undone_at = ok, event.wall
             error = event.data.get("error")
             call.undo_error = error.get("message", "") if isinstance(error, Mapping) else str(error or "")
         if event.key in self.steps and ok:
@@ -363,13 +386,30 @@ class RunView:
     def _lane_left(self, event: Event) -> None:
         self.lane_left.append({"key": event.key, **event.data})
 
-    def _undo_begun(self, event: Event) -> None:
-        self.undo_rounds.append(event.key)
-        self.undoing = True
-        self.status = self.root.status = "running"
+    def _waits(self, event: Event) -> None:
+        asked = event.data.get("questions") or ()
+        self.status = self.root.status = "waiting"
+        self.exit = 6 if any(question.get("kind") == "in_doubt" for question in asked) else 5
 
-    def _undo_ended(self, event: Event) -> None:
-        self.undoing = False
+    def _round_begun(self, event: Event) -> None:
+        self.rounds.append(RoundView(event.kind.partition(".")[0], event.key, event.wall))
+
+    def _round_ended(self, event: Event) -> None:
+        for made in self.rounds:
+            if made.number == event.key:
+                made.ended, made.status = event.wall, event.data.get("status", "")
+                made.exit, made.error = event.data.get("exit"), event.data.get("error")
+
+
+def _blamed(node: StepView) -> Iterator[StepView]:
+    """What failed directly below a node. Iterations have no status of their own: they are looked through."""
+    for step in node.children:
+        if step.phase or step.tolerated or step.key.startswith("@"):
+            continue
+        if step.status in _BAD:
+            yield step
+        elif step.status == "pending":
+            yield from _blamed(step)
 
 
 _BAD = frozenset({"failed", "timed_out", "cancelled", "in_doubt", "declined"})

@@ -23,7 +23,7 @@ def status_word(status: str) -> str:
 
 
 def span(seconds: float | None) -> str:
-    """A duration, at a glance: `42ms`, `3.2s`, `1m05s`, `2h03m`; '' for None."""
+    """A duration, at a glance: `42ms`, `3.2s`, `15m`, `1m05s`, `2h03m`; '' for None."""
     if seconds is None:
         return ""
     if seconds < 0:
@@ -31,13 +31,12 @@ def span(seconds: float | None) -> str:
     if seconds < 0.9995:
         return f"{seconds * 1000:.0f}ms"
     if seconds < 59.95:
-        return f"{seconds:.1f}s"
-    whole = round(seconds)
-    minutes, rest = divmod(whole, 60)
+        return f"{seconds:.1f}".removesuffix(".0") + "s"
+    minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
-        return f"{minutes}m{rest:02d}s"
+        return f"{minutes}m{rest:02d}s" if rest else f"{minutes}m"
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02d}m"
+    return f"{hours}h{minutes:02d}m" if minutes else f"{hours}h"
 
 
 def clock(seconds: float) -> str:
@@ -103,7 +102,8 @@ def change_lines(shown: Any, before: Any = None, after: Any = None, limit: int |
     if isinstance(shown, (list, tuple)):
         return [_entry(entry, limit) for entry in shown]
     if isinstance(before, Mapping) and isinstance(after, Mapping):
-        return [_entry(difference.to_data(), limit) for difference in diff.diff(before, after)]
+        found = diff.masked(diff.diff(before, after), unwired)  # a sealed leaf shows only that it changed
+        return [_entry(difference.to_data(), limit) for difference in found]
     return []
 
 

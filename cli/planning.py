@@ -1,0 +1,105 @@
+"""`runbook plan` and `runbook apply`: look first, then do just that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from runbook.cli import preparing, running, writing
+from runbook.cli.terminal import Terminal
+from runbook.interpreter.errors import Exit, InvalidError
+from runbook.runner import planning, session
+from runbook.runner.plan import Plan
+from runbook.runner.plan_text import render
+
+if TYPE_CHECKING:
+    from runbook.cli.preparing import Prepared
+    from runbook.runner.local import Ask
+    from runbook.runner.session import Ended, Listener, World
+
+
+@click.command()
+@click.argument("file", default="")
+@preparing.input_options
+@preparing.sandbox_option
+@click.option("-o", "out", type=click.Path(dir_okay=False, path_type=Path), help="Save the plan, for `runbook apply`.")
+@click.option(
+    "--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How to print it."
+)
+def plan(
+    file: str, given: tuple[str, ...], files: tuple[str, ...], scenario: str, out: Path | None, output: str
+) -> int:
+    """Show exactly what a run would do. Changes nothing: reads run, changes are only looked at.
+
+    Exit 3 when something is missing (a right, a tool, a credential), 1 when the run would fail as things are now.
+    """
+    terminal = Terminal.of_process()
+    prepared = preparing.prepare(file, given, files, scenario, terminal)
+    with preparing.world(scenario, prepared.playbook) as around:
+        made = planning.make(prepared.loaded, prepared.inputs, world=around)
+    return _shown(made, terminal, output, out)
+
+
+def show(prepared: Prepared, around: World, terminal: Terminal, output: str) -> int:
+    """Make a plan and print it; the exit code that `runbook plan` would have."""
+    return _shown(planning.make(prepared.loaded, prepared.inputs, world=around), terminal, output, None)
+
+
+def _shown(made: Plan, terminal: Terminal, output: str, out: Path | None) -> int:
+    text = made.to_json()
+    if out is not None:
+        try:
+            out.write_text(text, encoding="utf-8")
+            out.chmod(0o600)
+        except OSError as error:
+            raise InvalidError(f"-o {out}: {error.strerror}") from error
+    click.echo(text if output == "json" else render(made, color=terminal.color), nl=False)
+    if out is not None and output == "text":
+        click.echo(f"Saved. Do just this, within the hour: runbook apply {out}")
+    return int(exit_of(made))
+
+
+def exit_of(made: Plan) -> Exit:
+    """What a plan's exit code says."""
+    if made.missing:
+        return Exit.REFUSED
+    return Exit.SUCCEEDED if made.outcome in ("succeeded", "skipped") else Exit.FAILED
+
+
+@click.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@preparing.sandbox_option
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("--wait-lock", is_flag=True, help="Wait for a lock that another run holds, instead of refusing.")
+@click.option("--preempt", is_flag=True, help="Cancel the run that holds the lock, and wait for its clean-up.")
+@running.IN_DOUBT
+@running.OUTPUT
+@running.VERBOSE
+def apply(file: Path, scenario: str, yes: bool, **flags: Any) -> int:
+    """Run a saved plan: only the calls that it holds, only on objects that have not moved since."""
+    terminal = Terminal.of_process()
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidError(f"{file}: {getattr(error, 'strerror', None) or 'not a saved plan'}") from error
+    saved = Plan.from_json(text)
+    loaded = writing.read(saved.file)
+    if loaded.playbook is None:
+        writing.show_problems(loaded, terminal)
+        return int(Exit.INVALID)
+    options = session.Options(
+        wait_lock=flags["wait_lock"], preempt=flags["preempt"], in_doubt=flags["in_doubt"], yes=yes
+    )
+    with preparing.world(scenario, loaded.playbook) as around:
+        if terminal.asks and not yes and flags["output"] == "text":
+            click.echo(render(saved, color=terminal.color))
+            click.confirm(terminal.paint("Run it?", "bold"), abort=True)
+
+        def play(world: World, listeners: list[Listener], ask: Ask | None) -> Ended:
+            return planning.apply(text, loaded, world=world, options=options, listeners=listeners, ask=ask)
+
+        return running.follow(
+            play, around, terminal, flags["output"], verbose=flags["verbose"], playbook=loaded.playbook
+        )

@@ -1,0 +1,266 @@
+"""Commands that run: run, resume, undo, cancel, answer."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from runbook.cli import ending, preparing
+from runbook.cli.looking import store, view_of
+from runbook.cli.preparing import Prepared
+from runbook.cli.telling import JsonLines, Lines, Screen
+from runbook.cli.terminal import Terminal
+from runbook.interpreter.errors import InvalidError
+from runbook.runner import session
+from runbook.runner.view import RunView
+from runbook.runner.wording import one_line
+
+if TYPE_CHECKING:
+    from runbook.cli.live import Clock
+    from runbook.interpreter.model import Playbook
+    from runbook.runner.local import Ask
+    from runbook.runner.session import Ended, Listener, World
+
+OUTPUT = click.option(
+    "--output", type=click.Choice(["text", "jsonl"]), default="text", help="jsonl: every event as a line of JSON."
+)
+IN_DOUBT = click.option(
+    "--in-doubt",
+    type=click.Choice(["ask", "repeat", "done", "fail"]),
+    default="ask",
+    show_default=True,
+    help="What to do with an action of which nobody can tell whether it happened.",
+)
+VERBOSE = click.option("-v", "--verbose", is_flag=True, help="Also what the actions say.")
+Play = Callable[["World", "list[Listener]", "Ask | None"], "Ended"]
+
+
+@click.command()
+@click.argument("file", default="")
+@preparing.input_options
+@click.option("--dry-run", is_flag=True, help="Only show the plan; the same as `runbook plan`.")
+@preparing.sandbox_option
+@click.option("-y", "--yes", is_flag=True, help="Do not ask before something is changed.")
+@click.option("--interactive", is_flag=True, help="Ask at each failure: retry, continue, undo or abort.")
+@click.option("--wait-lock", is_flag=True, help="Wait for a lock that another run holds, instead of refusing.")
+@click.option("--preempt", is_flag=True, help="Cancel the run that holds the lock, and wait for its clean-up.")
+@IN_DOUBT
+@OUTPUT
+@VERBOSE
+def run(file: str, given: tuple[str, ...], files: tuple[str, ...], dry_run: bool, scenario: str, **flags: Any) -> int:
+    """Run a playbook. On a terminal it first shows what it would change, and asks."""
+    terminal = Terminal.of_process()
+    prepared = preparing.prepare(file, given, files, scenario, terminal)
+    with preparing.world(scenario, prepared.playbook) as around:
+        if dry_run:
+            from runbook.cli import planning
+
+            return planning.show(prepared, around, terminal, "json" if flags["output"] == "jsonl" else "text")
+        if terminal.asks and not flags["yes"] and flags["output"] == "text":
+            _agree(prepared, around, terminal)
+        options = session.Options(
+            wait_lock=flags["wait_lock"],
+            preempt=flags["preempt"],
+            in_doubt=flags["in_doubt"],
+            interactive=flags["interactive"],
+            yes=flags["yes"],
+        )
+
+        def play(world: World, listeners: list[Listener], ask: Ask | None) -> Ended:
+            return session.start(
+                prepared.loaded, prepared.inputs, world=world, options=options, listeners=listeners, ask=ask
+            )
+
+        return follow(play, around, terminal, flags["output"], verbose=flags["verbose"], playbook=prepared.playbook)
+
+
+def _agree(prepared: Prepared, around: World, terminal: Terminal) -> None:
+    """Show the plan and ask, if the playbook can change anything."""
+    from runbook.cli import planning
+    from runbook.interpreter.model import Action
+    from runbook.runner import shape
+
+    actions = (step for _, step in shape.walk(prepared.playbook) if isinstance(step, Action))
+    if not any(step.effect in ("change", "opaque") for step in actions):
+        return
+    planning.show(prepared, around, terminal, "text")
+    click.echo("")
+    click.confirm(terminal.paint("Run it?", "bold"), abort=True)
+
+
+@click.command()
+@click.argument("run", default="last")
+@preparing.sandbox_option
+@click.option("--cleanup", is_flag=True, help="Only end what is open; nothing new is begun.")
+@click.option("--wait-lock", is_flag=True, help="Wait for a lock that another run holds, instead of refusing.")
+@IN_DOUBT
+@OUTPUT
+@VERBOSE
+def resume(run: str, scenario: str, cleanup: bool, **flags: Any) -> int:
+    """Go on with a run that was killed, that waited for an answer, or whose clean-up is open."""
+    options = session.Options(cleanup_only=cleanup, wait_lock=flags["wait_lock"], in_doubt=flags["in_doubt"])
+    with preparing.world(scenario) as around:
+
+        def play(world: World, listeners: list[Listener], ask: Ask | None) -> Ended:
+            return session.resume(run, world=world, options=options, listeners=listeners, ask=ask)
+
+        return follow(play, around, Terminal.of_process(), flags["output"], verbose=flags["verbose"], before=run)
+
+
+@click.command()
+@click.argument("run", default="last")
+@preparing.sandbox_option
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@IN_DOUBT
+@OUTPUT
+@VERBOSE
+def undo(run: str, scenario: str, yes: bool, **flags: Any) -> int:
+    """Take back what a run changed, newest first. Durable: an undo that was killed is resumed."""
+    terminal = Terminal.of_process()
+    options = session.Options(in_doubt=flags["in_doubt"])
+    if terminal.asks and not yes and flags["output"] == "text":
+        _agree_to_undo(run, terminal)
+    with preparing.world(scenario) as around:
+
+        def play(world: World, listeners: list[Listener], ask: Ask | None) -> Ended:
+            return session.undo(run, world=world, options=options, listeners=listeners, ask=ask)
+
+        return follow(play, around, terminal, flags["output"], verbose=flags["verbose"], before=run)
+
+
+def _agree_to_undo(run: str, terminal: Terminal) -> None:
+    view, _ = view_of(store().find(run))
+    stands = view.left()
+    click.echo(f"{view.name}  run {view.id}")
+    if not stands:
+        click.echo("  no change of this run stands")
+    for call in reversed(stands):
+        note = "  nothing takes it back" if call.irreversible else ""
+        click.echo(f"  take back {call.op}  {terminal.paint(call.action, 'dim')}{terminal.paint(note, 'yellow')}")
+    click.confirm(terminal.paint("Undo?", "bold"), abort=True)
+
+
+@click.command()
+@click.argument("run", default="last")
+@click.option("--why", default="", help="For the journal and the report.")
+def cancel(run: str, why: str) -> None:
+    """Stop a run: its work ends, its clean-up runs. A second cancel ends the clean-up too."""
+    told = session.cancel(run, why=why)
+    folder = store().find(run)
+    if told:
+        click.echo(f"{folder.id} was told; it cleans up (runbook show {folder.id})")
+    else:
+        click.echo(f"nobody runs {folder.id} now; the cancel takes effect with: runbook resume {folder.id}")
+
+
+@click.command()
+@click.argument("run")
+@click.argument("step", default="")
+@click.argument("choice", default="")
+@click.option("--comment", default="", help="For the journal and the report.")
+@click.option("--check", "checked", multiple=True, metavar="TEXT", help="Checklists: this item is done.")
+def answer(run: str, step: str, choice: str, comment: str, checked: tuple[str, ...]) -> None:
+    """Answer what a run asks: RUN STEP CHOICE. Without STEP it shows the open questions."""
+    from runbook.runner import people, processes
+
+    open_now = session.questions(run)
+    if not step or (not choice and not checked):
+        _show_questions(run, open_now)
+        return
+    items: tuple[dict[str, Any], ...] = ()
+    if checked:
+        question = next((q for q in open_now if step in (q.step, q.key, q.step.rpartition("/")[2])), None)
+        items = _items(question.options if question else {}, checked)
+    given = people.Answer(choice, processes.user(), time.time(), comment, items)
+    told = session.answer(run, step, given)
+    folder = store().find(run)
+    click.echo("answered" if told else f"answered; nobody runs it now, so go on with: runbook resume {folder.id}")
+
+
+def _items(options: Any, checked: tuple[str, ...]) -> tuple[dict[str, Any], ...]:
+    texts = [str(text) for listed in (options.get("sections") or {}).values() for text in listed]
+    unknown = [text for text in checked if text not in texts]
+    if unknown:
+        raise InvalidError(f"--check {unknown[0]}: no such item", hint="items: " + "; ".join(texts))
+    return tuple({"text": text, "checked": text in checked, "note": ""} for text in texts)
+
+
+def _show_questions(run: str, open_now: list[Any]) -> None:
+    from runbook.runner import people
+
+    folder = store().find(run)
+    if not open_now:
+        click.echo(f"{folder.id} asks nothing")
+        return
+    for question in open_now:
+        click.echo(f"{question.step}: {one_line(question.text)}")
+        for choice in people.choices(question):
+            click.echo(f"  runbook answer {folder.id} {question.step} {choice}")
+
+
+# -- following a run
+
+
+def follow(
+    play: Play,
+    around: World,
+    terminal: Terminal,
+    output: str,
+    *,
+    verbose: bool = False,
+    playbook: Playbook | None = None,
+    before: str = "",
+) -> int:
+    """Run something with a screen that follows it, then say how it ended. `before`: a run whose past comes first."""
+    screen = _screen(terminal, output, verbose, playbook)
+    if before:
+        screen.view = view_of(around.store.find(before))[0]
+    with screen:
+        ended = play(around, [screen], preparing.asker(terminal, around, screen.quiet) if output == "text" else None)
+    view = screen.view
+    if output == "text":
+        for line in ending.lines(view, terminal, _keep_report(view, ended)):
+            click.echo(line)
+    sys.stdout.flush()
+    return int(ended.exit)
+
+
+def _screen(terminal: Terminal, output: str, verbose: bool, playbook: Playbook | None) -> Screen:
+    if output == "jsonl":
+        return JsonLines()
+    if terminal.live and not verbose:
+        from runbook.cli.live import LiveScreen
+
+        return LiveScreen(terminal, _clocks(playbook))
+    return Lines(terminal, verbose=verbose)
+
+
+def _clocks(playbook: Playbook | None) -> tuple[Clock, ...]:
+    """Objectives that can be shown while the run goes on; those from a template are judged at its end."""
+    from runbook.cli.live import Clock
+
+    objectives = playbook.objectives if playbook is not None else ()
+    return tuple(
+        Clock(entry.name, entry.within, entry.since)
+        for entry in objectives
+        if entry.since is None or isinstance(entry.since, str)
+    )
+
+
+def _keep_report(view: RunView, ended: Ended) -> str:
+    """The HTML report beside the run; its path, or '' where the disk does not take it (the journal has everything)."""
+    if view.ended is None:
+        return ""
+    from runbook.runner import report
+    from runbook.runner.store import write_private
+
+    path = ended.folder.path / "report.html"
+    try:
+        write_private(path, report.to_html(view).encode())
+    except OSError:
+        return ""
+    return str(path)
