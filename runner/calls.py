@@ -102,6 +102,8 @@ class Calls:
             self._launch(flight, "prepare", lambda: local.host.prepare(call, self._context(flight), first, undoes))
         else:
             if call.effect in ("opaque", "notify"):
+                if self._refused(flight, None):
+                    return
                 self._write(flight, {})
             self._launch(flight, "run" if flight.written else "read", lambda: self._perform(flight))
 
@@ -163,9 +165,19 @@ class Calls:
             self._finish(flight, stopped)
             return
         if not flight.written:
+            if self._refused(flight, flight.intent.version):
+                return
             self._write(flight, intent_to_wire(flight.intent))
         intent, host = flight.intent, self._local.host
         self._launch(flight, "apply", lambda: host.apply(flight.call, self._context(flight), intent))
+
+    def _refused(self, flight: Flight, version: str | None) -> bool:
+        """Whether the plan that this run applies forbids the call; then that is its result."""
+        guard = self._local.policy.guard
+        fault = guard(flight.call, version) if guard is not None else None
+        if fault is not None:
+            self._finish(flight, Result("failed", error=fault))
+        return fault is not None
 
     def _write(self, flight: Flight, more: Mapping[str, Any]) -> None:
         """The intent: on disk before anything is done."""

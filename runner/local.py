@@ -59,6 +59,7 @@ class Policy:
     preempt: bool = False
     in_doubt: Literal["ask", "repeat", "done", "fail"] = "ask"
     initiator: str = ""
+    guard: Callable[[Call, str | None], Fault | None] | None = None  # the plan that is applied: why a call must not be
 
 
 @dataclass(eq=False, slots=True)

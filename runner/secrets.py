@@ -40,11 +40,19 @@ class Secrets:
     """The values of a run's secrets, and all that is done with them. Safe to use from several threads."""
 
     def __init__(
-        self, environ: Mapping[str, str], key_file: str | Path, read_k8s: ReadK8s | None = None, base: str | Path = "."
+        self,
+        environ: Mapping[str, str],
+        key_file: str | Path,
+        read_k8s: ReadK8s | None = None,
+        base: str | Path = ".",
+        fingerprint_key: str | Path | None = None,
     ) -> None:
-        """`key_file`: the run's own key, made (0600) when first needed. `base`: what relative files are relative to."""
+        """`key_file`: the run's own key, made (0600) when first needed. `base`: what relative files are relative to.
+        `fingerprint_key`: the key of fingerprints, shared by a plan and the run that applies it; None: the run's own.
+        """
         self._environ = environ
         self._key_file = Path(key_file)
+        self._fingerprint_file = None if fingerprint_key is None else Path(fingerprint_key)
         self._read_k8s = read_k8s
         self._base = Path(base)
         self._lock = threading.RLock()
@@ -130,7 +138,8 @@ class Secrets:
         text = json.dumps(to_wire(self.reveal(sealed, None)), sort_keys=True, separators=(",", ":")).encode()
         if next(_seals(sealed), None) is None:
             return "sha256:" + hashlib.sha256(text).hexdigest()
-        key = hashlib.sha256(b"runbook fingerprint" + self._own_key()).digest()
+        own = self._own_key() if self._fingerprint_file is None else _key_of(self._fingerprint_file)
+        key = hashlib.sha256(b"runbook fingerprint" + own).digest()
         return "hmac-sha256:" + hmac.new(key, text, hashlib.sha256).hexdigest()
 
     def _value(self, ref: SecretRef) -> str | None:

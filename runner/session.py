@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import importlib
 import os
 import signal
 import threading
@@ -14,7 +16,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
 import runbook
-from runbook.interpreter.effects import Question
+from runbook.interpreter.effects import Call, Fault, Question
 from runbook.interpreter.errors import Exit, InternalError, InvalidError, RefusedError, RunbookError
 from runbook.interpreter.values import from_wire, to_wire
 from runbook.runner import objectives, people, processes
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
     from runbook.interpreter.model import Playbook
 
 Listener = Callable[[Event], None]
+
+PLAN = "<plan>"
+"""The name under which a journal's snapshot holds the plan that its run applies; no playbook file has it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,6 +95,20 @@ def here(environ: Mapping[str, str] | None = None) -> World:
     return World(store=Store(home(found)), surroundings=Real(found))
 
 
+def secrets_of(world: World, folder: Path, cwd: str) -> Secrets:
+    """The host's secrets of one run or plan; `folder`: its own. Plans and runs of one home make equal fingerprints."""
+    environ = world.surroundings.environ
+    read = world.read_k8s or functools.partial(_read_k8s, environ)
+    return Secrets(environ, folder / "key", read, base=cwd, fingerprint_key=world.store.key_file)
+
+
+def _read_k8s(environ: Mapping[str, str], context: str | None, namespace: str, name: str, key: str) -> str | None:
+    """One key of a Kubernetes Secret. Found as actions are, by name: the runner imports no action's code."""
+    kube = importlib.import_module("runbook.actions._kube")
+    found: str | None = kube.read_secret(environ, context or "current", namespace, name, key)
+    return found
+
+
 def start(
     loaded: Loaded,
     inputs: Mapping[str, Any],
@@ -98,10 +117,11 @@ def start(
     options: Options | None = None,
     listeners: Sequence[Listener] = (),
     ask: Ask | None = None,
+    plan: str | None = None,
 ) -> Ended:
     """Run a playbook.
 
-    `inputs`: typed (`inputs.coerce`). `listeners` get every event right after its commit. `ask`: a terminal.
+    `plan`: the saved plan (its text) that this run applies: only calls that it holds are made. `inputs`: typed (`inputs.coerce`). `listeners` get every event right after its commit. `ask`: a terminal.
     Raises InvalidError for a playbook with problems, RefusedError, JournalError, LeaseLostError.
     """
     world, options = world or here(), options or Options()
@@ -123,6 +143,9 @@ def start(
     try:
         for name, text in loaded.files.items():
             journal.put_file(name, text.encode())
+        if plan is not None:
+            journal.put_file(PLAN, plan.encode())
+            run.plan = plan
         begun = {
             "run": folder.id,
             "name": loaded.playbook.name,
@@ -308,6 +331,8 @@ def _reread(folder: RunFolder, world: World, options: Options | None, journal: J
         cwd=begun["cwd"],
     )
     run.started_at = events[0].wall
+    with contextlib.suppress(FileNotFoundError):
+        run.plan = journal.file(PLAN)
     run.resumed_by = given.initiator or processes.user()
     for event in events:
         run.note_round(event)
@@ -342,6 +367,7 @@ class _Run:
         self.local: Local
         self.started_at = 0.0
         self.resumed_by: str | None = None
+        self.plan: str | None = None  # the saved plan that this run applies
         self.rounds: list[tuple[str, str]] = []  # undo and finish rounds, in order
         self._closed_rounds: set[str] = set()
 
@@ -361,9 +387,8 @@ class _Run:
         world, options, registry = self._world, self._options, self._world.registry
         if registry is None:
             from runbook.runner import registry
-        environ = world.surroundings.environ
-        secrets = Secrets(environ, self._folder.path / "key", world.read_k8s, base=self.cwd)
         folder = self._folder
+        secrets = secrets_of(world, folder.path, self.cwd)
         host = Host(registry, secrets, world.surroundings, folder=folder.path, run_id=folder.id, cwd=self.cwd)
         self.local = Local(
             self.journal,
@@ -372,10 +397,19 @@ class _Run:
             self._folder.id,
             past=self._past,
             clock=Clock(self._past.at, self._past.wall),
-            policy=Policy(options.wait_lock, options.preempt, options.in_doubt, options.initiator),
+            policy=Policy(options.wait_lock, options.preempt, options.in_doubt, options.initiator, self._guard()),
             listeners=(self._logs.add, *listeners),
             ask=ask,
         )
+
+    def _guard(self) -> Callable[[Call, str | None], Fault | None] | None:
+        """What holds this run to the plan that it applies, if it applies one."""
+        if self.plan is None:
+            return None
+        from runbook.runner.guard import Guard
+        from runbook.runner.plan import Plan
+
+        return Guard(Plan.from_json(self.plan)).refusal
 
     def retake(self) -> None:
         """After a resume: say so, and take back the locks that are on record as ours."""

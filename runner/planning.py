@@ -1,0 +1,131 @@
+"""Making a plan, and running what a saved plan holds."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import runbook
+from runbook.interpreter.errors import InvalidError, RefusedError
+from runbook.interpreter.values import from_wire, to_wire
+from runbook.runner import processes, session
+from runbook.runner.plan import Plan
+
+BRANCH = re.compile(r"\[\d*\]")
+
+if TYPE_CHECKING:
+    from runbook.interpreter.load import Loaded
+    from runbook.interpreter.model import Playbook
+    from runbook.runner.local import Ask
+    from runbook.runner.session import Ended, Listener, Options, World
+
+
+def make(loaded: Loaded, inputs: Mapping[str, Any], *, world: World, initiator: str = "") -> Plan:
+    """What a run with these inputs would do now. Changes nothing outside.
+
+    `inputs`: typed (`inputs.coerce`). Raises InvalidError for a playbook with problems.
+    """
+    from runbook.interpreter.engine import Engine, RunInfo
+    from runbook.interpreter.worst_case import worst_case
+    from runbook.runner import registry
+    from runbook.runner.host import Host
+    from runbook.runner.preview import Preview
+
+    if loaded.playbook is None:
+        raise InvalidError("the playbook has problems", tuple(loaded.problems))
+    playbook = loaded.playbook
+    who, now = initiator or processes.user(), time.time()
+    with tempfile.TemporaryDirectory(prefix="runbook-plan-") as scratch:
+        secrets = session.secrets_of(world, Path(scratch), str(Path.cwd()))
+        host = Host(
+            world.registry or registry, secrets, world.surroundings, folder=Path(scratch), run_id="plan", cwd=str(Path.cwd())
+        )
+        preview = Preview(host, lambda names: _holders(world, names))
+        engine = Engine(playbook, dict(inputs), RunInfo("plan", playbook.name, who, now), preview)
+        outcome = asyncio.run(engine.run())
+        host.clients.close()
+    bound = worst_case(playbook)
+    tolerated = _Tolerated(playbook)
+    missing = [(key, sentence) for key, sentence in preview.missing if key not in tolerated]
+    notes = [f"{key}: {sentence} (tolerated)" for key, sentence in preview.missing if key in tolerated]
+    rows = tuple(preview.rows.values())
+    return Plan(
+        name=playbook.name,
+        file=playbook.file,
+        files={name: _digest(text) for name, text in loaded.files.items()},
+        inputs=to_wire(dict(inputs)),
+        rows=rows,
+        made=now,
+        initiator=who,
+        version=runbook.__version__,
+        work_seconds=bound.work,
+        cleanup_seconds=bound.cleanup,
+        missing=tuple(dict.fromkeys(f"{key}: {sentence}" if key else sentence for key, sentence in missing)),
+        warnings=tuple(dict.fromkeys([*preview.warnings, *notes, *secrets.warnings])),
+        outcome=outcome.status,
+        error=outcome.error.message if outcome.error is not None else "",
+        simulated=world.surroundings.simulated,
+        locks=tuple(preview.locks),
+    )
+
+
+def apply(
+    text: str,
+    loaded: Loaded,
+    *,
+    world: World,
+    options: Options | None = None,
+    listeners: Sequence[Listener] = (),
+    ask: Ask | None = None,
+) -> Ended:
+    """Run what a saved plan (its text) holds, and nothing else.
+
+    RefusedError when the plan has expired, its files have changed, or it was made in a simulated world and this is none.
+    """
+    plan = Plan.from_json(text)
+    if time.time() > plan.expires:
+        raise RefusedError("the plan has expired", hint="make it again, look at it, apply that one")
+    now = {name: _digest(found) for name, found in loaded.files.items()}
+    moved = sorted(name for name in {*plan.files, *now} if plan.files.get(name) != now.get(name))
+    if moved:
+        raise RefusedError(f"changed since the plan was made: {', '.join(moved)}", hint="make the plan again")
+    if plan.simulated != world.surroundings.simulated:
+        raise RefusedError("the plan was made in another world: one of the two is simulated")
+    if plan.missing:
+        raise RefusedError(f"the plan lacks something: {plan.missing[0]}", hint="get it, then make the plan again")
+    inputs = from_wire(dict(plan.inputs))
+    return session.start(
+        loaded, inputs, world=world, options=options, listeners=listeners, ask=ask, plan=text
+    )
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _holders(world: World, names: tuple[str, ...]) -> Mapping[str, str]:
+    """Of these locks, those held now, and by whom."""
+    from runbook.runner.locks import holders
+
+    return {held.name: str(held) for held in holders(world.store.locks) if held.name in names}
+
+
+class _Tolerated:
+    """Keys of steps whose own failure, or that of a step around them, the playbook tolerates (`on_failure: continue`)."""
+
+    def __init__(self, playbook: Playbook) -> None:
+        from runbook.runner import shape
+
+        self._prefixes = [
+            BRANCH.sub("", path) for path, step in shape.walk(playbook) if step.on_failure.then == "continue"
+        ]
+
+    def __contains__(self, key: str) -> bool:
+        plain = BRANCH.sub("", key)
+        return any(plain == prefix or plain.startswith((f"{prefix}/", f"{prefix}!")) for prefix in self._prefixes)
