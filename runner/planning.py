@@ -8,6 +8,7 @@ import re
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ import runbook
 from runbook.interpreter.errors import InvalidError, RefusedError
 from runbook.interpreter.values import from_wire, to_wire
 from runbook.runner import processes, session
-from runbook.runner.plan import Plan
+from runbook.runner.plan import Plan, Row
 
 BRANCH = re.compile(r"\[\d*\]")
 
@@ -43,9 +44,8 @@ def make(loaded: Loaded, inputs: Mapping[str, Any], *, world: World, initiator: 
     who, now = initiator or processes.user(), time.time()
     with tempfile.TemporaryDirectory(prefix="runbook-plan-") as scratch:
         secrets = session.secrets_of(world, Path(scratch), str(Path.cwd()))
-        host = Host(
-            world.registry or registry, secrets, world.surroundings, folder=Path(scratch), run_id="plan", cwd=str(Path.cwd())
-        )
+        actions = world.registry or registry
+        host = Host(actions, secrets, world.surroundings, folder=Path(scratch), run_id="plan", cwd=str(Path.cwd()))
         preview = Preview(host, lambda names: _holders(world, names))
         engine = Engine(playbook, dict(inputs), RunInfo("plan", playbook.name, who, now), preview)
         outcome = asyncio.run(engine.run())
@@ -54,7 +54,7 @@ def make(loaded: Loaded, inputs: Mapping[str, Any], *, world: World, initiator: 
     tolerated = _Tolerated(playbook)
     missing = [(key, sentence) for key, sentence in preview.missing if key not in tolerated]
     notes = [f"{key}: {sentence} (tolerated)" for key, sentence in preview.missing if key in tolerated]
-    rows = tuple(preview.rows.values())
+    rows = tuple(_accepted(playbook, row) for row in preview.rows.values())
     return Plan(
         name=playbook.name,
         file=playbook.file,
@@ -86,7 +86,7 @@ def apply(
 ) -> Ended:
     """Run what a saved plan (its text) holds, and nothing else.
 
-    RefusedError when the plan has expired, its files have changed, or it was made in a simulated world and this is none.
+    RefusedError when the plan has expired, its files have changed, or one of plan and run is simulated and one not.
     """
     plan = Plan.from_json(text)
     if time.time() > plan.expires:
@@ -100,9 +100,7 @@ def apply(
     if plan.missing:
         raise RefusedError(f"the plan lacks something: {plan.missing[0]}", hint="get it, then make the plan again")
     inputs = from_wire(dict(plan.inputs))
-    return session.start(
-        loaded, inputs, world=world, options=options, listeners=listeners, ask=ask, plan=text
-    )
+    return session.start(loaded, inputs, world=world, options=options, listeners=listeners, ask=ask, plan=text)
 
 
 def _digest(text: str) -> str:
@@ -116,8 +114,20 @@ def _holders(world: World, names: tuple[str, ...]) -> Mapping[str, str]:
     return {held.name: str(held) for held in holders(world.store.locks) if held.name in names}
 
 
+def _accepted(playbook: Playbook, row: Row) -> Row:
+    """The author's word on undo stands over what the action itself can: `none` is accepted, own steps are named."""
+    if row.effect not in ("change", "opaque"):
+        return row
+    from runbook.runner import shape
+
+    plain = BRANCH.sub("", row.key)
+    kind = next((step.undo.kind for path, step in shape.walk(playbook) if BRANCH.sub("", path) == plain), "auto")
+    said = {"none": "none", "steps": "author", "again": "again"}.get(kind)
+    return replace(row, undo=said) if said is not None else row
+
+
 class _Tolerated:
-    """Keys of steps whose own failure, or that of a step around them, the playbook tolerates (`on_failure: continue`)."""
+    """Keys of steps whose failure, or that of a step around them, the playbook tolerates (`on_failure: continue`)."""
 
     def __init__(self, playbook: Playbook) -> None:
         from runbook.runner import shape
