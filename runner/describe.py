@@ -160,7 +160,7 @@ _SCALARS: Mapping[Any, Mapping[str, Any]] = types.MappingProxyType(
         float: {"type": "number"},
         bool: {"type": "boolean"},
         Duration: {"type": "string", "format": "duration", "pattern": DURATION},
-        Path: {"type": "string"},
+        Path: {"type": "string", "minLength": 1},
         dict: {"type": "object"},
         list: {"type": "array"},
         type(None): {"type": "null"},

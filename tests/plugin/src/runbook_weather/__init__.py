@@ -1,0 +1,1 @@
+"""A plug-in for runbook. Nothing here is imported until one of its actions is used."""
