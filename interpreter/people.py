@@ -38,7 +38,8 @@ async def ask(run: Run, step: Action, scope: Scope, path: str, box: Box, args: M
         return stopped(record, "nobody answered in time" if record.status == "timed_out" else "")
     if record.status != "succeeded":
         return failed(record.error or Fault("the question was not answered"), record, step.id, path)
-    return Outcome(outputs=record.outputs or {}, seq=record.seq, at=record.at, wall=record.wall, sure=record.sure)
+    given = {} if record.outputs is None else record.outputs  # not `or`: in a preview nobody knows the answer
+    return Outcome(outputs=given, seq=record.seq, at=record.at, wall=record.wall, sure=record.sure)
 
 
 async def _declined(run: Run, step: Action, path: str, box: Box, record: Record) -> Outcome:
