@@ -28,9 +28,7 @@ if TYPE_CHECKING:
 @click.option(
     "--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How to print it."
 )
-def plan(
-    file: str, given: tuple[str, ...], files: tuple[str, ...], scenario: str, out: Path | None, output: str
-) -> int:
+def plan(file: str, given: tuple[str, ...], files: tuple[str, ...], scenario: str, **flags: Any) -> int:
     """Show exactly what a run would do. Changes nothing: reads run, changes are only looked at.
 
     Exit 3 when something is missing (a right, a tool, a credential), 1 when the run would fail as things are now.
@@ -39,7 +37,7 @@ def plan(
     prepared = preparing.prepare(file, given, files, scenario, terminal)
     with preparing.world(scenario, prepared.playbook) as around:
         made = planning.make(prepared.loaded, prepared.inputs, world=around)
-    return _shown(made, terminal, output, out)
+    return _shown(made, terminal, flags["output"], flags["out"])
 
 
 def show(prepared: Prepared, around: World, terminal: Terminal, output: str) -> int:
