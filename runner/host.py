@@ -192,6 +192,16 @@ class Host:
         found = self._guard(call, ctx, look)
         return found if isinstance(found, list) else []
 
+    def preflight(self, call: Call, ctx: HostContext) -> list[str]:
+        """What would forbid the call, as sentences: a missing tool, right or credential. Reads only."""
+
+        def look() -> list[str]:
+            impl, args, answered = self._open(call, ctx)
+            return [] if answered is not None else [str(self.secrets.mask(said)) for said in impl.preflight(args, ctx)]
+
+        found = self._guard(call, ctx, look)
+        return found if isinstance(found, list) else [found.error.message]
+
     # -- parts of phases
 
     def _open(self, call: Call, ctx: HostContext) -> tuple[contract.Action[Any], Any, Mapping[str, Any] | None]:
@@ -266,7 +276,9 @@ class Host:
             return phase()
         except TemporaryError as error:
             kind = "timeout" if ctx.remaining() <= 0 else "temporary"
-            return self._failed(call, error.message, kind, temporary=True, retry_after=error.retry_after)
+            return self._failed(
+                call, error.message, kind, temporary=True, outputs=error.outputs, retry_after=error.retry_after
+            )
         except RefusedUndoError as error:
             return self._failed(call, error.message, "refused", hint=error.hint)
         except PermanentError as error:

@@ -439,17 +439,19 @@ class _Run:
             self.local.add(f"{what}.begun", round_, {"initiator": self.resumed_by})
         try:
             with _signals(self.local):
-                outcome = self.local.run(self._play(engine))
+                first, last = self.local.run(self._play(engine))
         except WaitingError as waiting:
             return self._parked(waiting)
-        return self._ended(engine, outcome, what, round_)
+        if what == "finish" and last.ok:
+            last = first  # what the run came to stays what it is; only its clean-up was left
+        return self._ended(engine, last, what, round_)
 
-    async def _play(self, engine: Engine) -> Outcome:
-        """The run, and then every round that was played after it, in order; the last one's outcome."""
-        outcome = await engine.run()
+    async def _play(self, engine: Engine) -> tuple[Outcome, Outcome]:
+        """The run, and then every round that was played after it, in order; the run's outcome and the last one's."""
+        first = last = await engine.run()
         for what, round_ in self.rounds:
-            outcome = await (engine.undo(int(round_)) if what == "undo" else engine.finish(int(round_)))
-        return outcome
+            last = await (engine.undo(int(round_)) if what == "undo" else engine.finish(int(round_)))
+        return first, last
 
     def _ended(self, engine: Engine, outcome: Outcome, what: str, round_: str) -> Ended:
         local = self.local
