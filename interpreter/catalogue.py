@@ -15,9 +15,9 @@ class ActionSpec:
 
     `parameters` is the JSON Schema of `with` (type object, additionalProperties false), as in the file.
     Vendor keys of the file: `x-class`, `x-irreversible`, `x-idempotent`, `x-undo` (auto | again), `x-until` (a bare
-    expression built in, e.g. `result.ok`), `x-outputs` (name -> description), `x-lane`, `x-extra` (the optional dependency),
-    `x-world`,
-    `x-depends` (parameter -> literal value -> what then differs: `{"method": {"GET": {"effect": "read", "idempotent": true}}}`),
+    expression built in, e.g. `result.ok`), `x-outputs` (name -> description), `x-lane`, `x-world`,
+    `x-extra` (the optional dependency),
+    `x-depends` (parameter -> literal value -> what then differs: `{"method": {"GET": {"effect": "read"}}}`),
     and on a parameter `x-secret: true` (the whole value, or for a map each value, may be or contain a secret),
     `x-path: true` (relative to the playbook's file), `x-family: true` (may stand in defaults.with.<family>).
     """
@@ -36,8 +36,8 @@ class ActionSpec:
     depends: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
 
     def nature(self, given: Mapping[str, Any]) -> tuple[Effect, bool]:
-        """The class and whether it is idempotent, for `with` as written: a parameter in `depends` (`method` of http.request)
-        decides when its value, or its default, is a literal; a template keeps the action's own class."""
+        """The class and whether it is idempotent, for `with` as written: a parameter in `depends` (`method` of
+        http.request) decides when its value, or its default, is a literal; a template keeps the action's own class."""
         effect, idempotent = self.effect, self.idempotent
         for parameter, by in self.depends.items():
             default = self.parameters["properties"][parameter].get("default")
