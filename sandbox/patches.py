@@ -144,7 +144,9 @@ def _operate(document: Any, operation: Mapping[str, Any]) -> Any:
         case "add":
             return _put(document, path, copy.deepcopy(operation["value"]), insert=True)
         case "replace":
-            _at(document, path)
+            parent = _at(document, path[:-1])
+            if not isinstance(parent, dict):  # a missing key of a map is no error to the real server
+                _at(parent, path[-1:])
             return _put(document, path, copy.deepcopy(operation["value"]), insert=False)
         case "remove":
             return _take(document, path)

@@ -56,8 +56,17 @@ def patch(
     with world.changed:
         before = world.get(kind, namespace, name)
         after = apply(before, change, how)
-        if not isinstance(after, dict) or not isinstance(after.get("metadata"), dict):
+        if not isinstance(after, dict):
             raise statuses.unprocessable_patch()
+        if not isinstance(after.get("metadata"), dict):
+            text = f"the name of the object ({name} based on URL) was undeterminable: name must be provided"
+            raise statuses.bad_request(text)
+        if (after.get("kind"), after.get("apiVersion")) != (kind.kind, kind.api_version):
+            text = f"Invalid value: {json.dumps(json.dumps(change))}: no kind is registered for it"
+            raise statuses.invalid("", "", "", [Cause("patch", text)])
+        if after["metadata"].get("uid") != before["metadata"]["uid"]:
+            text = f'Invalid value: "{after["metadata"].get("uid")}": field is immutable'
+            raise statuses.invalid(kind.kind, kind.group, name, [Cause("metadata.uid", text)])
         _place(kind, after, namespace, name)
         after, warnings = _fields(kind, after, incoming, of_patch=change)
         after = admission.defaulted(kind, after)
@@ -85,8 +94,9 @@ def delete(world: World, kind: Kind, namespace: str, name: str, incoming: Incomi
     dry_run = options(incoming, "DeleteOptions") or "All" in (asked.get("dryRun") or [])
     propagation = asked.get("propagationPolicy") or incoming.query.get("propagationPolicy") or "Background"
     if propagation not in {"Background", "Foreground", "Orphan"}:
-        text = f'Unsupported value: "{propagation}": supported values: "Background", "Foreground", "Orphan"'
-        raise statuses.invalid("DeleteOptions", "meta.k8s.io", "", [Cause("propagationPolicy", text)])
+        text = f'Unsupported value: "{propagation}": supported values: "Foreground", "Background", "Orphan", "nil"'
+        cause = Cause("propagationPolicy", text, "FieldValueNotSupported")
+        raise statuses.invalid("DeleteOptions", "meta.k8s.io", "", [cause])
     with world.changed:
         before = world.get(kind, namespace, name)
         for key, field in (("uid", "UID"), ("resourceVersion", "ResourceVersion")):
