@@ -2,7 +2,8 @@
 
 An action is a class with a typed, frozen dataclass of parameters (each described once, by `param`) and one of five
 shapes: `Read`, `Check`, `Change`, `Opaque`, `Notify`. It is synchronous, runs in a thread of the host, raises only
-`TemporaryError` and `PermanentError`, and never prints, sleeps on its own, reads the environment or catches what it cannot handle.
+`TemporaryError` and `PermanentError`, and never prints, sleeps on its own, reads the environment or catches what it
+cannot handle.
 
     @dataclass(frozen=True, kw_only=True)
     class ScaleArgs:
@@ -57,7 +58,7 @@ Settled = Literal["done", "not_done", "partial", "unknown"]
 
 
 class TemporaryError(Exception):
-    """It may work if tried again. `retry_after`: seconds that the other side asked for. `outputs`: as PermanentError's."""
+    """It may work if tried again. `retry_after`: seconds that the other side asked for. `outputs`: see below."""
 
     def __init__(self, message: str, retry_after: float | None = None, outputs: Outputs | None = None) -> None:
         super().__init__(message)
@@ -105,7 +106,7 @@ def param(
     """A parameter of an action, described once: documentation, schema, editor and validation all come from here.
 
     `secret`: a secret may stand here (in a map: in each value). `family`: may be set in `defaults.with.<family>`.
-    `path`: relative to the playbook's file. `wire`: the name in a playbook where Python forbids it (`from`, `for`, `json`).
+    `path`: relative to the playbook's file. `wire`: its name in a playbook where Python forbids that (`from`, `for`).
     """
     metadata = {
         "doc": doc,
@@ -245,7 +246,7 @@ class Action(Generic[A]):
         return {}
 
     def preflight(self, args: A, ctx: Context) -> list[str]:
-        """Sentences about what would forbid this call (a missing tool, right, credential). Reads only; plans call it."""
+        """Sentences about what would forbid this call (a missing tool, right, credential). Reads only; for plans."""
         return []
 
 
