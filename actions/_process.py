@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import selectors
 import signal
@@ -308,11 +309,14 @@ def marked(op: str) -> list[int]:
 
 def started(pid: int) -> str | None:
     """What tells a process from a later one of its id: its start in ticks since boot (proc(5), stat, field 22)."""
-    with contextlib.suppress(OSError, IndexError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    return None
+    try:
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as stat:  # noqa: PTH123  # twice as fast, for each child
+            return stat.read(4096).rpartition(b")")[2].split()[19].decode()
+    except (OSError, IndexError):
+        return None
 
 
+@functools.cache
 def boot() -> str | None:
     """This boot of this machine: a pid noted on another means nothing here."""
     with contextlib.suppress(OSError):
