@@ -7,6 +7,8 @@ from collections.abc import Generator
 
 import pytest
 
+from tests.testbed.plane import control_plane, helm_chart, helm_version  # noqa: F401  # fixtures for all
+
 REQUIRE_ALL = os.environ.get("RUNBOOK_TEST_REQUIRE") == "all"
 
 

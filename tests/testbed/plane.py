@@ -1,0 +1,194 @@
+"""A real Kubernetes control plane on loopback, for tests: one per session, ended by its own pids.
+
+    def test_it(control_plane: Plane) -> None:
+        namespace = control_plane.namespace()
+        control_plane.kubectl("-n", namespace, "create", "deployment", "web", "--image=registry/web:1")
+
+Built once by `tests/testbed/control_plane/build` (Go >= 1.26, ~11 min) into $RUNBOOK_TESTBED. Without it the tests that
+want it are skipped with the reason, or fail where everything is required (RUNBOOK_TEST_REQUIRE=all).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPTS = Path(__file__).resolve().parent / "control_plane"
+NEEDED = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "etcd", "kwok", "kubectl", "stages.yaml")
+FORWARDED = (8000, 8001, 8080, 9090, 5432)
+"""Ports of every pod that lead to a local server: to `Plane.local(port)`."""
+
+
+def built() -> Path:
+    """Where `build` put the programs."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("RUNBOOK_TESTBED") or cache / "runbook-testbed")
+
+
+def why_not() -> str | None:
+    """Why there can be no control plane on this machine; None when there can."""
+    missing = [name for name in NEEDED if not (built() / name).exists()]
+    if missing:
+        return f"no Kubernetes control plane: {missing[0]} is not in {built()} (tests/testbed/control_plane/build)"
+    absent = [name for name in ("bash", "openssl", "curl") if shutil.which(name) is None]
+    return f"no Kubernetes control plane: {absent[0]} is not installed" if absent else None
+
+
+@dataclass(frozen=True)
+class Plane:
+    """A running control plane. `kubeconfig` is cluster-admin's, `nobody` the one of a user without any right."""
+
+    folder: Path
+    port: int
+    kubeconfig: Path
+    nobody: Path
+    _names: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    def environ(self, helm: int = 4, *, user: str = "admin") -> dict[str, str]:
+        """An environment for actions: this cluster, this user, helm 3 or 4."""
+        programs = built() / "helm3" if helm == 3 else built()
+        return {
+            "KUBECONFIG": str(self.kubeconfig if user == "admin" else self.nobody),
+            "HOME": str(self.folder),
+            "PATH": f"{programs}:/usr/local/bin:/usr/bin:/bin",
+        }
+
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        """Run kubectl as cluster-admin; its output."""
+        return self._run([str(built() / "kubectl"), *arguments], self.environ(), stdin)
+
+    def helm(self, version: int, *arguments: str) -> str:
+        """Run helm; its output."""
+        return self._run(["helm", *arguments], self.environ(version), None)
+
+    def read(self, namespace: str, *arguments: str) -> Any:
+        """What `kubectl get ... -o json` says."""
+        return json.loads(self.kubectl("--namespace", namespace, "get", *arguments, "--output", "json"))
+
+    def namespace(self) -> str:
+        """A new namespace of its own for a test."""
+        name = f"test-{next(self._names)}"
+        self.kubectl("create", "namespace", name)
+        return name
+
+    def allow(self, namespace: str, *rules: str) -> None:
+        """Give the user nobody rights in a namespace: `get,list=pods,deployments.apps`."""
+        for number, rule in enumerate(rules):
+            verbs, _, resources = rule.partition("=")
+            role = f"nobody-{next(self._names)}-{number}"
+            self.kubectl("-n", namespace, "create", "role", role, f"--verb={verbs}", f"--resource={resources}")
+            self.kubectl("-n", namespace, "create", "rolebinding", role, f"--role={role}", "--user=nobody")
+
+    def deployment(self, namespace: str, name: str, image: str, replicas: int = 2, *, wait: bool = True) -> None:
+        """Make a Deployment whose pods become ready."""
+        self.kubectl("-n", namespace, "create", "deployment", name, f"--image={image}", f"--replicas={replicas}")
+        if wait:
+            self.rolled_out(namespace, name)
+
+    def rolled_out(self, namespace: str, name: str) -> None:
+        """Wait until a Deployment's newest spec is rolled out."""
+        self.kubectl("-n", namespace, "rollout", "status", f"deployment/{name}", "--timeout=60s")
+
+    def local(self, port: int) -> int:
+        """The local port to which port-forward to a pod's `port` leads (one of FORWARDED)."""
+        return self.port + 4 + FORWARDED.index(port)
+
+    @staticmethod
+    def until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
+        """Wait until it holds; fails the test when it does not in time."""
+        end = time.monotonic() + seconds
+        while not holds():
+            assert time.monotonic() < end, "it did not come to be in time"
+            time.sleep(0.05)
+
+    @staticmethod
+    def _run(argv: list[str], environ: Mapping[str, str], stdin: str | None) -> str:
+        done = subprocess.run(
+            argv, env=dict(environ), input=stdin, capture_output=True, text=True, timeout=90, check=False
+        )
+        assert done.returncode == 0, f"{' '.join(argv)}: {done.stderr or done.stdout}"
+        return done.stdout
+
+
+@contextlib.contextmanager
+def running(folder: Path) -> Iterator[Plane]:
+    """Start a control plane in a folder, on free ports; end it afterwards by its own pids."""
+    port = _free_block(4 + len(FORWARDED))
+    plane = Plane(folder / "plane", port, folder / "plane/kubeconfig", folder / "plane/kubeconfig-nobody")
+    forwards = "".join(
+        f"  - {{ports: [{inner}], target: {{address: 127.0.0.1, port: {plane.local(inner)}}}}}\n" for inner in FORWARDED
+    )
+    pods = folder / "pods.yaml"
+    pods.write_text(
+        "apiVersion: kwok.x-k8s.io/v1alpha1\nkind: ClusterPortForward\nmetadata: {name: services}\n"
+        f"spec:\n  forwards:\n{forwards}---\n"
+    )
+    environ = {**os.environ, "PODS": str(pods), "RUNBOOK_TESTBED": str(built())}
+    up = subprocess.run(
+        [str(SCRIPTS / "up"), str(plane.folder), str(port)],
+        env=environ, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    try:
+        assert up.returncode == 0, f"the control plane did not start: {up.stdout}{up.stderr}"
+        yield plane
+    finally:
+        subprocess.run([str(SCRIPTS / "down"), str(plane.folder)], timeout=60, check=False)
+
+
+def _free_block(size: int) -> int:
+    """The first of so many ports in a row that nobody listens on."""
+    for start in range(27000 + os.getpid() % 50 * 20, 32000, 20):
+        with contextlib.ExitStack() as held:
+            try:
+                for port in range(start, start + size):
+                    probe = held.enter_context(socket.socket())
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return start
+    raise AssertionError("no free ports")
+
+
+@pytest.fixture(scope="session")
+def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
+    """The session's control plane."""
+    reason = why_not()
+    if reason is not None:
+        pytest.skip(reason)
+    with running(tmp_path_factory.mktemp("kubernetes")) as plane:
+        yield plane
+
+
+@pytest.fixture(params=[3, 4], ids=["helm3", "helm4"])
+def helm_version(request: pytest.FixtureRequest, control_plane: Plane) -> int:
+    """Each of the two Helm versions."""
+    version = int(request.param)
+    folder = built() / "helm3" if version == 3 else built()
+    if not (folder / "helm").exists():
+        pytest.skip(f"no helm {version} in {folder} (tests/testbed/control_plane/build)")
+    return version
+
+
+@pytest.fixture(scope="session")
+def helm_chart(control_plane: Plane, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A chart as `helm create` makes it, with a Secret: values `image.tag`, `replicaCount` and `password`."""
+    folder = tmp_path_factory.mktemp("chart")
+    control_plane.helm(4, "create", str(folder / "app"))
+    (folder / "app/templates/secret.yaml").write_text(
+        "apiVersion: v1\nkind: Secret\nmetadata: {name: {{ .Release.Name }}-secret}\n"
+        'stringData: {password: {{ .Values.password | default "initial-pass" | quote }}, user: app}\n'
+    )
+    return folder / "app"
