@@ -41,11 +41,9 @@ class Declarations:
 
     def all(self, text: Source) -> None:
         """Build everything; `names` knows it afterwards."""
-        declared, names = self.declared, self.names
+        names, said = self.names, self.declared.names
         names.inputs, names.secrets, names.vars = (
-            frozenset(declared.inputs),
-            frozenset(declared.secrets),
-            frozenset(declared.vars),
+            frozenset(said.get(one, ())) for one in ("inputs", "secrets", "vars")
         )
         self._build(text)
 
@@ -137,16 +135,20 @@ class Declarations:
         for key, kinds in _LIMITS.items():
             if key in body and kind not in kinds:
                 place = text.place(body, key, of_key=True)
-                self.problems.add(
-                    place, f"`{key}` is for {' and '.join(kinds)}, and this is a {kind}", f"{path}.{key}", rule="input"
-                )
+                message = f"`{key}` is not for an input of type {kind}"
+                hint = f"it is for {' and '.join(kinds)}"
+                self.problems.add(place, message, f"{path}.{key}", rule="input", hint=hint)
         pattern = body.get("pattern")
         if pattern is not None:
             try:
                 re.compile(pattern)
             except (re.error, RecursionError, OverflowError) as error:
                 self.problems.add(
-                    text.place(body, "pattern"), f"no regular expression: {error}", f"{path}.pattern", rule="input"
+                    text.place(body, "pattern"),
+                    f"no regular expression: {error}",
+                    f"{path}.pattern",
+                    rule="input",
+                    expected="a regular expression as Python reads it",
                 )
                 pattern = None
         default = body.get("default")
@@ -206,7 +208,7 @@ class Declarations:
             where = replace(where, data=merge.moved(where.data, item.source.file, text.file))
         return SecretSource(name, kind, where, item.value.get("optional", False), item.place)  # type: ignore[arg-type]
 
-    def objectives(self, body: Mapping[str, Any], text: Source) -> tuple[Objective, ...]:
+    def objectives(self, body: Mapping[str, Any], written: Any, text: Source) -> tuple[Objective, ...]:
         """The objectives of a playbook."""
         built = []
         for name, value in body.items():
@@ -220,12 +222,12 @@ class Declarations:
             built.append(Objective(name, float(parse_duration(value["within"])), since))
         return tuple(built)
 
-    def unmet(self, playbook: Playbook, body: Mapping[str, Any], text: Source) -> None:
+    def unmet(self, playbook: Playbook, body: Mapping[str, Any], written: Any, text: Source) -> None:
         """Objectives that no step can meet, and starts that no step marks."""
         met = rules.milestones(playbook)
         for name, value in body.items():
             if name not in met:
-                place = text.place(body, name, of_key=True)
+                place = text.place(written, name, of_key=True)
                 hint = did_you_mean(name, met) or f"give a step `milestone: {name}`"
                 self.problems.add(
                     place,

@@ -76,6 +76,7 @@ _NAMES = {
     "boolean": "true or false",
     "null": "null",
 }
+MANY = 12  # names that an error lists although it has a better hint
 _UNITS_HINT = "a bare number has no unit: write 500ms, 30s, 5m or 1h30m"
 
 
@@ -341,9 +342,9 @@ def _object(schema: Mapping[str, Any], refs: Mapping[str, Check], templates: boo
 def unknown_key(key: str, known: Iterable[str]) -> Finding:
     """A key that nothing reads."""
     names = list(known)
-    hint = did_you_mean(key, names)
-    listed = ", ".join(names) if len(names) <= 12 else ", ".join(names[:12]) + ", ..."
-    expected = f"one of {listed}" if listed else "no keys here"
+    hint = did_you_mean(key, names) or ("a space belongs behind the `:`" if ":" in key else "")
+    expected = f"one of {', '.join(names)}" if names else "no keys here"
+    expected = "" if hint and len(names) > MANY else expected
     return Finding(
         f"unknown key `{shown(key)}`", expected=expected, hint=hint, path=(key,), of_key=True, rule="unknown-key"
     )

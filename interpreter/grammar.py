@@ -15,6 +15,8 @@ NAME: Final = r"^[A-Za-z_][A-Za-z0-9_]*$"
 _AMOUNT = r"\d+(?:\.\d+)?"
 DURATION_PATTERN: Final = rf"^(?=.)(?:{_AMOUNT}d)?(?:{_AMOUNT}h)?(?:{_AMOUNT}m(?!s))?(?:{_AMOUNT}s)?(?:{_AMOUNT}ms)?$"
 
+WORD: Final = "a word of lower-case letters, digits and _"
+
 STEPS: Final = "#/$defs/steps"
 INPUT: Final = "#/$defs/input"
 
@@ -93,6 +95,7 @@ COMMON: Final[Mapping[str, Schema]] = {
         "type": "string",
         "pattern": ID,
         "maxLength": 64,
+        "title": WORD,
         "description": "The step's name for expressions (`steps.<id>`), unique in the file.",
     },
     "name": _said(TEXT, "Text for people; may hold templates."),
@@ -124,6 +127,7 @@ COMMON: Final[Mapping[str, Schema]] = {
     "milestone": {
         "type": "string",
         "pattern": ID,
+        "title": WORD,
         "description": "Met when this step succeeds; objectives measure it.",
     },
     "locks": {**_LOCKS, "description": "Held while the step and its unwinding run."},
@@ -218,7 +222,7 @@ KINDS: Final[Mapping[str, Mapping[str, Schema]]] = {
                     "anyOf": [{"type": "array"}, dict(TEMPLATE)],
                     "description": "A list, or a template that gives one.",
                 },
-                "as": {"type": "string", "pattern": ID, "description": "The item's name inside."},
+                "as": {"type": "string", "pattern": ID, "title": WORD, "description": "The item's name inside."},
                 "max_concurrent": {**_CONCURRENT, "description": "How many at once. Default 1."},
             },
             "required": ["items", "as"],

@@ -20,6 +20,12 @@ from runbook.interpreter.source import Source
 from runbook.interpreter.worst_case import LEAST_CLEANUP, phases
 
 MOST_NESTED = 20  # sub-playbooks in each other
+_NEEDS_ALL = frozenset(
+    {"reference", "missing-key", "missing-input", "unknown-input", "bounds", "objective", "library", "secret-source"}
+)
+"""Rules that mean something only for a file that was read to its end."""
+_BY_NAME = frozenset({"inputs", "secrets", "vars", "objectives", "outputs", "defaults"})
+"""Sections whose entries stand for themselves."""
 _ROOT = Site((), "")
 _BEFORE = Site((), "", steps=False, failure=False)
 
@@ -54,7 +60,8 @@ def load(file: str, read: Callable[[str], str], catalogue: Catalogue) -> Loaded:
     except RecursionError:
         loader.problems.add(Place(name), "the playbooks are nested too deeply", rule="depth")
         playbook = None
-    problems = tuple(sorted(loader.problems.sorted(), key=lambda one: one.place.file != name))
+    every = [one for one in loader.problems.sorted() if not (one.rule in _NEEDS_ALL and loader.broken(one.place.file))]
+    problems = tuple(sorted(every, key=lambda one: one.place.file != name))
     if any(problem.severity == "error" for problem in problems):
         playbook = None
     return Loaded(playbook, problems, loader.files)
@@ -71,6 +78,11 @@ class _Loader:
         self.sources: dict[str, Source | None] = {}
         self.books: dict[str, Playbook | None] = {}
         self.open: list[str] = []
+
+    def broken(self, file: str) -> bool:
+        """Whether a syntax error ended the file before its end."""
+        text = self.sources.get(file)
+        return text is not None and text.broken
 
     def source(self, file: str, mention: Place, path: str) -> Source | None:
         """The parsed text of a file; None when it cannot be read, which is said where it is mentioned."""
@@ -147,7 +159,7 @@ class _Loader:
         if "steps" not in data and not path:
             self._library(data, text)
             return None
-        spoiled = self.problems.findings(schema.check_root(data), text, data, "")
+        clean = self._checked(data, text)
         if "steps" not in data:
             place = mention if path else text.place(data)
             self.problems.add(
@@ -158,7 +170,22 @@ class _Loader:
                 hint=f"import: [{posixpath.basename(file)}]",
             )
             return None
-        return self._build(data, {key: value for key, value in data.items() if key not in spoiled}, text)
+        return self._build(data, clean, text)
+
+    def _checked(self, data: dict[str, Any], text: Source) -> dict[str, Any]:
+        """A root with what is wrong about its form reported and left out: a wrong input does not hide the others."""
+        findings = schema.check_root(data)
+        self.problems.findings(findings, text, data, "")
+        clean = dict(data)
+        for one in findings:
+            if not one.path:
+                continue
+            section = str(one.path[0])
+            if section in _BY_NAME and len(one.path) > 1 and section in clean:
+                clean[section] = {key: value for key, value in clean[section].items() if key != one.path[1]}
+            else:
+                clean.pop(section, None)
+        return clean
 
     def _root(self, text: Source) -> dict[str, Any] | None:
         data = text.data
@@ -181,9 +208,9 @@ class _Loader:
 
     def _library(self, data: dict[str, Any], text: Source) -> None:
         """A file without steps: it may only be imported, and is checked as such."""
-        spoiled = self.problems.findings(schema.check_root(data), text, data, "")
-        for key in data:
-            if key not in merge.MAY_STAND_IN_LIBRARY and key not in spoiled:
+        clean = self._checked(data, text)
+        for key in clean:
+            if key not in merge.MAY_STAND_IN_LIBRARY:
                 place = text.place(data, key, of_key=True)
                 self.problems.add(
                     place,
@@ -192,7 +219,7 @@ class _Loader:
                     rule="library",
                     hint="add `steps`, or leave it out: the file may only be imported",
                 )
-        declared = self._declared({key: value for key, value in data.items() if key not in spoiled}, data, text)
+        declared = self._declared(clean, data, text)
         names = Names(self.problems, inputs=None, secrets=None, vars=None)
         Declarations(self.problems, names, declared, self.catalogue).library()
 
@@ -211,7 +238,7 @@ class _Loader:
             root = self._root(imported)
             if root is None:
                 continue
-            spoiled = self.problems.findings(schema.check_root(root), imported, root, "")
+            trusted = self._checked(root, imported)
             if "import" in root:
                 at = imported.place(root, "import", of_key=True)
                 self.problems.add(
@@ -221,8 +248,8 @@ class _Loader:
                     rule="import",
                     hint=f"imports go one level: import it in {text.file} too",
                 )
-            declared.take({key: value for key, value in root.items() if key not in spoiled}, imported)
-        declared.take(clean, text)
+            declared.take(trusted, root, imported)
+        declared.take(clean, data, text)
         return declared
 
     def _build(self, data: dict[str, Any], clean: Mapping[str, Any], text: Source) -> Playbook | None:
@@ -253,7 +280,7 @@ class _Loader:
         )
         finally_ = builder.steps(clean["finally"]["steps"], section(FINALLY, "!finally/")) if "finally" in clean else ()
         outputs = tuple(
-            (name, names.template(value, text, clean["outputs"], name, section(END, "outputs"), name))
+            (name, names.template(value, text, data["outputs"], name, section(END, "outputs"), name))
             for name, value in clean.get("outputs", {}).items()
         )
         locks = tuple(
@@ -276,12 +303,12 @@ class _Loader:
             on_failure=on_failure,
             finally_=finally_,
             outputs=outputs,
-            objectives=said.objectives(clean.get("objectives", {}), text),
+            objectives=said.objectives(clean.get("objectives", {}), data.get("objectives"), text),
             place=text.place(data),
             cleanup=LEAST_CLEANUP if cleanup is None else cleanup,
         )
         rules.check_rules(playbook, self.problems, frozenset(builder.decided))
-        said.unmet(playbook, clean.get("objectives", {}), text)
+        said.unmet(playbook, clean.get("objectives", {}), data.get("objectives"), text)
         if cleanup is None:
             playbook = _with_cleanup(playbook)
         return playbook

@@ -11,6 +11,7 @@ from runbook.interpreter.catalogue import ActionSpec
 from runbook.interpreter.errors import Place
 from runbook.interpreter.source import Source
 
+_SOMEWHERE = "/" + "/".join("abcdefghijklmnop")  # deep enough for every `..`; where it is makes no difference
 IMPORTED = ("inputs", "secrets", "vars", "defaults")
 MAY_STAND_IN_LIBRARY = frozenset({"runbook", "name", "description", "import", *IMPORTED})
 
@@ -44,27 +45,24 @@ class Declared:
     vars: dict[str, Item] = field(default_factory=dict)
     timeout: Item | None = None
     family: dict[str, dict[str, Item]] = field(default_factory=dict)
+    names: dict[str, set[str]] = field(default_factory=dict)  # by section, with those whose declaration is wrong
 
-    def take(self, data: Mapping[str, Any], source: Source) -> None:
-        """Add what `data` declares; it wins over what is here. A name keeps the position where it was first declared,
+    def take(self, clean: Mapping[str, Any], written: Mapping[str, Any], source: Source) -> None:
+        """Add what a file declares: `clean` is what can be trusted of `written`. It wins over what is here. A name keeps the position where it was first declared,
         so that an imported var computed from another one sees what this file says."""
         for section in ("inputs", "secrets", "vars"):
-            held = data.get(section)
-            if isinstance(held, dict):
-                into: dict[str, Item] = getattr(self, section)
-                for name, value in held.items():
-                    into[name] = Item(value, source, held, name)
-        defaults = data.get("defaults")
-        if not isinstance(defaults, dict):
-            return
+            held = written.get(section)
+            self.names.setdefault(section, set()).update(held if isinstance(held, dict) else ())
+            into: dict[str, Item] = getattr(self, section)
+            for name, value in clean.get(section, {}).items():
+                into[name] = Item(value, source, held, name)
+        defaults = clean.get("defaults", {})
         if "timeout" in defaults:
-            self.timeout = Item(defaults["timeout"], source, defaults, "timeout")
-        families = defaults.get("with")
-        for family, parameters in families.items() if isinstance(families, dict) else ():
-            if isinstance(parameters, dict):
-                into = self.family.setdefault(family, {})
-                for name, value in parameters.items():
-                    into[name] = Item(value, source, parameters, name)
+            self.timeout = Item(defaults["timeout"], source, written["defaults"], "timeout")
+        for family, parameters in defaults.get("with", {}).items():
+            into = self.family.setdefault(family, {})
+            for name, value in parameters.items():
+                into[name] = Item(value, source, parameters, name)
 
 
 def parameters(spec: ActionSpec, step: Mapping[str, Any], source: Source, declared: Declared) -> dict[str, Item]:
@@ -87,7 +85,4 @@ def moved(path: Any, written_in: str, used_in: str) -> Any:
         return path
     if posixpath.isabs(there):
         return posixpath.normpath(posixpath.join(there, path))
-    prefix = (
-        posixpath.relpath(posixpath.join("/", there), posixpath.join("/", here)) if ".." not in there + here else ""
-    )
-    return posixpath.normpath(posixpath.join(prefix or there, path))
+    return posixpath.relpath(posixpath.join(_SOMEWHERE, there, path), posixpath.join(_SOMEWHERE, here))

@@ -64,6 +64,7 @@ _PLAIN = re.compile(
     rf"\s*(?:not\s+)?{_OPERAND}(?:\s*(?:==|!=|<=|>=|<|>)\s*{_OPERAND})?(?:\s+(?:and|or)\s+{_OPERAND})*\s*"
 )
 _WORD = re.compile(rf"'[^']*'|(?<![\w.])({_PATH})")
+_NAMED = re.compile(r"`([\w.]+)`")
 _KEYWORDS = frozenset({"not", "and", "or", "in", "is", "if", "else", "true", "false", "none", "True", "False", "None"})
 
 
@@ -196,7 +197,8 @@ class Names:
         if "secrets" in text or self.secret_inputs:
             misuse = _misuse(text, bare, secret, self.secret_inputs)
             if misuse is not None:
-                at = source.inside(place, text, _position(text, ("secrets",)))
+                named = _NAMED.search(misuse)
+                at = source.inside(place, text, _position(text, tuple(named[1].split(".")) if named else ("secrets",)))
                 self.problems.add(at, misuse, path, rule="secret", hint=_secret_hint(path, secret))
         return frozenset(reads)
 
@@ -308,7 +310,11 @@ def _position(text: str, chain: tuple[str, ...]) -> int:
 def _secret_hint(path: str, allowed: bool) -> str:
     if not allowed and path.endswith(("with.command", "]")) and ".with.command" in path:
         return "`shell.run` takes secrets by `env` or `stdin`, never in `command`"
-    return "" if allowed else "`runbook actions NAME` says which parameters take secrets"
+    return (
+        "a script or a template file works on it where it is used"
+        if allowed
+        else "`runbook actions NAME` says which parameters take secrets"
+    )
 
 
 def _literal(value: Any) -> str:

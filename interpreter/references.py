@@ -117,7 +117,7 @@ def _wrong(trail: Trail, known: Known) -> tuple[str, str] | None:
         if trail[split].section in (UNDO, ON_FAILURE, FINALLY, END):
             return None
         return f"`steps.{name}` has not ended: this step is inside it", "name a step that ends before"
-    inside = _foreach_between(trail, target, split)
+    inside = _foreach_between(trail, target, split, name)
     if inside is not None:
         return inside
     if split == len(trail):
@@ -141,7 +141,7 @@ def _later(name: str) -> tuple[str, str]:
     return f"`steps.{name}` runs later", "only steps that come before can be named"
 
 
-def _foreach_between(trail: Trail, target: Trail, split: int) -> tuple[str, str] | None:
+def _foreach_between(trail: Trail, target: Trail, split: int, name: str) -> tuple[str, str] | None:
     """A foreach that the named step is inside of and the template is not."""
     for depth in range(split, len(target)):
         turn = target[depth]
@@ -155,7 +155,7 @@ def _foreach_between(trail: Trail, target: Trail, split: int) -> tuple[str, str]
         ):
             continue
         return (
-            "this step lives inside an iteration of a `foreach`",
+            f"`steps.{name}` lives inside an iteration of a `foreach`",
             "outside of it read `outputs.results` of the foreach",
         )
     return None

@@ -109,6 +109,7 @@ def _returns(step: Step, path: str, problems: Problems) -> None:
             "`temporary: true` and `undo: none` contradict each other",
             f"{path}.temporary",
             rule="temporary",
+            hint="leave one of the two out",
         )
         return
     changes = [

@@ -31,7 +31,7 @@ def check_step(step: Mapping[str, Any]) -> tuple[str | None, Findings]:
     """The kind of a step and what is wrong with its own keys (not with its children's, nor with `with`)."""
     kind = step_kind(step)
     if kind is None:
-        return None, _kindless(step)
+        return None, (*_kindless(step), *_common_check()(step))
     found = _step_check(kind)(step)
     return kind, tuple(_explained(one, kind) for one in found) if found else FINE
 
@@ -100,10 +100,13 @@ def _explained(finding: Finding, kind: str) -> Finding:
     if owners:
         belongs = " and ".join(grammar.KIND_NAMES[name] for name in owners)
         return replace(
-            finding, message=f"`{key}` is not for {grammar.KIND_NAMES[kind]}", hint=f"it belongs to {belongs}"
+            finding,
+            message=f"`{key}` is not for {grammar.KIND_NAMES[kind]}",
+            expected="",
+            hint=f"it belongs to {belongs}",
         )
     if key in grammar.FOREIGN:
-        return replace(finding, hint=grammar.FOREIGN[key])
+        return replace(finding, expected="", hint=grammar.FOREIGN[key])
     return finding
 
 
@@ -146,6 +149,12 @@ def _step_check(kind: str) -> Check:
         "required": ["id", *([kind] if kind != "foreach" else ["foreach", "steps"])],
         "additionalProperties": False,
     }
+    return _with_handlers(compile_schema(schema, _refs(), templates=False), ("on_failure", "finally", "undo"))
+
+
+@cache
+def _common_check() -> Check:
+    schema = {"type": "object", "properties": grammar.COMMON, "required": ["id"]}
     return _with_handlers(compile_schema(schema, _refs(), templates=False), ("on_failure", "finally", "undo"))
 
 

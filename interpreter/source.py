@@ -33,6 +33,11 @@ MAX_NODES = 400_000  # aliases count as what they stand for; 5,000 rich steps ar
 MAX_CHARACTERS = 8_000_000
 MAX_NUMBER = 300  # characters of a number
 
+# YAML 1.2 and JSON people write {url: https://x?y=1}; libyaml's 1.1 stops at such a `:` or `?` inside braces. A text that
+# breaks is read once more with these characters, inside words, under other names: same lengths, so places stay.
+_INSIDE = re.compile(r"""(?<=[^\s"'\[\]{},])(?::(?=[^\s,\[\]{}"'])|\?)""")
+_COLON, _QUESTION = "\ue03a", "\ue03f"
+
 NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _CONSTANTS = {"true": True, "false": False, "null": None, "": None}
 _MAYBE_JSON = frozenset(["", *"-0123456789tfn"])  # how a plain scalar begins that may be more than text
@@ -54,6 +59,7 @@ class Source:
     text: str
     data: Any = None
     problems: list[Problem] = field(default_factory=list)
+    broken: bool = False  # a syntax error: what follows it was not read
     _marks: dict[int, tuple[Any, Mark, Marks]] = field(default_factory=dict)
     _lines: list[str] | None = None
 
@@ -150,17 +156,47 @@ def parse(text: str, file: str) -> Source:
             )
         )
         text = text[1:]
+    _read_all(source, text)
+    if source.broken and _INSIDE.search(text) and _COLON not in text and _QUESTION not in text:
+        again = Source(file, source.text, problems=[one for one in source.problems if one.rule == "yaml-bom"])
+        _read_all(again, _INSIDE.sub(lambda found: _COLON if found[0] == ":" else _QUESTION, text))
+        if not again.broken or _furthest(again) > _furthest(source):
+            source = again
+    source.problems[:] = {(one.place, one.rule): one for one in source.problems}.values()
+    return source
+
+
+def _furthest(source: Source) -> Place:
+    return max(one.place for one in source.problems)
+
+
+def _read_all(source: Source, text: str) -> None:
     try:
         parser = CParser(text)
     except UnicodeEncodeError as error:
-        place = yaml_errors.place_at(text, error.start, file)
+        place = yaml_errors.place_at(text, error.start, source.file)
         source.problems.append(
             Problem(place, "a character that is no valid Unicode", expected="UTF-8", rule="yaml-encoding")
         )
-        return source
-    _Reader(source, text).read(parser.get_event)
-    source.problems[:] = {(one.place, one.rule): one for one in source.problems}.values()
-    return source
+        return
+    get_event: Callable[[], Any] = parser.get_event
+    if _COLON in text or _QUESTION in text:
+        get_event = _restoring(get_event)
+    _Reader(source, text).read(get_event)
+
+
+def _restoring(get_event: Callable[[], Any]) -> Callable[[], Any]:
+    """The same events with the two characters back in their texts."""
+
+    def restored() -> Any:
+        event = get_event()
+        if type(event) is ScalarEvent:
+            event.value = event.value.replace(_COLON, ":").replace(_QUESTION, "?")
+            if event.tag is not None:
+                event.tag = event.tag.replace(_COLON, ":")
+        return event
+
+    return restored
 
 
 class _TooDeepError(Exception):
@@ -185,8 +221,7 @@ class _Reader:
         except (YAMLError, _TooDeepError) as error:
             if isinstance(error, YAMLError):
                 self.source.problems.append(yaml_errors.problem(error, self.text, self.source.file))
-            while self.stack:  # what was read so far is checked too: all problems at once
-                self._close()
+            self._cut()
 
     def _read(self, get_event: Callable[[], Any]) -> None:
         stack = self.stack
@@ -240,8 +275,7 @@ class _Reader:
             if self.nodes > MAX_NODES:
                 hint = "aliases (`*name`) count as what they stand for" if self.anchors else ""
                 self._report(_mark(event), f"more than {MAX_NODES:,} values in one file", "yaml-size", hint=hint)
-                while self.stack:
-                    self._close()
+                self._cut()
                 return
 
     def _report(self, mark: Mark, message: str, rule: str, expected: str = "", hint: str = "") -> None:
@@ -329,15 +363,31 @@ class _Reader:
             )
         )
         if len(self.stack) > MAX_DEPTH:
-            self._report(_mark(event), f"nested more than {MAX_DEPTH} levels deep", "yaml-depth")
+            self._report(
+                _mark(event),
+                f"nested more than {MAX_DEPTH} levels deep",
+                "yaml-depth",
+                expected=f"at most {MAX_DEPTH} levels",
+            )
             raise _TooDeepError
 
-    def _close(self, event: Any = None) -> None:
+    def _cut(self) -> None:
+        """The text ends in the middle: what was read whole is checked too (all problems at once), maps cut in two are not."""
+        self.source.broken = True
+        while self.stack:
+            frame = self.stack.pop()
+            frame.key = None
+            parent = self.stack[-1] if self.stack else None
+            self.source._marks[id(frame.value)] = (frame.value, frame.start, frame.marks)
+            if parent is None:
+                self.source.data = frame.value
+            elif not frame.is_map and not frame.is_key and not (parent.is_map and parent.key is None):
+                self._put(parent, frame.value, frame.start)
+
+    def _close(self, event: Any) -> None:
         frame = self.stack.pop()
         parent = self.stack[-1] if self.stack else None
         value = frame.value
-        if frame.key is not None and event is None:
-            self._put(frame, None, frame.key_mark)  # cut off by a syntax error
         if frame.anchor is not None:
             self.open_anchors.discard(frame.anchor)
             self.anchors[frame.anchor] = (value, 1 + self.nodes - frame.nodes_before)
@@ -345,7 +395,7 @@ class _Reader:
             assert parent is not None
             parent.key, parent.key_mark = f"{{}}\0{frame.index}", frame.start
             return
-        if frame.braces and event is not None:
+        if frame.braces:
             self._report(
                 frame.start,
                 "`{{` opens a map here: the template is not quoted",

@@ -22,8 +22,18 @@ _SENTENCES: tuple[tuple[str, str, str, bool], ...] = (
         False,
     ),
     ("could not find expected ':'", "this line is neither `key: value` nor `- item`", "", True),
-    ("found unexpected end of stream", "a quoted text that is never closed", "", True),
-    ("found unexpected document indicator", "a quoted text that is never closed", "", True),
+    (
+        "found unexpected end of stream",
+        "a quoted text that is never closed",
+        "end it with the quote that it began with",
+        True,
+    ),
+    (
+        "found unexpected document indicator",
+        "a quoted text that is never closed",
+        "end it with the quote that it began with",
+        True,
+    ),
     (
         "found unknown escape character",
         "an unknown escape in double quotes",
