@@ -17,6 +17,7 @@ class Version:
     restart for ever; `image_missing`: they cannot be pulled. `status` is what a failing one answers, `latency` how long
     each answer takes (seconds), `ready_after` how long a pod takes to become Ready, in simulated seconds (None: the
     world's). `heals: restart`: only pods of the world's beginning are sick, their replacements are well.
+    `breaks: serving`: well until a Service sends it traffic.
     """
 
     health: Health = "ok"
@@ -24,6 +25,7 @@ class Version:
     latency: float = 0.0
     ready_after: float | None = None
     heals: Literal["never", "restart"] = "never"
+    breaks: Literal["never", "serving"] = "never"
 
 
 WELL = Version()
@@ -47,7 +49,9 @@ class Behaviours:
         """The behaviour of a pod: that of its sickest container. `original`: it is there since the world began."""
         kinds = [self.of_image(container.get("image", "")) for container in pod["spec"]["containers"]]
         sick = [v for v in kinds if v.health != "ok" and (original or v.heals != "restart")]
-        return sick[0] if sick else next((v for v in kinds if v.health == "ok"), WELL)
+        if sick:
+            return sick[0]
+        return next((version for version in kinds if version.health == "ok" and version != WELL), WELL)
 
 
 def application(pod: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 from runbook.sandbox import kinds, rollouts, selectors
@@ -55,7 +56,15 @@ class Controllers:
 
     def version_of(self, pod: Document) -> Version:
         """How a pod behaves."""
-        return self.behaviours.of_pod(pod, original=pod["metadata"]["uid"] in self.original or self._instant)
+        version = self.behaviours.of_pod(pod, original=pod["metadata"]["uid"] in self.original or self._instant)
+        if version.breaks == "serving" and self._serves(pod):
+            return replace(version, health="failing")
+        return version
+
+    def _serves(self, pod: Document) -> bool:
+        labels = pod["metadata"].get("labels") or {}
+        services = self.world.list(kinds.SERVICE, pod["metadata"]["namespace"])
+        return any(selectors.by_map(service["spec"].get("selector"))(labels) for service in services)
 
     def _run(self) -> None:
         with self.world.changed:

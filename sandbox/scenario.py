@@ -248,6 +248,7 @@ def _version(body: Mapping[str, Any]) -> Version:
         latency=_seconds(body.get("latency"), 0.0),
         ready_after=None if ready is None else _seconds(ready, 0.0),
         heals=body.get("heals", "never"),
+        breaks=body.get("breaks", "never"),
     )
 
 

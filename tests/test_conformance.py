@@ -613,7 +613,8 @@ def test_dry_runs_change_nothing(api: Api) -> None:
 
 
 def test_label_selectors(api: Api) -> None:
-    for name, labels in {"a": {"app": "web", "slot": "blue"}, "b": {"app": "web", "slot": "green"}, "c": {}}.items():
+    labelled: dict[str, dict[str, str]] = {"a": {"app": "web", "slot": "blue"}, "b": {"app": "web", "slot": "green"}, "c": {}}
+    for name, labels in labelled.items():
         api.ok("POST", api.at("secrets"), {"metadata": {"name": name, "labels": labels}})
 
     def names(selector: str) -> list[str]:
