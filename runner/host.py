@@ -192,16 +192,6 @@ class Host:
         found = self._guard(call, ctx, look)
         return found if isinstance(found, list) else []
 
-    def preflight(self, call: Call, ctx: HostContext) -> list[str]:
-        """What would forbid the call, as sentences: a missing tool, right or credential. Reads only."""
-
-        def look() -> list[str]:
-            impl, args, answered = self._open(call, ctx)
-            return [] if answered is not None else [str(self.secrets.mask(said)) for said in impl.preflight(args, ctx)]
-
-        found = self._guard(call, ctx, look)
-        return found if isinstance(found, list) else [found.error.message]
-
     # -- parts of phases
 
     def _open(self, call: Call, ctx: HostContext) -> tuple[contract.Action[Any], Any, Mapping[str, Any] | None]:

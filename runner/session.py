@@ -121,7 +121,8 @@ def start(
 ) -> Ended:
     """Run a playbook.
 
-    `plan`: the saved plan (its text) that this run applies: only calls that it holds are made. `inputs`: typed (`inputs.coerce`). `listeners` get every event right after its commit. `ask`: a terminal.
+    `inputs`: typed (`inputs.coerce`). `listeners` get every event right after its commit. `ask`: a terminal.
+    `plan`: the saved plan (its text) that this run applies: only calls that it holds are made.
     Raises InvalidError for a playbook with problems, RefusedError, JournalError, LeaseLostError.
     """
     world, options = world or here(), options or Options()

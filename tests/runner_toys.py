@@ -1,4 +1,4 @@
-"""A world that is a folder, and actions that change it: for tests of the runner. Real files, real threads, real journals."""
+"""A world that is a folder, and actions that change it: real files, threads and journals for tests of the runner."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from runbook.contract import (
     param,
 )
 from runbook.interpreter.catalogue import ActionSpec
+from runbook.interpreter.errors import Place
 from runbook.interpreter.inputs import coerce
 from runbook.interpreter.load import Loaded, load
-from runbook.interpreter.errors import Place
 from runbook.runner import parameters, session
 from runbook.runner.journal import Event
 from runbook.runner.people import Answer

@@ -27,7 +27,7 @@ def path(tmp_path: Path) -> Path:
     found = tmp_path / "journal.db"
     journal = Journal.create(found, "20260115-033012-p-x7f")
     journal.put_file("p.yaml", b"runbook: 1\n")
-    journal.put_file("q.yaml", b"runbook: 1\nname: q\n")
+    journal.put_file("z.yaml", b"runbook: 1\nname: z\n")
     journal.add("run.begun", "", {"run": "r", "snapshot": journal.snapshot()}, 0.0, 1000.5)
     journal.commit()
     for n in range(20):
@@ -47,12 +47,12 @@ def test_what_was_added_is_read_back(path: Path) -> None:
     assert events[5].data == {"status": "succeeded", "outputs": {"n": 4, "text": "é‹›"}}
     assert events[5].at == 4 / 3
     assert events[-1].digest == journal.head
-    assert journal.file("q.yaml") == "runbook: 1\nname: q\n"
+    assert journal.file("z.yaml") == "runbook: 1\nname: z\n"
     with pytest.raises(FileNotFoundError):
         journal.file("other.yaml")
     assert [mail.data for mail in journal.mail()] == [{"why": "because"}]
     assert journal.verify() == []
-    assert list(journal.events(after=20))[0].seq == 21
+    assert next(journal.events(after=20)).seq == 21
 
 
 def _cells(path: Path) -> list[tuple[str, str, int, Any]]:

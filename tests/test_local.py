@@ -28,6 +28,9 @@ def book(steps_: str, head: str = "") -> str:
     return f"runbook: 1\nname: p\n{head}\nsteps:\n{steps_}\n"
 
 
+ASK = "  - {id: ask, action: manual.approve, with: {message: go on}}\n"
+
+
 def test_data_flows_and_every_event_is_shown_after_it_is_on_disk(lab: Lab) -> None:
     seen: list[Event] = []
     ended = lab.run(
@@ -199,9 +202,7 @@ finally:
 
 
 def test_a_cancel_that_waited_in_the_mailbox_stops_a_resumed_run_before_anything_new(lab: Lab) -> None:
-    ended = lab.run(
-        book("  - {id: ask, action: manual.approve, with: {message: go on}}\n  - {id: n, action: toy.note, with: {}}")
-    )
+    ended = lab.run(book(f"{ASK}  - {{id: n, action: toy.note, with: {{}}}}"))
     assert ended.exit == Exit.WAITING
     assert session.cancel("last", world=lab.around) is False
     again = lab.resume()
@@ -233,7 +234,8 @@ def test_waiting_for_a_person_ends_the_run_with_its_locks_parked_and_an_answer_g
 def test_two_people_must_approve_and_neither_is_the_initiator(lab: Lab) -> None:
     ended = lab.run(
         book(
-            "  - {id: ask, action: manual.approve, with: {message: m, by: 2, not_initiator: true, approvers: [ann, bob, cid]}}"
+            "  - id: ask\n    action: manual.approve\n"
+            "    with: {message: m, by: 2, not_initiator: true, approvers: [ann, bob, cid]}"
         ),
         options=session.Options(initiator="ann"),
     )
@@ -278,7 +280,8 @@ def test_a_persons_time_goes_on_while_the_box_stands_still(lab: Lab) -> None:
 
     ended = lab.run(
         book(
-            "  - {id: ask, action: manual.choose, with: {message: m, choices: {a: A}}}\n  - {id: n, action: toy.note, with: {}}",
+            "  - {id: ask, action: manual.choose, with: {message: m, choices: {a: A}}}\n"
+            "  - {id: n, action: toy.note, with: {}}",
             "timeout: 700ms",
         ),
         ask=ask,
@@ -294,7 +297,8 @@ def test_a_choose_takes_its_default_at_its_timeout(lab: Lab) -> None:
     began = time.monotonic()
     ended = lab.run(
         book(
-            "  - {id: ask, action: manual.choose, timeout: 500ms, with: {message: m, choices: {a: A, b: B}, default: b}}\n"
+            "  - {id: ask, action: manual.choose, timeout: 500ms,\n"
+            "     with: {message: m, choices: {a: A, b: B}, default: b}}\n"
             '  - {id: n, action: toy.note, with: {name: "{{ steps.ask.outputs.choice }}"}}'
         ),
         ask=ask,
@@ -343,7 +347,9 @@ def test_a_record_of_another_playbook_is_refused_and_nothing_is_touched(
 ) -> None:
     ended = lab.run(
         book(
-            "  - {id: n, action: toy.note, with: {name: n}}\n  - {id: ask, action: manual.approve, with: {message: m}}\n  - {id: o, action: toy.note, with: {}}"
+            "  - {id: n, action: toy.note, with: {name: n}}\n"
+            "  - {id: ask, action: manual.approve, with: {message: m}}\n"
+            "  - {id: o, action: toy.note, with: {}}"
         )
     )
     assert ended.exit == Exit.WAITING
@@ -401,7 +407,8 @@ def test_notifications_never_hold_the_recovery_and_what_is_left_is_told(lab: Lab
     began = time.monotonic()
     ended = lab.run(
         book(
-            "  - {id: t, action: toy.tell, with: {name: slack, seconds: 2}}\n  - {id: n, action: toy.note, with: {name: n}}"
+            "  - {id: t, action: toy.tell, with: {name: slack, seconds: 2}}\n"
+            "  - {id: n, action: toy.note, with: {name: n}}"
         )
     )
     events = lab.events(ended)

@@ -1,0 +1,285 @@
+"""kill -9 at every journal write, then resume: nothing completed is repeated, nothing is lost, the world is the same."""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runbook.runner import processes
+from runbook.runner.journal import Journal
+from runbook.runner.store import Store
+from tests.runner_toys import Lab
+
+PLAYBOOK = """
+runbook: 1
+name: killed
+locks: [rollback/production]
+steps:
+  - {id: first, action: toy.set, with: {name: a, value: one}}
+  - {id: read, action: toy.get, with: {name: a}}
+  - id: both
+    parallel:
+      - {id: left, action: toy.set, with: {name: b, value: two, seconds: 0.01}}
+      - {id: right, action: toy.set, with: {name: c, value: "{{ steps.read.outputs.value }}"}}
+  - {id: pause, action: flow.wait, with: {for: 20ms}}
+  - {id: again, action: toy.set, with: {name: d, value: four, times: 1}, retry: {delay: 10ms}}
+  - {id: restart, action: toy.restart, with: {name: web}}
+  - {id: tell, action: toy.tell, with: {name: slack}}
+finally: {steps: [{id: last, action: toy.set, with: {name: z, value: end}}]}
+"""
+
+FAILING = """
+runbook: 1
+name: failing
+on_failure: {undo: true}
+steps:
+  - {id: first, action: toy.set, with: {name: a, value: one}}
+  - {id: second, action: toy.set, with: {name: b, value: two}, temporary: true}
+  - {id: third, action: toy.set, with: {name: a, value: three}}
+  - {id: restart, action: toy.restart, with: {name: web}}
+  - {id: bad, action: toy.get, with: {}, fail_when: "true"}
+finally: {steps: [{id: last, action: toy.set, with: {name: z, value: end}}]}
+"""
+
+
+def child(folder: Path, what: str, at: int = 0, when: str = "after", **environ: str) -> tuple[int, dict[str, Any]]:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.runner_child", str(folder), what, str(at), when],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, **environ},
+        cwd=Path(__file__).parent.parent,
+    )
+    if done.returncode == -signal.SIGKILL:
+        return done.returncode, {}
+    assert done.stdout, done.stderr
+    return done.returncode, json.loads(done.stdout.splitlines()[-1])
+
+
+def world(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in (folder / "world").glob("o_*")}
+
+
+def prepared(folder: Path, text: str) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    (folder / "p.yaml").write_text(text)
+    Lab.at(folder)
+    return folder
+
+
+def completed(folder: Path) -> collections.Counter[str]:
+    """What is on record as done: by action and arguments."""
+    runs = Store(folder / "home").runs()
+    if not runs:
+        return collections.Counter()
+    journal = Journal.open(runs[-1].journal, readonly=True)
+    try:
+        calls = {e.key: e.data["args"] for e in journal.events() if e.kind == "call.intent"}
+        done = [e.key for e in journal.events() if e.kind == "call.result" and e.data.get("changed")]
+        return collections.Counter(f"{calls[key]['name']}={calls[key].get('value')}" for key in done if key in calls)
+    finally:
+        journal.close()
+
+
+def started(folder: Path) -> collections.Counter[str]:
+    return collections.Counter(
+        line.removeprefix("start ") for line in Lab.at(folder).log() if line.startswith("start ")
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("text", "exit_"), [(PLAYBOOK, 0), (FAILING, 1)], ids=["succeeds", "fails and undoes"])
+def test_killed_at_every_journal_write_and_resumed_the_world_is_as_if_never_killed(
+    tmp_path: Path, text: str, exit_: int
+) -> None:
+    calm = prepared(tmp_path / "calm", text)
+    code, ended = child(calm, "start")
+    assert code == exit_, ended
+    writes, expected = ended["writes"], world(calm)
+    assert writes > 10
+    kills = 0
+    for at in range(1, writes + 1):
+        for when in ("before", "after") if at % 3 == 0 else ("after",):
+            folder = prepared(tmp_path / "killed", text)
+            code, found = child(folder, "start", at, when)
+            if code != -signal.SIGKILL:
+                assert code == exit_, found  # fewer writes this time: group commit joins what comes together
+                continue
+            kills += 1
+            before, done = started(folder), completed(folder)
+            code, found = child(folder, "resume")
+            if found.get("error") == "RefusedError":
+                assert at in (1, writes), found  # killed before it began, or after its end was on disk
+                if "before it began" in found["message"]:
+                    continue
+                code = exit_
+            assert code == exit_, (at, when, found)
+            assert world(folder) == expected, (at, when)
+            repeated = {
+                name for name in done if started(folder)[name] > before[name] and done[name] >= started(folder)[name]
+            }
+            assert not repeated, (at, when)
+            journal = Journal.open(Store(folder / "home").find("last").journal, readonly=True)
+            assert journal.verify() == []
+            journal.close()
+    assert kills >= writes
+
+
+@pytest.mark.slow
+def test_killed_twice_and_resumed(tmp_path: Path) -> None:
+    calm = prepared(tmp_path / "calm", FAILING)
+    _, ended = child(calm, "start")
+    for first, second in ((4, 2), (8, 3), (12, 2)):
+        folder = prepared(tmp_path / "killed", FAILING)
+        assert child(folder, "start", first)[0] == -signal.SIGKILL
+        child(folder, "resume", second)
+        code, found = child(folder, "resume")
+        assert code == 1 or found.get("error") == "RefusedError", found
+        assert world(folder) == world(calm)
+    assert ended["exit"] == 1
+
+
+@pytest.mark.slow
+def test_an_undo_that_is_killed_is_resumed(tmp_path: Path) -> None:
+    folder = prepared(tmp_path / "lab", PLAYBOOK)
+    (folder / "world" / "o_a").write_text("old")
+    assert child(folder, "start")[0] == 0
+    for at in (2, 3, 4):
+        assert child(folder, "undo", at)[0] == -signal.SIGKILL
+    code, found = child(folder, "resume")
+    assert code == 0, found
+    assert world(folder) == {"o_a": "old"}
+
+
+OPAQUE = """
+runbook: 1
+name: doubt
+steps:
+  - {id: n, action: toy.note, with: {name: n, seconds: 0.1}}
+  - {id: after, action: toy.set, with: {name: a, value: one}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("policy", "exit_", "lines"), [("repeat", 0, 2), ("done", 0, 1), ("fail", 6, 1), ("ask", 6, 1)]
+)
+def test_an_opaque_intent_without_a_result_is_in_doubt(tmp_path: Path, policy: str, exit_: int, lines: int) -> None:
+    folder = prepared(tmp_path / "lab", OPAQUE)
+    intent = 1
+    while not any(line == "start n" for line in Lab.at(folder).log()):  # the write that puts the intent on disk
+        folder = prepared(folder, OPAQUE)
+        assert child(folder, "start", intent + 1, "before")[0] == -signal.SIGKILL
+        intent += 1
+    code, found = child(folder, "resume", IN_DOUBT=policy)
+    assert code == exit_, found
+    assert sum(line == "start n" for line in Lab.at(folder).log()) == lines
+    assert (world(folder) == {"o_a": "one"}) == (exit_ == 0)
+    if policy == "ask":
+        assert found["status"] == "waiting"
+
+
+SHELL = """
+runbook: 1
+name: orphan
+steps:
+  - {id: n, action: shell.run, idempotent: true, with: {command: "echo $$ >> $WORLD/pids; sleep ${NAP:-0}; sleep ${NAP:-0}"}}
+"""
+
+
+def test_processes_of_a_dead_run_are_ended_before_anything_is_repeated(tmp_path: Path) -> None:
+    folder = prepared(tmp_path / "lab", SHELL.replace("${NAP:-0}", "$(test -e $WORLD/go && echo 0 || echo 60)"))
+    run = subprocess.Popen(
+        [sys.executable, "-m", "tests.runner_child", str(folder), "start", "0", "after"],
+        cwd=Path(__file__).parent.parent,
+        stdout=subprocess.DEVNULL,
+    )
+    pids = folder / "world" / "pids"
+    until = time.monotonic() + 20
+    while not pids.exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    time.sleep(0.3)
+    run.kill()
+    run.wait(10)
+    orphan = int(pids.read_text().split()[0])
+    group = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _group(pid) == orphan]
+    assert len(group) == 2  # the shell and its sleep: they outlived their run
+    (folder / "world" / "go").touch()
+    code, found = child(folder, "resume")
+    assert code == 0, found
+    assert [pid for pid in group if processes.started(pid)] == []  # a zombie that nobody reaped is none
+    assert len(pids.read_text().split()) == 2
+
+
+def _group(pid: int) -> int:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return 0
+
+
+HANG = """
+runbook: 1
+name: hang
+steps:
+  - {id: n, action: toy.hang, with: {}, timeout: 200ms}
+"""
+
+
+def test_a_thread_that_never_returns_does_not_hold_the_exit(tmp_path: Path) -> None:
+    folder = prepared(tmp_path / "lab", HANG)
+    began = time.monotonic()
+    code, found = child(folder, "start")
+    assert (code, found["status"]) == (1, "failed")
+    assert time.monotonic() - began < 5
+
+
+def test_a_run_that_somebody_runs_is_not_resumed(tmp_path: Path) -> None:
+    folder = prepared(tmp_path / "lab", HANG.replace("200ms", "30s"))
+    run = subprocess.Popen(
+        [sys.executable, "-m", "tests.runner_child", str(folder), "start", "0", "after"],
+        cwd=Path(__file__).parent.parent,
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        until = time.monotonic() + 20
+        while not Lab.at(folder).log() and time.monotonic() < until:
+            time.sleep(0.05)
+        code, found = child(folder, "resume")
+        assert (code, found["error"]) == (3, "LeaseHeldError")
+        assert f"process {run.pid}," in found["message"]
+    finally:
+        run.kill()
+        run.wait(10)
+
+
+def test_ctrl_c_cancels_and_the_run_cleans_up(tmp_path: Path) -> None:
+    text = HANG.replace("toy.hang", "toy.polite").replace("200ms", "30s") + (
+        "finally: {steps: [{id: last, action: toy.set, with: {name: z, value: end}}]}\n"
+    )
+    folder = prepared(tmp_path / "lab", text)
+    run = subprocess.Popen(
+        [sys.executable, "-m", "tests.runner_child", str(folder), "start", "0", "after"],
+        cwd=Path(__file__).parent.parent,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    until = time.monotonic() + 20
+    while not Lab.at(folder).log() and time.monotonic() < until:
+        time.sleep(0.05)
+    run.send_signal(signal.SIGINT)
+    out, _ = run.communicate(timeout=20)
+    assert run.returncode == 4
+    assert json.loads(out)["status"] == "cancelled"
+    assert world(folder) == {"o_z": "end"}
