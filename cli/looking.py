@@ -53,7 +53,7 @@ def state_of(view: RunView, holder: str) -> str:
     return "waiting" if view.open_questions() else "running"
 
 
-@click.command()
+@click.command(short_help="List the runs, newest first.")
 @click.option("-n", "--limit", type=click.IntRange(1), default=20, show_default=True, help="How many, newest first.")
 @click.option("-a", "--all", "everything", is_flag=True, help="All of them.")
 @click.option("--output", type=click.Choice(["text", "json"]), default="text", help="json: for tools.")
@@ -111,7 +111,7 @@ def _line(folder: RunFolder) -> _Line:
     )
 
 
-@click.command()
+@click.command(short_help="Show a run and what to do next.")
 @click.argument("run", default="last")
 @click.option("-v", "--verbose", is_flag=True, help="Also what each step gave back.")
 @click.option("--output", type=click.Choice(["text", "json"]), default="text", help="json: the report's data.")
@@ -147,7 +147,7 @@ def show(run: str, verbose: bool, output: str) -> None:
     click.echo(terminal.paint(f"  journal head {view.head or view.digest}", "dim"))
 
 
-@click.command()
+@click.command(short_help="Print what the actions wrote (-f follows).")
 @click.argument("run", default="last")
 @click.argument("step", default="")
 @click.option("-f", "--follow", is_flag=True, help="Go on until the run ends.")
@@ -190,7 +190,7 @@ def _said(line: bytes, step: str) -> Iterator[str]:
         yield one_line(text) if step else f"{at}  {of}  {one_line(text)}"
 
 
-@click.command()
+@click.command(short_help="Markdown, HTML or JSON of a run.")
 @click.argument("run", default="last")
 @click.option(
     "--format", "form", type=click.Choice(["md", "html", "json"]), help="Default: by the file's ending, else md."
@@ -212,7 +212,7 @@ def report(run: str, form: str | None, path: Path | None) -> None:
     click.echo(f"wrote {path}", err=True)
 
 
-@click.command()
+@click.command(short_help="Was a run's journal changed after it was written?")
 @click.argument("run", default="last")
 @click.option("--head", help="A digest that a report named: nothing up to it was changed.")
 def verify(run: str, head: str | None) -> None:

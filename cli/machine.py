@@ -34,7 +34,7 @@ EXTRA_MODULES = {"postgres": "psycopg"}
 EXTRAS = {"psycopg": "pg.* needs it: pip install 'runbook[postgres]'"}
 
 
-@click.command()
+@click.command(short_help="Look at this machine: what would a run lack?")
 @click.argument("file", default="")
 def doctor(file: str) -> int:
     """Look at this machine: can runs be kept, are there tools and clusters? FILE: and what it needs."""
@@ -164,7 +164,7 @@ def _playbook(file: str) -> Iterator[Finding]:
         yield extra, "ok" if there else "bad", "installed" if there else f"pip install 'runbook[{extra}]'"
 
 
-@click.group()
+@click.group(short_help="Serve a SIMULATED world to rehearse in.")
 def sandbox() -> None:
     """A SIMULATED world to rehearse in."""
 
@@ -174,27 +174,21 @@ def sandbox() -> None:
 @click.option("--kubeconfig", type=click.Path(path_type=Path), help="Write a kubeconfig for kubectl there.")
 def sandbox_up(scenario: str, kubeconfig: Path | None) -> None:
     """Serve a simulated world on this machine until Ctrl-C, so that kubectl and others can be pointed at it."""
+    from runbook.sandbox import scenario as scenarios
     from runbook.sandbox import surroundings
 
-    world = surroundings.start(scenario or None)
-    try:
-        source = world.environ.get("KUBECONFIG", "")
-        click.echo(Terminal.of_process().paint("SIMULATED world is up; nothing of it is real.", "yellow"))
-        if kubeconfig is not None:
-            from runbook.runner.store import write_private
-
-            write_private(kubeconfig.absolute(), Path(source).read_bytes())
-        click.echo(f"  export KUBECONFIG={(kubeconfig or Path(source)).absolute()}")
+    chosen = scenarios.read(Path(scenario)) if scenario else scenarios.Scenario()
+    for world in surroundings.serve(chosen, kubeconfig.absolute() if kubeconfig is not None else None):
+        click.echo(
+            Terminal.of_process().paint(f"SIMULATED world {chosen.name} is up; nothing of it is real.", "yellow")
+        )
+        click.echo(f"  export KUBECONFIG={(kubeconfig or world.kubeconfig).absolute()}")
         click.echo("Ctrl-C ends it.")
-        while True:
-            time.sleep(3600)
-    except KeyboardInterrupt:
-        click.echo("\nThe simulated world is gone.")
-    finally:
-        world.close()
+        sys.stdout.flush()
+    click.echo("The simulated world is gone.")
 
 
-@click.command()
+@click.command(short_help="Delete old runs.")
 @click.option("--older-than", default="30d", show_default=True, metavar="AGE", help="Such as 12h or 30d.")
 @click.option("--keep", type=click.IntRange(0), default=20, show_default=True, help="The newest runs stay anyway.")
 @click.option("--dry-run", is_flag=True, help="Only say which.")
@@ -236,7 +230,7 @@ def _done_before(folder: RunFolder, limit: float) -> bool:
     return over and not view.unfinished and not holder and (view.ended or limit) < limit
 
 
-@click.command()
+@click.command(short_help="Shell completion for bash, zsh and fish.")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
     """Print what makes SHELL complete commands: eval "$(runbook completion bash)"."""

@@ -131,7 +131,9 @@ def perform(argv: list[str]) -> int:
 
         show_error(error, Terminal.of_process())
         return int(error.exit)
-    except Exception as error:  # noqa: BLE001  the last fence: whatever is left is a bug, and says so
+    except SystemExit:
+        raise
+    except BaseException as error:  # noqa: BLE001  the last fence: whatever is left is a bug, and says so
         from runbook.cli.crash import record
 
         return record(error, argv)

@@ -10,17 +10,15 @@ import click
 from runbook.cli import preparing, running, writing
 from runbook.cli.terminal import Terminal
 from runbook.interpreter.errors import Exit, InvalidError
-from runbook.runner import planning, session
-from runbook.runner.plan import Plan
-from runbook.runner.plan_text import render
 
 if TYPE_CHECKING:
     from runbook.cli.preparing import Prepared
     from runbook.runner.local import Ask
+    from runbook.runner.plan import Plan
     from runbook.runner.session import Ended, Listener, World
 
 
-@click.command()
+@click.command(short_help="Show what a run would do; nothing is changed.")
 @click.argument("file", default="")
 @preparing.input_options
 @preparing.sandbox_option
@@ -33,6 +31,8 @@ def plan(file: str, given: tuple[str, ...], files: tuple[str, ...], scenario: st
 
     Exit 3 when something is missing (a right, a tool, a credential), 1 when the run would fail as things are now.
     """
+    from runbook.runner import planning
+
     terminal = Terminal.of_process()
     prepared = preparing.prepare(file, given, files, scenario, terminal)
     with preparing.world(scenario, prepared.playbook) as around:
@@ -42,10 +42,14 @@ def plan(file: str, given: tuple[str, ...], files: tuple[str, ...], scenario: st
 
 def show(prepared: Prepared, around: World, terminal: Terminal, output: str) -> int:
     """Make a plan and print it; the exit code that `runbook plan` would have."""
+    from runbook.runner import planning
+
     return _shown(planning.make(prepared.loaded, prepared.inputs, world=around), terminal, output, None)
 
 
 def _shown(made: Plan, terminal: Terminal, output: str, out: Path | None) -> int:
+    from runbook.runner.plan_text import render
+
     text = made.to_json()
     if out is not None:
         try:
@@ -66,7 +70,7 @@ def exit_of(made: Plan) -> Exit:
     return Exit.SUCCEEDED if made.outcome in ("succeeded", "skipped") else Exit.FAILED
 
 
-@click.command()
+@click.command(short_help="Run a saved plan, and nothing else.")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @preparing.sandbox_option
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
@@ -77,6 +81,10 @@ def exit_of(made: Plan) -> Exit:
 @running.VERBOSE
 def apply(file: Path, scenario: str, yes: bool, **flags: Any) -> int:
     """Run a saved plan: only the calls that it holds, only on objects that have not moved since."""
+    from runbook.runner import planning, session
+    from runbook.runner.plan import Plan
+    from runbook.runner.plan_text import render
+
     terminal = Terminal.of_process()
     try:
         text = file.read_text(encoding="utf-8")

@@ -13,16 +13,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from runbook.cli import writing
-from runbook.cli.asking import Asker
 from runbook.cli.terminal import Terminal
-from runbook.interpreter.effects import Question
 from runbook.interpreter.errors import Exit, InvalidError, Place, Problem
-from runbook.runner import people, session
 from runbook.runner.wording import one_line
 
 if TYPE_CHECKING:
+    from runbook.interpreter.effects import Question
     from runbook.interpreter.load import Loaded
     from runbook.interpreter.model import Input, Playbook
+    from runbook.runner import people, session
 
 COMMAND_LINE = Place("<command line>")
 NO_SANDBOX = "\0none"
@@ -172,6 +171,8 @@ def _scenario(scenario: str, playbook: Playbook | None) -> Any:
 @contextlib.contextmanager
 def world(scenario: str, playbook: Playbook | None = None) -> Iterator[session.World]:
     """This machine, or for a rehearsal a simulated world that ends with the command."""
+    from runbook.runner import session
+
     here = session.here()
     if scenario == NO_SANDBOX:
         yield here
@@ -188,6 +189,8 @@ def asker(
     terminal: Terminal, around: session.World, quiet: Callable[[], contextlib.AbstractContextManager[None]]
 ) -> Callable[[Question], people.Answer | None] | None:
     """Who answers questions: the scenario of a rehearsal, then whoever sits at the terminal; None: nobody."""
+    from runbook.cli.asking import Asker
+
     here = Asker(terminal, quiet) if terminal.asks else None
     if not around.surroundings.simulated:
         return here
@@ -204,6 +207,8 @@ def asker(
 def _from_scenario(question: Question, answered: Mapping[str, Any]) -> people.Answer:
     """A scenario's answer as a person's: `{choice}`, `{declined: why}`, a checklist's `{answers}`, or just yes."""
     import time
+
+    from runbook.runner import people
 
     if answered.get("declined"):
         return people.Answer("decline", "scenario", time.time(), str(answered["declined"]))

@@ -16,7 +16,7 @@ from runbook.interpreter.errors import InvalidError
 from runbook.runner import registry
 
 
-@click.command()
+@click.command(short_help="What a step can do.")
 @click.argument("name", default="")
 @click.option("--output", type=click.Choice(["text", "json"]), default="text", help="json: for tools.")
 def actions(name: str, output: str) -> None:
@@ -107,7 +107,7 @@ def _first(text: str) -> str:
     return text.partition("\n")[0].partition(". ")[0].rstrip(".")
 
 
-@click.command()
+@click.command(short_help="Print a JSON Schema, for editors.")
 @click.argument("name", default="playbook")
 @click.option("--family", help="Generate the schema of a family from its code: for authors of plug-ins.")
 @click.option("-o", "--output", "path", type=click.Path(path_type=Path), help="Write it there instead of stdout.")

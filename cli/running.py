@@ -14,8 +14,7 @@ from runbook.cli.looking import store, view_of
 from runbook.cli.preparing import Prepared
 from runbook.cli.telling import JsonLines, Lines, Screen
 from runbook.cli.terminal import Terminal
-from runbook.interpreter.errors import InvalidError
-from runbook.runner import session
+from runbook.interpreter.errors import Exit, InvalidError, RefusedError
 from runbook.runner.view import RunView
 from runbook.runner.wording import one_line
 
@@ -39,7 +38,7 @@ VERBOSE = click.option("-v", "--verbose", is_flag=True, help="Also what the acti
 Play = Callable[["World", "list[Listener]", "Ask | None"], "Ended"]
 
 
-@click.command()
+@click.command(short_help="Run a playbook; asks before it changes anything.")
 @click.argument("file", default="")
 @preparing.input_options
 @click.option("--dry-run", is_flag=True, help="Only show the plan; the same as `runbook plan`.")
@@ -53,6 +52,8 @@ Play = Callable[["World", "list[Listener]", "Ask | None"], "Ended"]
 @VERBOSE
 def run(file: str, given: tuple[str, ...], files: tuple[str, ...], dry_run: bool, scenario: str, **flags: Any) -> int:
     """Run a playbook. On a terminal it first shows what it would change, and asks."""
+    from runbook.runner import session
+
     terminal = Terminal.of_process()
     prepared = preparing.prepare(file, given, files, scenario, terminal)
     with preparing.world(scenario, prepared.playbook) as around:
@@ -87,12 +88,13 @@ def _agree(prepared: Prepared, around: World, terminal: Terminal) -> None:
     actions = (step for _, step in shape.walk(prepared.playbook) if isinstance(step, Action))
     if not any(step.effect in ("change", "opaque") for step in actions):
         return
-    planning.show(prepared, around, terminal, "text")
+    if planning.show(prepared, around, terminal, "text") == int(Exit.REFUSED):
+        raise RefusedError("something is missing (see above), so nothing was run", hint="--yes runs it all the same")
     click.echo("")
     click.confirm(terminal.paint("Run it?", "bold"), abort=True)
 
 
-@click.command()
+@click.command(short_help="Go on after a crash, a kill or an answer.")
 @click.argument("run", default="last")
 @preparing.sandbox_option
 @click.option("--cleanup", is_flag=True, help="Only end what is open; nothing new is begun.")
@@ -102,6 +104,8 @@ def _agree(prepared: Prepared, around: World, terminal: Terminal) -> None:
 @VERBOSE
 def resume(run: str, scenario: str, cleanup: bool, **flags: Any) -> int:
     """Go on with a run that was killed, that waited for an answer, or whose clean-up is open."""
+    from runbook.runner import session
+
     options = session.Options(cleanup_only=cleanup, wait_lock=flags["wait_lock"], in_doubt=flags["in_doubt"])
     with preparing.world(scenario) as around:
 
@@ -111,7 +115,7 @@ def resume(run: str, scenario: str, cleanup: bool, **flags: Any) -> int:
         return follow(play, around, Terminal.of_process(), flags["output"], verbose=flags["verbose"], before=run)
 
 
-@click.command()
+@click.command(short_help="Take back what a run changed.")
 @click.argument("run", default="last")
 @preparing.sandbox_option
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
@@ -120,6 +124,8 @@ def resume(run: str, scenario: str, cleanup: bool, **flags: Any) -> int:
 @VERBOSE
 def undo(run: str, scenario: str, yes: bool, **flags: Any) -> int:
     """Take back what a run changed, newest first. Durable: an undo that was killed is resumed."""
+    from runbook.runner import session
+
     terminal = Terminal.of_process()
     options = session.Options(in_doubt=flags["in_doubt"])
     if terminal.asks and not yes and flags["output"] == "text":
@@ -144,11 +150,13 @@ def _agree_to_undo(run: str, terminal: Terminal) -> None:
     click.confirm(terminal.paint("Undo?", "bold"), abort=True)
 
 
-@click.command()
+@click.command(short_help="Stop a run; its clean-up runs.")
 @click.argument("run", default="last")
 @click.option("--why", default="", help="For the journal and the report.")
 def cancel(run: str, why: str) -> None:
     """Stop a run: its work ends, its clean-up runs. A second cancel ends the clean-up too."""
+    from runbook.runner import session
+
     told = session.cancel(run, why=why)
     folder = store().find(run)
     if told:
@@ -157,7 +165,7 @@ def cancel(run: str, why: str) -> None:
         click.echo(f"nobody runs {folder.id} now; the cancel takes effect with: runbook resume {folder.id}")
 
 
-@click.command()
+@click.command(short_help="Answer what a run asks.")
 @click.argument("run")
 @click.argument("step", default="")
 @click.argument("choice", default="")
@@ -165,7 +173,7 @@ def cancel(run: str, why: str) -> None:
 @click.option("--check", "checked", multiple=True, metavar="TEXT", help="Checklists: this item is done.")
 def answer(run: str, step: str, choice: str, comment: str, checked: tuple[str, ...]) -> None:
     """Answer what a run asks: RUN STEP CHOICE. Without STEP it shows the open questions."""
-    from runbook.runner import people, processes
+    from runbook.runner import people, processes, session
 
     open_now = session.questions(run)
     if not step or (not choice and not checked):

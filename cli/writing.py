@@ -80,7 +80,7 @@ def show_problems(loaded: Loaded, terminal: Terminal) -> None:
         click.echo(problems.render_text(loaded.problems, loaded.files, terminal.color), err=True, nl=False)
 
 
-@click.command()
+@click.command(short_help="Check playbooks; every problem with its place.")
 @click.argument("files", nargs=-1, required=True)
 @click.option(
     "--output", type=click.Choice(["text", "json", "sarif"]), default="text", help="json, sarif: for editors and CI."
@@ -119,7 +119,7 @@ def _size(loaded: Loaded) -> str:
     return f": {count} step{'s' if count != 1 else ''}, at most {span(most.work)} and {span(most.cleanup)} of clean-up"
 
 
-@click.command()
+@click.command(short_help="Write a first playbook.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--name", help="The playbook's name; default: the file's.")
 def new(file: Path, name: str | None) -> None:
@@ -146,7 +146,7 @@ def _schema(folder: Path) -> str:
     return (folder.parent / "playbook.schema.json").resolve().as_uri()
 
 
-@click.command()
+@click.command(short_help="Draw a playbook as SVG or Mermaid.")
 @click.argument("file")
 @click.option(
     "--format", "form", type=click.Choice(["svg", "mermaid"]), help="Default: by the file's ending, else mermaid."
