@@ -45,7 +45,7 @@ class Finished:
 
 
 class _Stream:
-    """One output: its head and its tail are kept, complete lines go to the log as they come."""
+    """One output: its head and its tail are kept, complete lines go to the log as they come, a read's at once."""
 
     def __init__(self, keep: int, log: Callable[[str], None] | None) -> None:
         self._head = bytearray()
@@ -89,12 +89,11 @@ class _Stream:
         if len(self._line) > LINE:
             lines.append(self._line)
             self._line = b""
-        for line in lines:
-            self._logged += len(line) + 1
-            if self._logged > LOGGED:
-                self._log("[more output is not logged]")
-                return
-            self._log(decode(line[:LINE]).rstrip("\r"))
+        if not lines:
+            return
+        block = b"\n".join(line[:LINE].rstrip(b"\r") for line in lines)
+        self._logged += len(block) + 1
+        self._log(decode(block) if self._logged <= LOGGED else "[more output is not logged]")
 
 
 def decode(raw: bytes) -> str:

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from runbook.actions.file import ACTIONS, FileFind, FileRestore, FileRevert, FileStat, FileWrite
 from runbook.contract import Change, PermanentError, Sensitive
 from runbook.runner.parameters import parse
+from runbook.runner.secrets import Secrets
 from tests.context import LocalContext, call
 
 
@@ -166,6 +167,15 @@ def test_sensitive_files_show_names_and_never_values(tmp_path: Path) -> None:
     assert was["keys"]["HOST"] == becomes["keys"]["HOST"]
     assert was["keys"]["TOKEN"] != becomes["keys"]["TOKEN"]
     assert all(isinstance(one, Sensitive) for one in (*was["keys"].values(), was["sha256"]))
+
+
+def test_what_is_sensitive_stays_so_when_it_is_revealed(tmp_path: Path) -> None:
+    """The host seals observations and reveals them again; what it then shows is masked by the type."""
+    secrets = Secrets({}, tmp_path / "key")
+    state = {"sha256": Sensitive("canary-digest"), "keys": {"TOKEN": Sensitive("canary-value")}, "mode": "0600"}
+    revealed = secrets.reveal(secrets.seal(state), None)
+    assert revealed == state
+    assert "canary" not in str(secrets.mask(revealed))
 
 
 def test_a_plain_text_is_shown_and_a_binary_is_not(tmp_path: Path) -> None:

@@ -172,7 +172,7 @@ def test_a_cancel_before_the_start_starts_nothing(tmp_path: Path) -> None:
 def test_lines_are_logged_as_they_come_and_the_process_is_noted(tmp_path: Path) -> None:
     with LocalContext(tmp_path) as ctx:
         call(Run, {"command": "echo one; echo two >&2; printf three"}, ctx)
-    assert sorted(ctx.lines) == ["one", "three", "two"]
+    assert sorted("\n".join(ctx.lines).split("\n")) == ["one", "three", "two"]
     noted = ctx.notes["process"]
     assert noted["pid"] > 1
     assert noted["boot"]
