@@ -79,27 +79,26 @@ def alive(pid: int, start: str) -> bool:
 def end_noted(note: Any, op: str) -> bool:
     """End what an action noted as its process (`{"pid", "started", "boot"}`), its group too. True when it was alive.
 
-    A note of another boot, or without a start time, names nobody for sure: it is left alone. A group whose leader is
-    gone is told by the mark of the operation in its members' environment (`RUNBOOK_OP`, Linux).
+    A note of another boot, or without a start time, names nobody for sure: it is left alone. Who left the
+    group, or outlived its leader, is told by the mark of the operation in the environment (`RUNBOOK_OP`, Linux).
     """
     if not isinstance(note, Mapping) or not isinstance(note.get("pid"), int) or not note.get("started"):
         return False
     if note.get("boot") not in (None, boot()):
         return False
-    pid = note["pid"]
-    ended = end(pid, str(note["started"]))
-    for orphan, start in _marked(op, pid):
+    ended = end(note["pid"], str(note["started"]))
+    for orphan, start in _marked(op):
         ended = end(orphan, start) or ended
     return ended
 
 
-def _marked(op: str, group: int) -> list[tuple[int, str]]:
-    """Members of a process group that carry the operation's mark."""
+def _marked(op: str) -> list[tuple[int, str]]:
+    """Processes that carry the operation's mark; never ourselves, whoever started us."""
     found, mark = [], f"RUNBOOK_OP={op}".encode()
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, ValueError):
             pid = int(entry.name)
-            if os.getpgid(pid) == group and mark in (entry / "environ").read_bytes().split(b"\0"):
+            if pid != os.getpid() and mark in (entry / "environ").read_bytes().split(b"\0"):
                 found.append((pid, started(pid)))
     return found
 

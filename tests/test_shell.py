@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +16,10 @@ import pytest
 from runbook.actions import _process
 from runbook.actions.shell import Run
 from runbook.contract import PermanentError, TemporaryError
+from runbook.runner.processes import end_noted
 from tests.context import LocalContext, call
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def run(tmp_path: Path, given: dict[str, Any], **options: Any) -> dict[str, Any]:
@@ -178,9 +185,41 @@ def test_lines_are_logged_as_they_come_and_the_process_is_noted(tmp_path: Path) 
     assert noted["boot"]
 
 
-def test_many_at_once(tmp_path: Path) -> None:
-    import threading
+def test_what_a_killed_runbook_left_behind_is_ended_by_its_note(tmp_path: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+from runbook.actions import _process
+from tests.context import LocalContext
+class Noting(LocalContext):
+    def note(self, key, value):
+        import json, os
+        print(json.dumps(value), flush=True)
+with Noting(Path(sys.argv[1]), seconds=60, op=sys.argv[2]) as ctx:
+    _process.run(ctx, ["sh", "-c", "setsid sleep 70 & sleep 71"])
+"""
+    op = f"run-{os.getpid()}:left"
+    owner = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path), op], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert owner.stdout is not None
+    note = json.loads(owner.stdout.readline())
+    until = time.monotonic() + 5
+    while len(_process.marked(op)) < 3 and time.monotonic() < until:
+        time.sleep(0.02)
+    owner.kill()
+    owner.wait()
+    owner.stdout.close()
+    assert len(_process.marked(op)) == 3, "sh and both sleeps live on"
+    assert end_noted({**note, "boot": "another"}, op) is False
+    assert len(_process.marked(op)) == 3, "a note of another boot names nobody"
+    assert end_noted(note, op) is True
+    time.sleep(0.05)
+    assert _process.marked(op) == []
+    assert end_noted(note, op) is False
 
+
+def test_many_at_once(tmp_path: Path) -> None:
     results: list[int] = []
 
     def one() -> None:
