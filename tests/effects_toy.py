@@ -75,10 +75,19 @@ class Disk:
     firsts: dict[str, Call | None] = field(default_factory=dict)  # op -> the first attempt's inverse
     stops: dict[str, StopKind] = field(default_factory=dict)
     emitted: dict[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
+    lost: dict[str, str] = field(default_factory=dict)  # op -> the attempt whose answer was lost
     time: float = 0.0
 
     def copy(self) -> Disk:
-        return Disk(*(dict(part) for part in (self.records, self.intents, self.firsts, self.stops, self.emitted)), self.time)
+        return Disk(
+            dict(self.records),
+            dict(self.intents),
+            dict(self.firsts),
+            dict(self.stops),
+            dict(self.emitted),
+            dict(self.lost),
+            self.time,
+        )
 
 
 @dataclass
@@ -166,9 +175,11 @@ class Toy:
             self._resolve(flight, key, flight.cut(*verdict))
         elif flight.end is not None and flight.end <= self.now:
             record = flight.land()
-            if record is not None:
-                del self.flights[key]
-                self._resolve(flight, key, record)
+            if record is None:
+                flight.end = None  # still not its turn
+                return
+            del self.flights[key]
+            self._resolve(flight, key, record)
 
     def _task(self, coro: Any) -> None:
         self.loop.create_task(coro)
@@ -239,10 +250,14 @@ class Toy:
             self.disk.firsts.setdefault(call.op, self._inverse(call))
         inverse = self.disk.firsts.get(call.op)
         intent = await self._intent(key, inverse)
+        if "~" in call.key:  # repeated after a doubt: the world takes no longer for it than it would have
+            intent = replace(intent, began=self.disk.intents[f"{call.key.partition('~')[0]} call"].began)
         args = call.args
         if doubt and call.effect == "opaque":
-            happened = call.key in self.world.get("ran", ())
+            happened = call.key.partition("~")[0] in self.world.get("ran", ())
             return await self._keep(key, status="in_doubt", outputs={"happened": happened}, error=Fault("killed", kind="in_doubt"))
+        if doubt and self.disk.lost.get(call.op) == call.key:
+            return await self._keep(key, **self._lost(call), inverse=intent.inverse)  # and it is still lost
         if call.effect == "change" and self._already(call):
             return await self._keep(key, outputs={}, inverse=intent.inverse, changed=doubt, sure=not self.preview)
 
@@ -284,8 +299,8 @@ class Toy:
                     self.world[args["key"]] = args["value"]
                     self.done.append(f"{self.now:g}s {args['key']}={args['value']}")
                     if args.get("late"):  # applied, and then the answer was lost
-                        fault = Fault(args["late"], kind="temporary", temporary=True)
-                        return self._record(status="failed", error=fault, changed=True, **more)
+                        self.disk.lost[call.op] = call.key
+                        return self._record(**self._lost(call), **more)
                 return self._record(outputs={"value": args["value"]}, changed=True, sure=sure, **more)
             case "toy.restart":
                 if not self.preview:
@@ -295,7 +310,7 @@ class Toy:
             case "toy.run":
                 if self.preview:
                     return self._record(outputs=values.Unknown(call.step), sure=False)
-                self.world["ran"] = (*self.world.get("ran", ()), call.key)
+                self.world["ran"] = (*self.world.get("ran", ()), call.key.partition("~")[0])
                 self.done.append(f"{self.now:g}s run {call.key}")
                 return self._record(outputs={"rc": 0}, changed=True)
             case "toy.tell":
@@ -314,18 +329,25 @@ class Toy:
                 return self._record(outputs={"ok": args["that"], "message": args["message"]})
         raise AssertionError(call.action)
 
+    @staticmethod
+    def _lost(call: Call) -> dict[str, Any]:
+        return {"status": "failed", "error": Fault(call.args["late"], kind="temporary", temporary=True), "changed": True}
+
     async def ask(self, question: Question, box: Box) -> Record:
         key = f"{question.key} ask"
         if key in self.disk.records:
             return self.disk.records[key]
         intent = await self._intent(key)
+        verdict = box.verdict(self.now)
+        if verdict is not None:
+            return await self._keep(key, status=verdict[0], by=verdict[1])
         if question.kind == "in_doubt":
             called = self.disk.records[f"{question.options['call']} call"]
             choice = "done" if called.outputs["happened"] else "repeat"
             return await self._keep(key, outputs={"choice": choice, "by": "ann"})
         if self.preview:
             return await self._keep(key, outputs=values.Unknown(question.step), sure=False)
-        script = self.answers.get(question.key, self.answers.get(question.step, {}))
+        script = self.answers.get(question.key) or self.answers.get(question.step.rpartition("/")[2], {})
 
         def land() -> Record:
             if script.get("declines"):

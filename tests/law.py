@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,17 +42,21 @@ def facts(played: Played, world: Mapping[str, Any]) -> dict[str, Any]:
     """What must not depend on kills. None in the world: nothing there."""
     assert played.out is not None
     out = played.out
-    return {
+    return {  # numbers in keys are not compared: an answered doubt is one more record
         "status": out.status,
         "kind": out.kind,
         "by": out.by,
         "blame": (out.step, out.path),
         "undone": out.undone,
-        "world": {key: value for key, value in world.items() if value not in (None, ())},
-        "steps": played.toy.statuses(),
+        "world": {key: _unnumbered(repr(value)) for key, value in world.items() if value not in (None, ())},
+        "steps": {_unnumbered(key): status for key, status in played.toy.statuses().items()},
         "milestones": standing(played.toy),
         "left": [left.key for left in played.toy.engine.unfinished()],
     }
+
+
+def _unnumbered(text: str) -> str:
+    return re.sub(r"(!undo|!temporary)\[\d+\]", r"\1[]", text)
 
 
 def standing(toy: Toy) -> list[str]:
