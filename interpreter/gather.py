@@ -19,6 +19,8 @@ from runbook.interpreter.values import Unknown, kind_of
 Ended = tuple[str, str, Outcome]  # id, name, outcome
 Job = Callable[[Box], Awaitable[Outcome]]
 
+LABEL = 60  # characters of an item that is shown whole
+
 
 @dataclass(frozen=True, slots=True)
 class Bound:
@@ -263,12 +265,19 @@ def _result(item: Any, number: int, out: Outcome | None) -> dict[str, Any]:
     }
 
 
+def label(item: Any) -> str:
+    """What people call an iteration: the item itself where it is short text or a number, or its name."""
+    if isinstance(item, Mapping):
+        item = item.get("name")
+    return str(item) if isinstance(item, (str, int, float)) and len(str(item)) <= LABEL else ""
+
+
 def _iteration(run: Run, step: Foreach, scope: Scope, path: str, box: Box, item: Any, number: int, total: int) -> Job:
     key = f"{path}[{number}]"
     loop = {"index": number + 1, "first": number == 0, "last": number == total - 1, "length": total}
 
     async def job(gate: Box) -> Outcome:
-        begun = await run.fx.start(key, gate, {"id": str(number), "kind": "iteration", "name": "", "action": ""})
+        begun = await run.fx.start(key, gate, {"id": str(number), "kind": "iteration", "name": label(item), "action": ""})
         if begun.by is not None:
             return stopped(begun, "not started")
         inner = scope.iteration(**{step.as_: item, "loop": loop})

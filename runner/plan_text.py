@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from runbook.runner.diff import ABSENT, Difference
 from runbook.runner.plan import Plan, Row
@@ -39,7 +39,6 @@ WORDS = {
     "read": "read",
     "yes": "holds now",
     "no": "does not hold now; the run waits for it or fails",
-    "skip": "skipped",
     "opaque": "cannot be previewed",
     "notify": "tells people, never blocks",
     "ask": "asks a person",
@@ -55,14 +54,41 @@ def render(plan: Plan, *, color: bool = False) -> str:
     lines = [_painted(f"Plan of {plan.name}", "bold", color) + (" — SIMULATED world" if plan.simulated else "")]
     lines += _inputs(plan)
     lines.append("")
-    for row in plan.rows:
-        lines += _row(row, color)
+    for group in _groups(plan.rows):
+        lines += _skipped(group, color) if group[0].verdict == "skip" else _row(group[0], color)
     lines += ["", *_summary(plan, color)]
     return "\n".join(lines) + "\n"
 
 
 def _inputs(plan: Plan) -> list[str]:
     return [f"  {name} = {value(given, WIDTH)}" for name, given in plan.inputs.items()]
+
+
+def _groups(rows: Sequence[Row]) -> Iterator[list[Row]]:
+    """Rows one by one; skipped neighbours together, without what lies below them and without their idle handlers."""
+    group: list[Row] = []
+    below: str | None = None
+    for row in rows:
+        if below is not None and row.key.startswith((f"{below}/", f"{below}!", f"{below}[")):
+            continue
+        below = row.key if row.verdict == "skip" else None
+        if row.verdict == "skip" and group and group[0].depth == row.depth:
+            group.append(row)
+            continue
+        if group:
+            yield group
+        group = [row]
+        if row.verdict != "skip":
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _skipped(group: Sequence[Row], color: bool) -> Iterator[str]:
+    names = [row.name or row.id for row in group if row.kind != "phase"]
+    if names:
+        yield _painted(f"{'  ' * group[0].depth}- skipped: {', '.join(names)}", "dim", color)
 
 
 def _row(row: Row, color: bool) -> Iterator[str]:

@@ -7,7 +7,7 @@ import hashlib
 import re
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,7 +54,7 @@ def make(loaded: Loaded, inputs: Mapping[str, Any], *, world: World, initiator: 
     tolerated = _Tolerated(playbook)
     missing = [(key, sentence) for key, sentence in preview.missing if key not in tolerated]
     notes = [f"{key}: {sentence} (tolerated)" for key, sentence in preview.missing if key in tolerated]
-    rows = tuple(_accepted(playbook, row) for row in preview.rows.values())
+    rows = tuple(_accepted(playbook, row) for row in _as_tree(preview.rows))
     return Plan(
         name=playbook.name,
         file=playbook.file,
@@ -112,6 +112,25 @@ def _holders(world: World, names: tuple[str, ...]) -> Mapping[str, str]:
     from runbook.runner.locks import holders
 
     return {held.name: str(held) for held in holders(world.store.locks) if held.name in names}
+
+
+def _as_tree(rows: Mapping[str, Row]) -> Iterator[Row]:
+    """Rows below the row that holds them; siblings in the order in which they would begin."""
+    from runbook.runner.run_tree import parent_of
+
+    below: dict[str | None, list[Row]] = {}
+    for key, row in rows.items():
+        parent = parent_of(key)
+        while parent is not None and parent not in rows:
+            parent = parent_of(parent)
+        below.setdefault(parent, []).append(row)
+
+    def walk(parent: str | None) -> Iterator[Row]:
+        for row in below.get(parent, ()):
+            yield row
+            yield from walk(row.key)
+
+    yield from walk(None)
 
 
 def _accepted(playbook: Playbook, row: Row) -> Row:

@@ -307,7 +307,7 @@ class Preview:
 
 def depth_of(key: str) -> int:
     """How deep a step's key is nested."""
-    return key.count("/") + key.count("!")
+    return key.count("/") + key.count("!") + key.count("[")
 
 
 def _step_key(key: str) -> str:
