@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, urljoin, urlsplit
+from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from runbook.contract import Context, PermanentError, TemporaryError
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 LIMIT = 1024 * 1024
 REDIRECTS = 5
+RESERVED = "%/:=&?~#+!$,;'@()*[]"  # RFC 3986, 2.2, and what is escaped already: everything else is percent-encoded
 REDIRECTING = (301, 302, 303, 307, 308)
 
 
@@ -145,7 +146,7 @@ def _exchange(
     pool = _pool(ctx, wire, target, tls_ca, at)
     host = target.netloc.rpartition("@")[2]
     fields = {"Host": host, "User-Agent": "runbook", "Accept": "*/*", "Accept-Encoding": "identity", **headers}
-    path = (target.path or "/") + (f"?{target.query}" if target.query else "")
+    path = quote((target.path or "/") + (f"?{target.query}" if target.query else ""), safe=RESERVED)
     try:
         answer = pool.urlopen(
             method, path, body=body, headers=fields, redirect=False, retries=False, preload_content=False

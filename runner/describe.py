@@ -222,14 +222,20 @@ def _row(wire: str, item: Mapping[str, Any], required: bool) -> str:
 def _named(item: Mapping[str, Any]) -> str:
     if "enum" in item:
         return " \\| ".join("null" if one is None else str(one) for one in item["enum"])
+    if item.get("x-path") and item.get("type") in ("string", ["string", "null"]):
+        return "path" if item["type"] == "string" else "path \\| null"
     if "anyOf" in item:
-        return " \\| ".join(_named(option) for option in item["anyOf"])
+        return " \\| ".join(
+            _named(option) for option in sorted(item["anyOf"], key=lambda one: one.get("type") == "array")
+        )
     kind = item.get("type", "any")
     kinds: list[str] = kind if isinstance(kind, list) else [kind]
     if item.get("format") == "duration":
         kinds = ["duration" if one == "string" else one for one in kinds]
     if "array" in kinds and item.get("items"):
-        kinds = [f"list of {_named(item['items'])}" if one == "array" else one for one in kinds]
+        inner = _named(item["items"])
+        inner = f"({inner})" if "|" in inner else inner
+        kinds = [f"list of {inner}" if one == "array" else one for one in kinds]
     return " \\| ".join({"array": "list", "object": "map", "string": "text"}.get(one, one) for one in kinds)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,8 +127,6 @@ def test_a_tls_handshake_that_hangs_is_cut(tmp_path: Path) -> None:
 
 
 def test_a_cancel_cuts_it(tmp_path: Path, server: Server) -> None:
-    import threading
-
     server.answers["/"] = http_server.black_hole
     with LocalContext(tmp_path) as ctx:
         threading.Timer(0.3, ctx.stop).start()
@@ -251,6 +250,26 @@ def test_a_header_that_cannot_be_sent_does_not_show_its_value(tmp_path: Path, se
         request(tmp_path, {"url": server.url(), "headers": {"X-Key": "canary\r\nX-Evil: 1"}})
     assert "canary" not in str(caught.value)
     assert server.asked == []
+
+
+def test_an_address_with_letters_beyond_ascii_is_escaped_once(tmp_path: Path, server: Server) -> None:
+    server.answers["/%C3%BC%20x"] = reply(200, "yes")
+    assert request(tmp_path, {"url": server.url("/ü%20x?q=ä&r=%2F")})["body"] == "yes"
+    assert server.asked[0].path == "/%C3%BC%20x?q=%C3%A4&r=%2F"
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+def test_an_ipv6_address(tmp_path: Path) -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nv6")
+
+        threading.Thread(target=serve, daemon=True).start()
+        assert request(tmp_path, {"url": f"http://[::1]:{listener.getsockname()[1]}/"})["body"] == "v6"
 
 
 def test_contradictions_are_told(tmp_path: Path, server: Server) -> None:
