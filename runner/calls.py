@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import collections
 import threading
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from runbook.interpreter.effects import Box, Call, Fault, Record, StopKind
@@ -41,6 +42,7 @@ class Flight:
     intent: Intent | None = None
     written: bool = False  # its intent is in the journal
     cut: bool = False
+    back: threading.Event = field(default_factory=threading.Event)  # its thread is free again
 
     @property
     def effective(self) -> bool:
@@ -105,10 +107,11 @@ class Calls:
                 if self._refused(flight, None):
                     return
                 self._write(flight, {})
-            self._launch(flight, "run" if flight.written else "read", lambda: self._perform(flight))
+            self._perform(flight)
 
-    def _perform(self, flight: Flight) -> Result:
-        return self._local.host.perform(flight.call, self._context(flight))
+    def _perform(self, flight: Flight) -> None:
+        phase: Phase = "run" if flight.written else "read"
+        self._launch(flight, phase, lambda: self._local.host.perform(flight.call, self._context(flight)))
 
     def _settle(self, flight: Flight) -> Result | Again:
         """In a thread: end who may still be acting for it, then look."""
@@ -118,7 +121,7 @@ class Calls:
         if flight.intent is not None:
             return self._local.host.settle(call, context, flight.intent)
         if call.idempotent or call.effect == "notify":
-            return self._local.host.perform(call, context)
+            return Again()
         return Result(
             "in_doubt", error=Fault(f"{call.action} was begun and nobody knows whether it was done", "in_doubt")
         )
@@ -132,6 +135,7 @@ class Calls:
 
         def work() -> None:
             outcome = job()
+            flight.back.set()
             local.post(lambda: self._came(flight, outcome))
 
         def go() -> None:
@@ -141,6 +145,7 @@ class Calls:
                     notes = {name: from_wire(value) for name, value in local.past.notes.get(flight.call.op, {}).items()}
                     flight.context = local.host.context(flight.call, left, notes, self._outbox)
                 flight.context.until(left)
+            flight.back.clear()
             local.threads.submit(work)
 
         self._watch(flight, flight.due)
@@ -159,16 +164,20 @@ class Calls:
             self._finish(flight, outcome)
             return
         over = flight.box.verdict(self._local.clock.running())
-        flight.intent = outcome.intent if isinstance(outcome, Again) else outcome
+        intent = outcome.intent if isinstance(outcome, Again) else outcome
         if over is not None:
-            stopped = Result("failed", inverse=flight.intent.inverse if flight.written else None)
-            self._finish(flight, stopped)
+            inverse = intent.inverse if intent is not None and flight.written else None
+            self._finish(flight, Result("failed", inverse=inverse))
             return
+        if intent is None:
+            self._perform(flight)
+            return
+        flight.intent = intent
         if not flight.written:
             if self._refused(flight, flight.intent.version):
                 return
             self._write(flight, intent_to_wire(flight.intent))
-        intent, host = flight.intent, self._local.host
+        host = self._local.host
         self._launch(flight, "apply", lambda: host.apply(flight.call, self._context(flight), intent))
 
     def _refused(self, flight: Flight, version: str | None) -> bool:
@@ -196,7 +205,7 @@ class Calls:
             flight.context.leave()
         status, by, error = self._verdict(flight, result)
         began = flight.phase in ("run", "apply") and flight.context is not None and flight.context.opened is not None
-        changed = result.changed or (not result.ok and flight.effective and began)
+        changed = result.changed or (not result.ok and flight.effective and (began or flight.phase == "settle"))
         outputs = to_wire(result.outputs) if result.outputs is not None else {}
         data: dict[str, Any] = {**self._about(call, flight.mark), "status": status, "outputs": outputs}
         if not flight.written:
@@ -320,11 +329,14 @@ class Calls:
         self._finish(flight, Result("failed", error=fault, inverse=inverse), abandoned=True)
 
     def cut_everything(self) -> None:
-        """The run ends without its results: nothing of it may go on acting."""
-        for flight in list(self._flights.values()):
-            if flight.context is not None:
-                cuts = flight.context.stop()
-                self._local.threads.submit(lambda cuts=cuts: cut_all(cuts))  # type: ignore[misc]  # bound early, on purpose
+        """The run ends without its results: nothing of it may go on acting. Waits for them no longer than GRACE."""
+        flying = [flight for flight in self._flights.values() if flight.context is not None]
+        for flight in flying:
+            cuts = self._context(flight).stop()
+            self._local.threads.submit(lambda cuts=cuts: cut_all(cuts))  # type: ignore[misc]  # bound early, on purpose
+        until = time.monotonic() + GRACE
+        for flight in flying:
+            flight.back.wait(max(0.0, until - time.monotonic()))
 
 
 class _Inbox(Outbox):

@@ -115,7 +115,7 @@ class Host:
         def look() -> Intent | Result:
             impl, args, answered = self._open(call, ctx)
             if answered is not None:
-                return Result(outputs=self._outputs(answered), changed=True, irreversible=True)
+                return Result(outputs=self._outputs(answered), changed=True, irreversible=impl.irreversible)
             if not isinstance(impl, Change):
                 raise PermanentError(f"{call.action} is not a change")
             before = plain(impl.observe(args, ctx))

@@ -202,7 +202,7 @@ class Journal:
 
     def beat(self) -> None:
         """Keep the lease alive while nothing happens."""
-        if self._lease is not None and self._lease.aged():
+        if self._lease is not None and self._lease.aged() and not self._pending:
             self._write()
 
     def _write(self) -> None:

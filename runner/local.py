@@ -433,8 +433,6 @@ class Local:
         finally:
             if not task.done():
                 task._log_destroy_pending = False  # type: ignore[attr-defined]  # it is left as it is, on purpose
-            for act in self._after_commit:
-                act()
 
     def _turn(self) -> None:
         """Run the engine until it is quiet, make it durable, then act."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from runbook.runner.local import Local
 
 POLL = 0.25  # seconds between two looks at a lock that somebody else holds
+PATIENCE = 3600.0  # seconds that a lock is waited for where no box ends the wait
 _BELOW = frozenset("/#~!|&[@")
 
 
@@ -30,6 +31,7 @@ class _Wait:
     box: Box
     future: asyncio.Future[Record]
     patient: bool
+    until: float  # in running seconds
     asked: bool = False  # the holder was asked to give way
 
 
@@ -59,7 +61,8 @@ class LockWaits:
             return local.stopped("locked", key, {"names": [], "tokens": {}}, over)
         policy = local.policy
         patient = not first or policy.wait_lock or policy.preempt
-        wait = _Wait(key, tuple(sorted(set(names))), box, local.future(), patient)
+        until = local.clock.running() + PATIENCE
+        wait = _Wait(key, tuple(sorted(set(names))), box, local.future(), patient, until)
         self._waits.append(wait)
         self._try(wait)
         return await wait.future
@@ -114,7 +117,7 @@ class LockWaits:
         if held is None:
             self._grant(wait)
             return
-        if not wait.patient:
+        if not wait.patient or local.clock.running() >= wait.until:
             self.store.release([name for name in wait.names if name not in self._holding])
             self._refuse(wait, Fault(str(held), "lock", hint=_way_out(held)))
             return

@@ -7,10 +7,11 @@ The token of a name grows each time another run gets it, so that a resumed run k
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,7 +89,9 @@ class Locks:
     def _open(self) -> sqlite3.Connection:
         if self._db is None:
             try:
-                os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
+                # only a new one: closing a file drops every lock that this process has on it, SQLite's too (fcntl(2))
+                with contextlib.suppress(FileExistsError):
+                    os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
                 db = sqlite3.connect(self._path, timeout=20.0, isolation_level=None)
                 db.execute("pragma journal_mode = wal")
                 db.execute("pragma synchronous = full")  # a token that was given out is never given out again
@@ -98,17 +101,26 @@ class Locks:
             self._db = db
         return self._db
 
-    def take(self, names: Iterable[str]) -> Holder | None:
-        """Take the names in sorted order, as far as they are free; who holds the first that is not, else None."""
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """All of it or nothing; LockError when the file cannot be used."""
         try:
             db = self._open()
             db.execute("begin immediate")
             try:
-                return self._take(db, sorted(set(names)))
-            finally:
-                db.execute("commit")
+                yield db
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    db.execute("rollback")
+                raise
+            db.execute("commit")
         except sqlite3.Error as error:
             raise LockError(f"the locks cannot be used ({self._path}: {error})") from error
+
+    def take(self, names: Iterable[str]) -> Holder | None:
+        """Take the names in sorted order, as far as they are free; who holds the first that is not, else None."""
+        with self._transaction() as db:
+            return self._take(db, sorted(set(names)))
 
     def _take(self, db: sqlite3.Connection, names: list[str]) -> Holder | None:
         for name in names:
@@ -123,20 +135,12 @@ class Locks:
     def retake(self, tokens: Mapping[str, int]) -> list[str]:
         """After a resume: take back what is on record as ours. Returns the names that others have held meanwhile."""
         lost = []
-        try:
-            db = self._open()
-            db.execute("begin immediate")
-            try:
-                for name, token in sorted(tokens.items()):
-                    _, last = _read(db, name)
-                    if last == token:
-                        self._write(db, name, token)
-                    else:
-                        lost.append(name)
-            finally:
-                db.execute("commit")
-        except sqlite3.Error as error:
-            raise LockError(f"the locks cannot be used ({self._path}: {error})") from error
+        with self._transaction() as db:
+            for name, token in sorted(tokens.items()):
+                if _read(db, name)[1] == token:
+                    self._write(db, name, token)
+                else:
+                    lost.append(name)
         return lost
 
     def _write(self, db: sqlite3.Connection, name: str, token: int) -> None:
@@ -167,9 +171,8 @@ class Locks:
 
     def renew(self) -> None:
         """A sign of life for all that is held. LockLostError when one is not ours any more."""
-        try:
-            db, now = self._open(), processes.clock()
-            db.execute("begin immediate")
+        now = processes.clock()
+        with self._transaction() as db:
             lost = [
                 name
                 for name, token in self.tokens.items()
@@ -179,9 +182,6 @@ class Locks:
                 ).rowcount
                 != 1
             ]
-            db.execute("commit")
-        except sqlite3.Error as error:
-            raise LockError(f"the locks cannot be used ({self._path}: {error})") from error
         if lost:
             raise LockLostError(f"lock {lost[0]} was lost to another run: stopped here, nothing more was done")
         self._renewed = now
@@ -196,15 +196,9 @@ class Locks:
         self._update("update locks set parked = 1 where name = ? and token = ? and run = ?", list(self.tokens.items()))
 
     def _update(self, statement: str, mine: list[tuple[str, int]]) -> None:
-        if not mine:
-            return
-        try:
-            db = self._open()
-            db.execute("begin immediate")
-            db.executemany(statement, [(name, token, self._run) for name, token in mine])
-            db.execute("commit")
-        except sqlite3.Error as error:
-            raise LockError(f"the locks cannot be used ({self._path}: {error})") from error
+        if mine:
+            with self._transaction() as db:
+                db.executemany(statement, [(name, token, self._run) for name, token in mine])
 
     def close(self) -> None:
         if self._db is not None:

@@ -57,6 +57,6 @@ class Undoes:
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """Settled: it did not happen, or only in part, and can be applied (again)."""
+    """Settled: it did not happen, or only in part, and can be applied (again); None: an opaque call, run anew."""
 
-    intent: Intent
+    intent: Intent | None = None

@@ -9,6 +9,7 @@ import importlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from runbook.runner.clock import Clock
 from runbook.runner.host import Host
 from runbook.runner.journal import Event, Journal
 from runbook.runner.local import Ask, Local, Policy, WaitingError
+from runbook.runner.lock_waits import PATIENCE, POLL
 from runbook.runner.locks import Locks
 from runbook.runner.records import Past, fault_to_wire, read_past
 from runbook.runner.secrets import ReadK8s, Secrets
@@ -416,12 +418,22 @@ class _Run:
         """After a resume: say so, and take back the locks that are on record as ours."""
         me = processes.me()
         lost = self._locks.retake(self._past.tokens()) if self._past.tokens() else []
-        if lost and not self._options.cleanup_only:
+        if lost and self._options.cleanup_only:
+            self._take_again(lost)
+        elif lost:
             raise RefusedError(
                 f"another run held lock {', '.join(lost)} meanwhile: going on could undo what it did",
                 f"`runbook resume {self._folder.id} --cleanup` only ends what is open",
             )
         self.local.add("resumed", "", {"pid": me.pid, "host": me.host, "initiator": self.resumed_by})
+
+    def _take_again(self, names: Sequence[str]) -> None:
+        """Clean-up does not collide with who got the locks meanwhile: it waits until they are free."""
+        until = time.monotonic() + PATIENCE
+        while (held := self._locks.take(names)) is not None:
+            if time.monotonic() >= until or not self._options.wait_lock:
+                raise RefusedError(str(held), "--wait-lock waits for it")
+            time.sleep(POLL)
 
     def drive(self, what: str, round_: str) -> Ended:
         """Run the engine to its end: the run itself (`run`), an undo, or the clean-up that is left (`finish`)."""

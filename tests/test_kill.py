@@ -1,4 +1,4 @@
-"""kill -9 at every journal write, then resume: nothing completed is repeated, nothing is lost, the world is the same."""
+"""kill -9 at every journal write, then resume: nothing done is repeated, nothing is lost, the world is the same."""
 
 from __future__ import annotations
 
@@ -56,6 +56,7 @@ def child(folder: Path, what: str, at: int = 0, when: str = "after", **environ: 
     done = subprocess.run(
         [sys.executable, "-m", "tests.runner_child", str(folder), what, str(at), when],
         capture_output=True,
+        check=False,
         text=True,
         timeout=60,
         env={**os.environ, **environ},
@@ -194,7 +195,10 @@ SHELL = """
 runbook: 1
 name: orphan
 steps:
-  - {id: n, action: shell.run, idempotent: true, with: {command: "echo $$ >> $WORLD/pids; sleep ${NAP:-0}; sleep ${NAP:-0}"}}
+  - id: n
+    action: shell.run
+    idempotent: true
+    with: {command: "echo $$ >> $WORLD/pids; sleep ${NAP:-0}; sleep ${NAP:-0}"}
 """
 
 
