@@ -70,13 +70,16 @@ def _word(tokens: list[str], *, empty: bool = False) -> str:
 def _set(tokens: list[str]) -> frozenset[str]:
     if not tokens or tokens.pop(0) != "(":
         raise bad_request("unable to parse requirement: found '', expected: '('")
-    values: list[str] = []
+    values, word = [], ""
     while tokens:
-        word = tokens.pop(0)
-        if word == ")":
-            return frozenset(values)
-        if word != ",":
+        found = tokens.pop(0)
+        if found in {",", ")"}:  # nothing before it is the empty value
             values.append(word)
+            word = ""
+        else:
+            word = found
+        if found == ")":
+            return frozenset(values)
     raise bad_request("unable to parse requirement: found '', expected: ',' or ')'")
 
 
