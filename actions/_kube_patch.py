@@ -205,7 +205,7 @@ def observed(tree: Any, touched: Iterable[Touch]) -> dict[str, Any]:
 def applied(tree: Any, patch: Any, patch_type: str) -> Any:
     """The object as the patch leaves it, by the rules known here. UnpatchableError where a JSON patch does not fit."""
     if patch_type == "json":
-        return _json_applied(copy.deepcopy(tree), patch)
+        return _json_applied(copy.deepcopy(tree), patch, lenient=False)
     return _merged(copy.deepcopy(tree), patch, (), strategic=patch_type == "strategic")
 
 
@@ -231,6 +231,8 @@ def _merged(tree: Any, patch: Any, path: Path, *, strategic: bool) -> Any:
             result.pop(key, None)
         else:
             result[key] = _merged(result.get(key), value, (*path, str(key)), strategic=strategic)
+        if strategic and result.get(field or key) == []:
+            del result[field or key]  # built-in types (no others take strategic patches) leave empty lists out
     return result
 
 
@@ -256,13 +258,28 @@ def _merged_list(tree: Any, patch: list[Any], path: Path) -> Any:
     return present
 
 
-def _json_applied(tree: Any, operations: list[Mapping[str, Any]]) -> Any:
+def is_there(tree: Any, patch: Any, patch_type: str) -> bool:
+    """Does the object hold already what the patch wants? Tests do not matter then, nor what is gone already."""
+    touched = touches(patch, patch_type)
+    try:
+        if patch_type == "json":
+            wanted = _json_applied(copy.deepcopy(tree), patch, lenient=True)
+        else:
+            wanted = applied(tree, patch, patch_type)
+    except UnpatchableError:
+        return False
+    return observed(wanted, touched) == observed(tree, touched)
+
+
+def _json_applied(tree: Any, operations: list[Mapping[str, Any]], *, lenient: bool) -> Any:
     for operation in operations:
         path = parse_pointer(operation["path"])
         op = operation.get("op")
         if op == "test":
-            if _at(tree, path) != operation.get("value"):
+            if not lenient and _at(tree, path) != operation.get("value"):
                 raise UnpatchableError(f"test failed: {operation['path']} is {json.dumps(_at(tree, path))}")
+        elif op == "remove" and lenient and read(tree, tuple(path)) is None:
+            continue
         elif op == "remove":
             tree = _set(tree, path, remove=True)
         elif op == "replace":

@@ -61,19 +61,17 @@ class _Target:
             return seen
         return {name: sensitive(value) if name.startswith("data") else value for name, value in seen.items()}
 
-    def wanted(self, found: Mapping[str, Any], *, tests: bool) -> dict[str, Any]:
-        """The state that the patch gives by the rules known here. `tests`: a JSON patch's `test` operations count."""
-        patch = self.patch
-        if self.patch_type == "json" and not tests:
-            patch = [operation for operation in patch if operation.get("op") != "test"]
-        return self.state(algebra.applied(found, patch, self.patch_type))
+    def wanted(self, found: Mapping[str, Any]) -> dict[str, Any]:
+        """The state that the patch gives by the rules known here."""
+        return self.state(algebra.applied(found, self.patch, self.patch_type))
 
-    def is_there(self, found: Mapping[str, Any]) -> bool:
-        """Is the object already as the patch wants it?"""
-        try:
-            return self.wanted(found, tests=False) == self.state(found)
-        except UnpatchableError:
-            return False
+    def is_there(self, found: Mapping[str, Any], ctx: Context) -> bool:
+        """Is the object already as the patch wants it, or as this operation left it?"""
+        if algebra.is_there(found, self.patch, self.patch_type):
+            return True
+        # A JSON patch that appends to a list would append again: an earlier attempt noted what it was about to write.
+        noted = ctx.notes.get("after")
+        return noted is not None and self.state(found) == noted
 
     def conditional(self, found: Mapping[str, Any]) -> Any:
         """The patch, refused with 409 when the object has changed since `found` was read."""
@@ -127,7 +125,7 @@ class Patch(Rights, Change[PatchArgs]):
         target = _target(args, secret=ref.kind == kinds.SECRET, custom=kinds.custom(ref.kind))
         name = cluster.name(ref)
         live = self._live if self._live is not None else cluster.get(ctx, ref)
-        if target.is_there(live):
+        if target.is_there(live, ctx):
             self._after = _unnamed(before)
             return before
         _compare(args, live, ref)
@@ -138,7 +136,7 @@ class Patch(Rights, Change[PatchArgs]):
             self.computed = "computed here, not by the server's dry run: " + error.message
             ctx.log(self.computed)
             try:
-                self._after = target.wanted(live, tests=True)
+                self._after = target.wanted(live)
             except UnpatchableError as problem:
                 raise PermanentError(f"the patch does not fit {ref}: {problem}") from problem
         return _named(name, self._after)
@@ -150,7 +148,7 @@ class Patch(Rights, Change[PatchArgs]):
         state = _unnamed(before)
         for _ in range(ATTEMPTS):
             live = cluster.get(ctx, ref)
-            if target.is_there(live):
+            if target.is_there(live, ctx):
                 return
             now = target.state(live)
             if now != state:
@@ -158,6 +156,8 @@ class Patch(Rights, Change[PatchArgs]):
                     f"{ref} was changed by someone else meanwhile: {_changes(state, now, target.secret)}"
                 )
             _compare(args, live, ref)
+            if target.patch_type == "json" and self._after is not None:
+                ctx.note("after", self._after)
             try:
                 cluster.patch(ctx, ref, target.conditional(live), target.patch_type)
             except ConflictError:
@@ -172,7 +172,7 @@ class Patch(Rights, Change[PatchArgs]):
         target = _target(args, secret=kind == kinds.SECRET.kind, custom="." in kind)
         after = self._after
         if after is None:  # `expect` did not run in this process
-            after = target.wanted(algebra.tree_of(target.touched, state), tests=False)
+            after = target.wanted(algebra.tree_of(target.touched, state))
         back = algebra.inverse(target.touched, state, after, target.patch_type)
         given: dict[str, Any] = {
             "kind": kind,
