@@ -11,7 +11,7 @@ import os
 import pwd
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,18 @@ class Replace:
                 seen[f"file:{path}"] = _state(path, contents[path], sensitive)
         self._held = contents
         return seen
+
+    @staticmethod
+    def _forbidden(paths: Iterable[Path]) -> list[str]:
+        """Why these files could not be written: sentences."""
+        folders = sorted({path.parent for path in paths})
+        missing = [f"there is no folder {folder} to write into" for folder in folders if not folder.is_dir()]
+        closed = [
+            f"no right to write into {folder}"
+            for folder in folders
+            if folder.is_dir() and not os.access(folder, os.W_OK)
+        ]
+        return [*missing, *closed]
 
     @staticmethod
     def _expected(wanted: Mapping[Path, Wanted], before: Observation, sensitive: bool) -> Observation:

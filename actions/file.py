@@ -195,6 +195,9 @@ class FileWrite(Replace, Change[WriteArgs]):
                 return {path: Wanted(source(args.from_), args.mode, args.owner, fresh)}
         return {path: Wanted((args.content or "").encode(), args.mode, args.owner, fresh)}
 
+    def preflight(self, args: WriteArgs, ctx: Context) -> list[str]:
+        return self._forbidden([real_path(args.to)])
+
     def observe(self, args: WriteArgs, ctx: Context) -> Observation:
         return self._observed([real_path(args.to)], ctx, args.sensitive)
 
@@ -241,6 +244,9 @@ class FileRestore(Replace, Change[RestoreArgs]):
             with told(origin):
                 wanted[path] = Wanted(source(origin), args.mode, args.owner, stat.S_IMODE(origin.stat().st_mode))
         return wanted
+
+    def preflight(self, args: RestoreArgs, ctx: Context) -> list[str]:
+        return self._forbidden(self._sources(args))
 
     def observe(self, args: RestoreArgs, ctx: Context) -> Observation:
         return self._observed(list(self._sources(args)), ctx, args.sensitive)

@@ -77,6 +77,13 @@ class Query(Read[QueryArgs]):
         if not args.sql.strip():
             yield "sql: is empty"
 
+    def preflight(self, args: QueryArgs, ctx: Context) -> list[str]:
+        try:
+            driver()
+        except PermanentError as missing:
+            return [f"{missing.message}: {missing.hint}"]
+        return []
+
     def read(self, args: QueryArgs, ctx: Context) -> Outputs:
         for problem in self.check(args):
             raise PermanentError(problem)

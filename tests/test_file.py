@@ -205,6 +205,18 @@ def test_what_makes_no_sense_is_permanent(tmp_path: Path, given_: dict[str, Any]
     assert not (tmp_path / "x").exists()
 
 
+def test_preflight_says_where_nothing_can_be_written(tmp_path: Path) -> None:
+    with LocalContext(tmp_path / "run") as ctx:
+        for to, sentence in (
+            (tmp_path / "x", None),
+            (tmp_path / "no" / "x", f"no folder {tmp_path}/no"),
+            (Path("/proc/x"), "right"),
+        ):
+            said = FileWrite().preflight(parse(FileWrite, {"to": str(to), "content": ""}), ctx)
+            if to.parent != Path("/proc") or os.geteuid() != 0:  # root's right is not told by access(2) there
+                assert (said == []) if sentence is None else sentence in said[0]
+
+
 def test_a_sandbox_refuses_outside_the_run_s_folder_only(tmp_path: Path) -> None:
     inside = tmp_path / "run"
     inside.mkdir()
