@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -32,6 +33,10 @@ def main(folder: str, what: str, at: int, when: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     Journal._write = dying  # type: ignore[method-assign]  # the fault of this test
+    limit = int(os.environ.get("FILE_LIMIT", "0"))
+    if limit:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     in_doubt = os.environ.get("IN_DOUBT", "ask")
     try:
         if what == "start":

@@ -287,3 +287,33 @@ def test_ctrl_c_cancels_and_the_run_cleans_up(tmp_path: Path) -> None:
     assert run.returncode == 4
     assert json.loads(out)["status"] == "cancelled"
     assert world(folder) == {"o_z": "end"}
+
+
+FULL = """
+runbook: 1
+name: full
+steps:
+  - id: each
+    foreach: {items: "{{ range(60) | list }}", as: i}
+    steps:
+      - {id: a, action: toy.set, with: {name: "n{{ i }}", value: "{{ 'x' * 2000 }}"}}
+"""
+
+
+def test_a_full_disk_stops_the_run_before_its_next_effect_and_it_goes_on_later(tmp_path: Path) -> None:
+    """The kernel limits the size of files (RLIMIT_FSIZE): the journal meets short writes, then none, as on a full disk."""
+    folder = prepared(tmp_path / "lab", FULL)
+    code, found = child(folder, "start", FILE_LIMIT="150000")
+    assert (code, found["error"]) == (1, "JournalError")
+    assert "cannot be written" in found["message"]
+    events = Lab.at(folder).events()
+    intents = {event.key for event in events if event.kind == "call.intent"}
+    begun = [line for line in Lab.at(folder).log() if line.startswith("start")]
+    assert 0 < len(begun) == len(set(begun)) <= len(intents)  # every effect that started has its intent on disk
+    before = collections.Counter(begun)
+    code, found = child(folder, "resume")
+    assert code == 0, found
+    assert len(world(folder)) == 60
+    repeated = collections.Counter(line for line in Lab.at(folder).log() if line.startswith("start")) - before
+    assert sum(repeated.values()) >= 60 - len(begun)
+    assert max(collections.Counter(Lab.at(folder).log()).values()) <= 2  # only what was in flight could be done again
