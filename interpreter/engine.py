@@ -91,7 +91,8 @@ class Engine(Run):
         if locks:
             await self.fx.unlock("@run", locks)
         first = self.log.first_effect()
-        if out.kind == "failed" and out.seq in self.asserted and (first is None or out.seq < first):
+        refused = out.seq in self.asserted or (out.error is not None and out.error.kind == "refused")
+        if out.kind == "failed" and refused and (first is None or out.seq < first):
             out = replace(out, kind="refused")
         return replace(out, outputs=playing.outputs(self.scope, out.at))
 

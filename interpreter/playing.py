@@ -71,7 +71,8 @@ async def prepared(run: Run, scope: Scope, box: Box, begun: Record) -> Scope:
         there = record.outputs if isinstance(record.outputs, Mapping) else {}
         absent = [ref.name for ref in refs if not ref.optional and there.get(ref.name) is False]
         if record.status != "succeeded" or absent:
-            fault = record.error or Fault(f"not there: {', '.join(f'secrets.{name}' for name in absent)}")
+            missing = ", ".join(f"secrets.{name}" for name in absent)
+            fault = record.error or Fault(f"not there: {missing}", kind="refused", hint="`runbook doctor FILE` says where")
             raise Unprepared(failed(fault, record))
         names["secrets"] = {ref.name: secret(ref) for ref in refs if there.get(ref.name, True)}
     return scope
