@@ -16,10 +16,9 @@ import click
 
 from runbook import __version__
 from runbook.interpreter.errors import Exit, RunbookError
-from runbook.runner import store
+from runbook.runner import masking, store
 
 TELLING = re.compile(r"pass|secret|token|key|cred|dsn|auth|webhook|private", re.IGNORECASE)
-SHORTEST = 4  # characters; a shorter value would blacken every word
 
 
 def record(error: BaseException, argv: list[str]) -> int:
@@ -52,26 +51,11 @@ def masked(text: str, environ: Mapping[str, str]) -> str:
 
     Which secrets a playbook declared is not known here any more; actions' texts were masked before they got this far.
     """
-    for name, value in environ.items():
-        if TELLING.search(name) and len(value) >= SHORTEST:
-            for form in _forms(value):
-                text = text.replace(form, f"‹{name}›")
+    telling = ((name, value) for name, value in environ.items() if TELLING.search(name))
+    found = masking.hits(text, [one for name, value in telling for one in masking.spellings(name, value)])
+    for hit in reversed(found):
+        text = f"{text[: hit.start]}‹{hit.spelling.name}›{text[hit.end :]}"
     return text
-
-
-def _forms(value: str) -> list[str]:
-    import base64
-    import json
-    import urllib.parse
-
-    raw = value.encode("utf-8", "surrogateescape")
-    forms = {value, json.dumps(value)[1:-1], repr(value)[1:-1], urllib.parse.quote(value, safe=""), raw.hex()}
-    forms |= {urllib.parse.quote_plus(value), *(line for line in value.splitlines() if len(line) >= 8)}
-    for offset in range(3):  # base64 of a text that holds the value at any of its three alignments
-        for encode in (base64.b64encode, base64.urlsafe_b64encode):
-            coded = encode(b"\0" * offset + raw).decode().rstrip("=")
-            forms.add(coded[(0, 2, 3)[offset] : len(coded) - (1 if (len(raw) + offset) % 3 else 0)])
-    return sorted((form for form in forms if len(form) >= SHORTEST), key=len, reverse=True)
 
 
 def _write(text: str) -> Path | None:

@@ -77,12 +77,15 @@ def prepare(file: str, given: Sequence[str], files: Sequence[str], scenario: str
     wanted = dict(_scenario(scenario, loaded.playbook).inputs) if scenario != NO_SANDBOX else {}
     for path in files:
         wanted |= _read_inputs(path)
-    wanted |= _from_words(playbook, given)
-    if terminal.asks:
+    words, problems = _from_words(playbook, given)
+    wanted |= words
+    if terminal.asks and not problems:
         wanted |= _ask_missing(playbook, wanted)
     from runbook.interpreter import inputs
 
-    typed, problems = inputs.coerce(playbook.inputs, wanted, os.environ, COMMAND_LINE)
+    typed, more = inputs.coerce(playbook.inputs, wanted, os.environ, COMMAND_LINE)
+    misread = {problem.path for problem in problems}
+    problems += [problem for problem in more if problem.path not in misread]
     wrong = [problem for problem in problems if problem.severity == "error"]
     if problems:
         _show(problems, loaded, terminal)
@@ -98,18 +101,30 @@ def _show(problems: Sequence[Problem], loaded: Loaded, terminal: Terminal) -> No
     click.echo(rendering.render_text(tuple(problems), loaded.files, terminal.color), err=True, nl=False)
 
 
-def _from_words(playbook: Playbook, given: Sequence[str]) -> dict[str, Any]:
+def _from_words(playbook: Playbook, given: Sequence[str]) -> tuple[dict[str, Any], list[Problem]]:
     """`-i name=value` by the declared types; an undeclared name is left to `coerce`, which knows what was meant."""
-    from runbook.interpreter import inputs
-
     declared = {entry.name: entry for entry in playbook.inputs}
     found: dict[str, Any] = {}
+    problems: list[Problem] = []
     for words in given:
         name, equals, text = words.partition("=")
         if not equals or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
             raise click.UsageError(f"-i {words}: write it as name=value")
-        found[name] = inputs.from_text(declared[name], text) if name in declared else text
-    return found
+        found[name], problem = _plain(declared[name], text) if name in declared else (text, None)
+        problems += [problem] if problem is not None else []
+    return found, problems
+
+
+def _plain(entry: Input, text: str) -> tuple[Any, Problem | None]:
+    """What was typed, as plain data, or the problem with it."""
+    from runbook.interpreter import inputs
+
+    try:
+        return inputs.from_text(entry, text), None
+    except inputs.Misfit as misfit:
+        message = misfit.message.replace("{name}", f"`{entry.name}`", 1)
+        path = f"inputs.{entry.name}"
+        return text, Problem(COMMAND_LINE, message, path=path, expected=misfit.expected, hint=misfit.hint, rule="input")
 
 
 def _read_inputs(path: str) -> dict[str, Any]:
@@ -132,27 +147,31 @@ def _read_inputs(path: str) -> dict[str, Any]:
 
 def _ask_missing(playbook: Playbook, given: Mapping[str, Any]) -> dict[str, Any]:
     """Required inputs that nobody gave, one after the other."""
+    return {
+        entry.name: _ask_one(entry)
+        for entry in playbook.inputs
+        if entry.name not in given
+        and entry.required
+        and not entry.secret
+        and not (entry.from_env and entry.from_env in os.environ)
+    }
+
+
+def _ask_one(entry: Input) -> Any:
+    """Ask until it fits; the plain value."""
     from runbook.interpreter import inputs
 
-    found: dict[str, Any] = {}
-    for entry in playbook.inputs:
-        if (
-            entry.name in given
-            or not entry.required
-            or entry.secret
-            or (entry.from_env and entry.from_env in os.environ)
-        ):
-            continue
-        found[entry.name] = inputs.from_text(entry, _ask_one(entry))
-    return found
-
-
-def _ask_one(entry: Input) -> str:
     choices = f" ({', '.join(map(str, entry.enum))})" if entry.enum else f" ({entry.type})"
     if entry.description:
         click.echo(f"  {one_line(entry.description)}")
-    typed: str = click.prompt(f"  {entry.name}{choices}", type=str)
-    return typed
+    while True:
+        typed: str = click.prompt(f"  {entry.name}{choices}", type=str)
+        found, problem = _plain(entry, typed)
+        more = inputs.coerce((entry,), {entry.name: found}, {}, COMMAND_LINE)[1] if problem is None else (problem,)
+        if not more:
+            return found
+        for one in more:
+            click.echo(f"  {one.message}" + (f"; {one.expected}" if one.expected else ""))
 
 
 # -- the world around a run

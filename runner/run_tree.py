@@ -24,6 +24,7 @@ class CallView:
     status: str = "running"
     outputs: Any = None
     error: Mapping[str, Any] | None = None
+    intended: bool = False  # its intent is on disk
     changed: bool = False
     irreversible: bool = False
     abandoned: bool = False
@@ -38,8 +39,10 @@ class CallView:
 
     @property
     def effective(self) -> bool:
-        """Whether it may have left something in the world."""
-        return self.effect in ("change", "opaque") and (self.changed or self.status != "succeeded")
+        """Whether it left, or may have left, something in the world: nothing has an effect before its intent."""
+        if self.effect not in ("change", "opaque") or not self.intended:
+            return False
+        return self.changed or self.status in ("in_doubt", "running")
 
 
 @dataclass(slots=True)

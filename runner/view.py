@@ -290,6 +290,7 @@ class RunView:
             if data.get(name) is not None:
                 setattr(call, name, data[name])
         call.irreversible = bool(data.get("irreversible")) or call.irreversible
+        call.intended = call.intended or event.kind == "call.intent"
         call.status = "running"
         node.waiting = ""
 

@@ -237,7 +237,8 @@ class Text(HTMLParser):
 
 GOLDEN = Path(__file__).parent / "golden" / "report.md"
 
-ALLOWED = {*"html head meta title style body h1 h2 p table tr td th code svg rect text line circle".split()}
+TAGS = "html head meta title style body h1 h2 p table tr td th code svg rect text line circle"
+ALLOWED = set(TAGS.split())
 
 
 def strings(data: Any) -> Iterator[str]:
