@@ -72,7 +72,8 @@ async def prepared(run: Run, scope: Scope, box: Box, begun: Record) -> Scope:
         absent = [ref.name for ref in refs if not ref.optional and there.get(ref.name) is False]
         if record.status != "succeeded" or absent:
             missing = ", ".join(f"secrets.{name}" for name in absent)
-            fault = record.error or Fault(f"not there: {missing}", kind="refused", hint="`runbook doctor FILE` says where")
+            hint = "`runbook doctor FILE` says where they are looked for"
+            fault = record.error or Fault(f"not there: {missing}", kind="refused", hint=hint)
             raise Unprepared(failed(fault, record))
         names["secrets"] = {ref.name: secret(ref) for ref in refs if there.get(ref.name, True)}
     return scope
