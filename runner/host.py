@@ -19,6 +19,7 @@ from runbook.interpreter.errors import RunbookError
 from runbook.runner import outputs as output_limits
 from runbook.runner.clients import Clients
 from runbook.runner.context import HostContext, Outbox
+from runbook.runner.diff import diff, masked
 from runbook.runner.outcomes import Again, Intent, Result, Undoes
 from runbook.runner.surroundings import Surroundings
 
@@ -135,6 +136,7 @@ class Host:
                 version=None if version is None else self.secrets.fingerprint(plain(version)),
                 irreversible=inverse is None or impl.irreversible,
                 computed=impl.computed,
+                diff=tuple(item.to_data() for item in masked(diff(before, after), self.secrets.mask)),
             )
 
         result: Intent | Result = self._guard(call, ctx, look)
@@ -176,6 +178,7 @@ class Host:
                     version=intent.version,
                     irreversible=intent.irreversible,
                     computed=intent.computed,
+                    diff=intent.diff,
                 )
             )
 

@@ -39,6 +39,7 @@ class Intent:
     version: str | None = None
     irreversible: bool = False
     computed: str | None = None
+    diff: tuple[Mapping[str, Any], ...] = ()  # what people see (diff.Difference as data): masked, for good
 
     @property
     def first(self) -> Mapping[str, Any]:

@@ -18,7 +18,7 @@ from runbook.interpreter.errors import RunbookError
 from runbook.interpreter.values import Unknown, from_wire, to_wire
 from runbook.runner import registry
 from runbook.runner.context import HostContext, cut_all
-from runbook.runner.diff import Difference, diff, masked
+from runbook.runner.diff import Difference
 from runbook.runner.host import Host
 from runbook.runner.outcomes import Intent, Result
 from runbook.runner.plan import Row, Verdict
@@ -190,7 +190,6 @@ class Preview:
         return await self._change(call, box, kind)
 
     async def _change(self, call: Call, box: Box, kind: type[Action[Any]]) -> Record:
-        seen: list[tuple[Difference, ...]] = []
         extra: list[str] = []
 
         def look(ctx: HostContext) -> Intent | Result:
@@ -198,7 +197,6 @@ class Preview:
             if isinstance(found, Intent):
                 before = self._host.secrets.reveal(found.before, None)
                 after = self._host.secrets.reveal(found.after, None)
-                seen.append(masked(diff(before, after), self._host.secrets.mask))
                 extra.extend(self._extra(ctx, before, after))
             return found
 
@@ -207,7 +205,7 @@ class Preview:
         if isinstance(found, Intent):
             undo = "again" if call.again else "no" if found.irreversible else "yes"
             self._row(
-                call.op, verdict="change", diff=seen[0], computed=found.computed, undo=undo, fingerprint=found.version,
+                call.op, verdict="change", diff=tuple(map(Difference.from_data, found.diff)), computed=found.computed, undo=undo, fingerprint=found.version,
                 detail="\n".join(extra),
             )  # fmt: skip
             self._touched(call, kind)

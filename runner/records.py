@@ -97,10 +97,11 @@ def intent_to_wire(intent: Intent) -> dict[str, Any]:
         "version": intent.version,
         "irreversible": intent.irreversible,
         "computed": intent.computed,
+        "diff": list(intent.diff),
     }
     if intent.origin is not None:
         wire["origin"] = to_wire(intent.origin)
-    return {name: value for name, value in wire.items() if value not in (None, False)}
+    return {name: value for name, value in wire.items() if value not in (None, False, [])}
 
 
 def intent_from_wire(wire: Mapping[str, Any]) -> Intent | None:
@@ -115,6 +116,7 @@ def intent_from_wire(wire: Mapping[str, Any]) -> Intent | None:
         version=wire.get("version"),
         irreversible=wire.get("irreversible", False),
         computed=wire.get("computed"),
+        diff=tuple(wire.get("diff", ())),
     )
 
 
