@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runbook.sandbox import kinds, pod_logs, portforward, scale, selectors, statuses, watch, writes
+from runbook.sandbox import kinds, pod_logs, portforward, scale, selectors, statuses, tables, watch, writes
 from runbook.sandbox.controllers import Controllers
 from runbook.sandbox.faults import Fault, Faults, Request
 from runbook.sandbox.http_server import Incoming, Reply, as_json
@@ -150,7 +150,10 @@ class Api:
             return self._access_review(incoming, user)
         match place.verb:
             case "get":
-                return as_json(200, self.world.get(place.kind, place.namespace, place.name))
+                item = self.world.get(place.kind, place.namespace, place.name)
+                meta = {"resourceVersion": item["metadata"]["resourceVersion"]}
+                shown = tables.wanted(incoming.headers.get("accept", "")) and tables.of(place.kind, [item], meta)
+                return as_json(200, shown or item)
             case "list":
                 return self._list(incoming, place)
             case "watch":
@@ -200,6 +203,9 @@ class Api:
         if rest > 0:
             meta["continue"] = base64.urlsafe_b64encode(str(start + len(page)).encode()).decode()
             meta["remainingItemCount"] = rest
+        table = tables.of(place.kind, page, meta) if tables.wanted(incoming.headers.get("accept", "")) else None
+        if table is not None:
+            return as_json(200, table)
         bare = [{key: value for key, value in item.items() if key not in ("kind", "apiVersion")} for item in page]
         body = {"kind": f"{place.kind.kind}List", "apiVersion": place.kind.api_version, "metadata": meta}
         return as_json(200, body | {"items": bare})

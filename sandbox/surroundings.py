@@ -212,8 +212,9 @@ def start(
         authority, context = tls.issue(folder)
         servers = (Server(api, context, port), Server(receivers))
         (folder / "ca.crt").write_bytes(authority)
-        kubeconfig = _kubeconfig(folder, "kubeconfig", servers[0].port, token)
-        kubeconfig_nobody = _kubeconfig(folder, "kubeconfig-nobody", servers[0].port, nobody)
+        contexts = ("simulated", *(scenario.world.get("contexts") or ()))
+        kubeconfig = _kubeconfig(folder / "kubeconfig", servers[0].port, token, contexts)
+        kubeconfig_nobody = _kubeconfig(folder / "kubeconfig-nobody", servers[0].port, nobody, contexts)
         tools = folder / "tools"
         tools.mkdir(mode=0o700)
         helm_program.write(tools, servers[1].port, token)
@@ -304,18 +305,17 @@ def _write_private(path: Path, text: str) -> None:
         file.write(text)
 
 
-def _kubeconfig(folder: Path, name: str, port: int, token: str) -> Path:
-    authority = _base64((folder / "ca.crt").read_bytes())
+def _kubeconfig(path: Path, port: int, token: str, contexts: Sequence[str]) -> Path:
+    authority = _base64((path.parent / "ca.crt").read_bytes())
     cluster = {"server": f"https://127.0.0.1:{port}", "certificate-authority-data": authority}
     config = {
         "apiVersion": "v1",
         "kind": "Config",
         "clusters": [{"name": "simulated", "cluster": cluster}],
         "users": [{"name": "simulated", "user": {"token": token}}],
-        "contexts": [{"name": "simulated", "context": {"cluster": "simulated", "user": "simulated"}}],
+        "contexts": [{"name": name, "context": {"cluster": "simulated", "user": "simulated"}} for name in contexts],
         "current-context": "simulated",
     }
-    path = folder / name
     _write_private(path, json.dumps(config, indent=1))
     return path
 

@@ -613,7 +613,8 @@ def test_dry_runs_change_nothing(api: Api) -> None:
 
 
 def test_label_selectors(api: Api) -> None:
-    labelled: dict[str, dict[str, str]] = {"a": {"app": "web", "slot": "blue"}, "b": {"app": "web", "slot": "green"}, "c": {}}
+    blue, green = {"app": "web", "slot": "blue"}, {"app": "web", "slot": "green"}
+    labelled: dict[str, dict[str, str]] = {"a": blue, "b": green, "c": {}}
     for name, labels in labelled.items():
         api.ok("POST", api.at("secrets"), {"metadata": {"name": name, "labels": labels}})
 

@@ -190,7 +190,7 @@ def test_a_database_in_a_pod_is_refused_loudly(sandbox: Sandbox) -> None:
     with client.ApiClient(settings) as connection:
         core: Any = client.CoreV1Api(connection)
         (pod,) = core.list_namespaced_pod("shop", label_selector="app=db").items
-        forward: Any = stream.portforward  # type: ignore[attr-defined]
+        forward: Any = stream.portforward
         tunnel = forward(core.connect_get_namespaced_pod_portforward, pod.metadata.name, "shop", ports="5432")
         deadline = time.monotonic() + 5
         while tunnel.error(5432) is None and time.monotonic() < deadline:

@@ -42,11 +42,11 @@ class Rehearsal:
         self.sandbox = sandbox
         self._folder = folder
 
-    def do(self, action: str, seconds: float = 30.0, **args: Any) -> Mapping[str, Any]:
-        """One action in this world."""
+    def do(self, action: str, **args: Any) -> Mapping[str, Any]:
+        """One action in this world. `_seconds`: its deadline."""
         family = action.partition(".")[0]
         given = ({"namespace": NAMESPACE} if family in {"k8s", "helm"} else {}) | args
-        with Inside(self.sandbox, self._folder, seconds) as ctx:
+        with Inside(self.sandbox, self._folder, given.pop("_seconds", 30.0)) as ctx:
             return call(registry.find(action), given, ctx)
 
     def serving(self) -> str:
@@ -158,11 +158,12 @@ def test_people_are_told(rehearse: Any) -> None:
 
 def test_nothing_else_is_reached(rehearse: Any) -> None:
     world = rehearse("stable")
-    for action, args in {
+    refused: dict[str, dict[str, Any]] = {
         "shell.run": {"command": ["true"]},
         "http.check": {"url": "https://example.com/token-in-path"},
         "http.request": {"url": "https://example.com/"},
-    }.items():
+    }
+    for action, args in refused.items():
         with pytest.raises(PermanentError) as caught:
             world.do(action, **args)
         assert "SIMULATED" in caught.value.message
@@ -182,11 +183,16 @@ def test_faults_meet_the_shipped_actions(tmp_path: Path) -> None:
         "faults:\n"
         "  - {on: kubernetes, verb: patch, resource: services, dry_run: false, nth: 2, answer: 503}\n"
         "  - {on: slack, hang: true}\n"
-        '  - {on: helm, verb: rollback, times: 1, answer: "another operation (install/upgrade/rollback) is in progress"}\n'
+        "  - {on: helm, verb: rollback, times: 1,"
+        ' answer: "another operation (install/upgrade/rollback) is in progress"}\n'
     )
     with surroundings.start(scenario.parse(text)) as sandbox:
         world = Rehearsal(sandbox, tmp_path)
-        blue = {"kind": "Service", "name": "tracktion", "patch": {"spec": {"selector": {"slot": "blue"}}}}
+        blue: dict[str, Any] = {
+            "kind": "Service",
+            "name": "tracktion",
+            "patch": {"spec": {"selector": {"slot": "blue"}}},
+        }
         green = blue | {"patch": {"spec": {"selector": {"slot": "green"}}}}
         world.do("k8s.patch", **blue)
         with pytest.raises(TemporaryError):
@@ -201,7 +207,7 @@ def test_faults_meet_the_shipped_actions(tmp_path: Path) -> None:
 
         def post() -> None:
             try:
-                world.do("slack.post", 1.0, token="t", channel="#c", text="x")
+                world.do("slack.post", _seconds=1.0, token="t", channel="#c", text="x")
             except Exception as error:
                 failed.append(error)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from runbook.sandbox import admission, kinds, patches, rollouts, selectors
 from runbook.sandbox.behaviour import Behaviours, Version
 from runbook.sandbox.controllers import Controllers, is_ready
 from runbook.sandbox.statuses import StatusError
-from runbook.sandbox.world import World
+from runbook.sandbox.world import Document, World
 
 KEYS = st.sampled_from(["a", "b", "c", "name", "env"])
 LEAVES = st.none() | st.booleans() | st.integers(-3, 3) | st.sampled_from(["", "x", "y"])
@@ -141,6 +142,18 @@ def test_selectors_agree_with_their_meaning(labels: dict[str, str], wanted: dict
     assert selectors.parse(selectors.as_text({"matchLabels": wanted}))(labels) == selectors.parse(text)(labels)
 
 
+def scaled(replicas: int) -> Callable[[Document], None]:
+    return lambda document: document["spec"].update(replicas=replicas)
+
+
+def running(image: str) -> Callable[[Document], None]:
+    return lambda document: document["spec"]["template"]["spec"]["containers"][0].update(image=image)
+
+
+def selecting(app: str) -> Callable[[Document], None]:
+    return lambda document: document["spec"].update(selector={"app": app})
+
+
 SICK = Behaviours({"sick": Version(health="never_ready")})
 CHANGES = st.lists(
     st.tuples(st.just("scale"), st.integers(0, 5))
@@ -167,16 +180,11 @@ def test_the_world_comes_to_rest_where_it_was_told_to(changes: list[tuple[str, A
     controllers.settle()
     for kind, value in changes:
         if kind == "scale":
-            world.amend(kinds.DEPLOYMENT, "n", "web", lambda d, v=value: d["spec"].update(replicas=v))
+            world.amend(kinds.DEPLOYMENT, "n", "web", scaled(value))
         elif kind == "image":
-            world.amend(
-                kinds.DEPLOYMENT,
-                "n",
-                "web",
-                lambda d, v=value: d["spec"]["template"]["spec"]["containers"][0].update(image=v),
-            )
+            world.amend(kinds.DEPLOYMENT, "n", "web", running(value))
         elif kind == "slot":
-            world.amend(kinds.SERVICE, "n", "live", lambda d, v=value: d["spec"].update(selector={"app": v}))
+            world.amend(kinds.SERVICE, "n", "live", selecting(value))
         else:
             for pod in world.list(kinds.POD, "n")[value : value + 1]:
                 world.delete(kinds.POD, "n", pod["metadata"]["name"])
