@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import sys
 import threading
 import time
@@ -13,7 +12,7 @@ import click
 
 from runbook.cli.terminal import Terminal
 from runbook.interpreter.effects import Question
-from runbook.runner import people
+from runbook.runner import people, processes
 from runbook.runner.wording import one_line, tame, value
 
 DOUBT = {
@@ -67,7 +66,7 @@ class Asker:
                 return self._answer(self._choose({str(name): value(text) for name, text in texts.items()}))
 
     def _answer(self, choice: str, comment: str = "", items: Sequence[Mapping[str, object]] = ()) -> people.Answer:
-        return people.Answer(choice, getpass.getuser(), time.time(), comment, tuple(items))
+        return people.Answer(choice, processes.user(), time.time(), comment, tuple(items))
 
     def _choose(self, choices: Mapping[str, str]) -> str:
         """One of the choices by name, unambiguous beginning, or number."""

@@ -14,7 +14,7 @@ from runbook.cli.looking import store, view_of
 from runbook.cli.preparing import Prepared
 from runbook.cli.telling import JsonLines, Lines, Screen
 from runbook.cli.terminal import Terminal
-from runbook.interpreter.errors import Exit, InvalidError, RefusedError
+from runbook.interpreter.errors import Exit, InvalidError, RefusedError, RunbookError
 from runbook.runner.view import RunView
 from runbook.runner.wording import one_line
 
@@ -227,8 +227,17 @@ def follow(
     screen = _screen(terminal, output, verbose, playbook)
     if before:
         screen.view = view_of(around.store.find(before))[0]
-    with screen:
-        ended = play(around, [screen], preparing.asker(terminal, around, screen.quiet) if output == "text" else None)
+    ask = preparing.asker(terminal, around, screen.quiet) if output == "text" else None
+    try:
+        with screen:
+            ended = play(around, [screen], ask)
+    except RunbookError as error:
+        begun = screen.view
+        if (
+            begun.id and begun.ended is None and error.hint is None
+        ):  # it was going on, and can: a full disk, a lost lease
+            error.hint = f"when the reason is gone: runbook resume {begun.id}"
+        raise
     view = screen.view
     if output == "text":
         for line in ending.lines(view, terminal, _keep_report(view, ended)):

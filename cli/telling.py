@@ -86,7 +86,7 @@ class Lines:
         match event.kind:
             case "run.begun":
                 yield f"run {self.view.id}" + (paint("  SIMULATED", "yellow") if self.view.simulated else "")
-            case "step.ended":
+            case "step.ended" if data.get("status") != "skipped" or self._verbose:
                 first, *more = self._ended(self.view.steps[event.key])
                 yield stamp + first
                 yield from ("            " + line for line in more)
@@ -119,11 +119,10 @@ class Lines:
     def _ended(self, step: StepView) -> Iterator[str]:
         """What became of a step: one line, then its differences or its failure."""
         terminal = self._terminal
+        head = terminal.status(step.status, "") if step.status == "succeeded" else terminal.status(step.status) + " "
         name = terminal.paint(f"  {title(step)}", "dim") if step.name else ""
         words = ", ".join(_words(step))
-        yield f"{terminal.status(step.status)}  {step.key}{name}" + (
-            terminal.paint(f"  {words}", "dim") if words else ""
-        )
+        yield f"{head}{step.key}{name}" + (terminal.paint(f"  {words}", "dim") if words else "")
         for call in step.calls:
             if call.changed and not call.is_inverse:
                 yield from (terminal.paint(line, "dim") for line in change_lines(call.diff, call.before, call.after))

@@ -60,6 +60,11 @@ def to_data(view: RunView) -> dict[str, Any]:
         "warnings": [{"step": w.key, "message": w.message, "at": moment(w.wall)} for w in view.warnings],
         "notifications": [_notification(call) for call in view.calls.values() if call.effect == "notify"],
         "undelivered": unwired(view.lane_left),
+        "artifacts": [
+            {"step": call.op, **unwired(call.outputs)}
+            for call in view.calls.values()
+            if call.effect == "local" and call.status == "succeeded" and isinstance(call.outputs, Mapping)
+        ],
         "people": [
             {
                 "step": q.key,
@@ -220,6 +225,11 @@ def _tables(facts: Mapping[str, Any]) -> Iterator[Table]:
         "Notifications",
         ("Step", "Action", "Status", "At"),
         [[n["step"], n["action"], status_word(n["status"]), n["at"]] for n in facts["notifications"]],
+    )
+    yield (
+        "Artifacts",
+        ("Step", "File", "SHA-256"),
+        [[a["step"], str(a.get("path", "")), str(a.get("sha256", ""))] for a in facts["artifacts"]],
     )
     yield "Not delivered", ("Notification",), [[value(entry)] for entry in facts["undelivered"]]
 

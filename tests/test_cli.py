@@ -507,7 +507,7 @@ CANARY = "c4n4ry-S3cret/+&=ä 'x'"
 
 
 def canary_forms() -> list[str]:
-    """The canary as it may come back: plain, base64 at its three alignments inside other text, escaped, in hexadecimal."""
+    """The canary as it may come back: plain, base64 at its three alignments in other text, escaped, in hexadecimal."""
     raw = CANARY.encode()
     return [
         CANARY,

@@ -1,0 +1,153 @@
+"""The language's own actions: in real runs, and what their parameters refuse."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runbook.runner import builtins
+from tests.command import Commands
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Commands:
+    return Commands(tmp_path)
+
+
+def facts(cli: Commands) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(cli("report", "--format", "json").out)
+    return found
+
+
+def test_values_are_named_and_saved_and_reported(cli: Commands) -> None:
+    cli.write(
+        "a.yaml",
+        """\
+runbook: 1
+name: a
+steps:
+  - {id: names, action: flow.set, with: {values: {n: 3, listed: [a, b], text: "x{{ 1 + 1 }}"}}}
+  - {id: holds, action: flow.assert, with: {that: "{{ steps.names.outputs.n == 3 }}", message: no}}
+  - {id: whole, action: artifact.save, with: {name: deep/all.json, content: "{{ steps.names.outputs }}"}}
+  - {id: words, action: artifact.save, with: {name: words.txt, content: "n is {{ steps.names.outputs.n }}"}}
+finally:
+  steps:
+    - {id: page, action: report.write, with: {name: report.html}}
+    - {id: text, action: report.write, with: {name: report.md}}
+    - {id: data, action: report.write, with: {name: report.json}}
+    - {id: mine, action: report.write, with: {name: mine.txt, template: mine.j2}}
+""",
+    )
+    cli.write(
+        "mine.j2",
+        "{% for step in report.steps if step.action == 'flow.set' %}{{ step.id }}{% endfor %} {{ report.name }}\n",
+    )
+    said = cli("run", "a.yaml")
+    assert said.code == 0, said.out + said.err
+    found = facts(cli)
+    folder = next((cli.home / "runs").iterdir()) / "artifacts"
+    assert json.loads((folder / "deep" / "all.json").read_text()) == {"n": 3, "listed": ["a", "b"], "text": "x2"}
+    assert (folder / "words.txt").read_text() == "n is 3"
+    assert (folder / "mine.txt").read_text().strip() == "names a"
+    assert (folder / "report.html").read_text().startswith("<!doctype html>")
+    assert (folder / "report.md").read_text().startswith("# a: running")
+    assert json.loads((folder / "report.json").read_text())["name"] == "a"
+    for artifact in found["artifacts"]:
+        path = Path(artifact["path"])
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == artifact["sha256"]
+        assert path.stat().st_mode & 0o077 == 0
+    assert len(found["artifacts"]) == 6
+
+
+def test_a_report_of_another_run(cli: Commands) -> None:
+    cli.write("one.yaml", "runbook: 1\nname: one\nsteps:\n  - {id: a, action: flow.set, with: {values: {x: 1}}}\n")
+    cli("run", "one.yaml")
+    first = facts(cli)["run"]
+    cli.write(
+        "two.yaml",
+        "runbook: 1\nname: two\nsteps:\n"
+        f"  - {{id: a, action: report.write, with: {{name: r.md, run: {first}}}}}\n"
+        "  - {id: b, action: report.write, with: {name: r.md, run: no-such-run}, on_failure: continue}\n"
+        "  - {id: c, action: report.write, with: {name: r.md, run: ../..}, on_failure: continue}\n",
+    )
+    said = cli("run", "two.yaml")
+    assert said.code == 0
+    assert "there is no run no-such-run" in said.out
+    assert "is not the id of a run" in said.out
+    assert "# one: succeeded" in next((cli.home / "runs").glob("*-two-*/artifacts/r.md")).read_text()
+
+
+def test_another_playbook_is_looked_at_without_running_it(cli: Commands) -> None:
+    cli.write(
+        "other.yaml",
+        "runbook: 1\nname: other\ninputs: {n: {type: integer}}\nsteps:\n"
+        "  - {id: boom, action: shell.run, with: {command: [touch, boom]}, timeout: 7s}\n",
+    )
+    cli.write("broken.yaml", "runbook: 1\nname: broken\nstpes: []\n")
+    cli.write(
+        "look.yaml",
+        """\
+runbook: 1
+name: look
+steps:
+  - {id: good, action: playbook.plan, with: {playbook: other.yaml, inputs: {n: 1}}}
+  - {id: inputs, action: playbook.plan, with: {playbook: other.yaml}}
+  - {id: broken, action: playbook.plan, with: {playbook: broken.yaml}}
+  - {id: gone, action: playbook.plan, with: {playbook: gone.yaml}}
+outputs:
+  good: "{{ steps.good.outputs }}"
+  inputs: "{{ steps.inputs.outputs }}"
+  broken: "{{ steps.broken.outputs }}"
+  gone: "{{ steps.gone.outputs }}"
+""",
+    )
+    said = cli("run", "look.yaml")
+    assert said.code == 0, said.out + said.err
+    outputs = facts(cli)["outputs"]
+    assert outputs["good"]["ok"] is True
+    assert outputs["good"]["worst_case"] >= 7
+    assert outputs["good"]["irreversible"] == ["boom"]
+    assert outputs["inputs"]["ok"] is False
+    assert "n" in outputs["inputs"]["problems"][0]
+    assert outputs["broken"]["ok"] is False
+    assert "broken.yaml:3" in outputs["broken"]["problems"][0]
+    assert outputs["gone"]["ok"] is False
+    assert not (cli.folder / "boom").exists()
+
+
+def test_a_person_times_out_and_a_choice_takes_its_default(cli: Commands) -> None:
+    cli.write(
+        "t.yaml",
+        "runbook: 1\nname: t\nsteps:\n"
+        "  - {id: pick, action: manual.choose, with: {message: m, choices: {a: x, b: y}, default: b}, timeout: 300ms}\n"
+        "  - {id: wait, action: flow.wait, background: true, with: {for: 1s}}\n"
+        'outputs: {picked: "{{ steps.pick.outputs.choice }}"}\n',
+    )
+    cli("run", "t.yaml")
+    import time
+
+    time.sleep(0.4)
+    said = cli("resume")
+    assert said.code == 0, said.out + said.err
+    assert "picked = b" in said.out
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../x", "a/../../x", "a//b", "./x", "a/./b"])
+def test_artifacts_stay_in_their_folder(name: str) -> None:
+    assert list(builtins.Save().check(builtins.SaveArgs(name=name, content="")))
+    assert list(builtins.Report().check(builtins.ReportArgs(name=name)))
+
+
+def test_questions_that_nobody_could_answer_are_refused() -> None:
+    approve, choose, checklist = builtins.Approve(), builtins.Choose(), builtins.Checklist()
+    assert list(approve.check(builtins.ApproveArgs(message="m", by=3, approvers=["ada", "bob"])))
+    assert list(approve.check(builtins.ApproveArgs(message="m", approvers=[])))
+    assert not list(approve.check(builtins.ApproveArgs(message="m", by=3)))
+    assert list(choose.check(builtins.ChooseArgs(message="m", choices={})))
+    assert list(choose.check(builtins.ChooseArgs(message="m", choices={"a": ""}, default="b")))
+    assert list(checklist.check(builtins.ChecklistArgs(sections={"s": "text"})))
+    assert not list(checklist.check(builtins.ChecklistArgs(sections={"s": ["text"]})))
