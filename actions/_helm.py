@@ -60,8 +60,15 @@ class Release:
 
     @property
     def spoiled_rollback(self) -> bool:
-        """A roll-back that did not come to its end: it says nothing about which version was good."""
-        return self.status in ("failed", "pending-rollback") and self.description.startswith("Rollback")
+        """A roll-back that did not come to its end: it says nothing about which version was good.
+
+        A failed one is `Rollback "x" failed` (it could not be applied) or `Release "x" failed` (it did not become
+        ready); the latter is also what a failed installation is called, but that is revision 1.
+        """
+        if self.status == "pending-rollback":
+            return True
+        words = ("Rollback ",) if self.revision == 1 else ("Rollback ", "Release ")
+        return self.status == "failed" and self.description.startswith(words)
 
 
 def helm(ctx: Context, args: HelmArgs, *arguments: str) -> _process.Finished:

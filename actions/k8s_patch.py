@@ -10,11 +10,12 @@ from typing import Any, Literal
 
 from runbook.actions import _kube_kinds as kinds
 from runbook.actions import _kube_patch as algebra
+from runbook.actions import _kube_paths as paths
 from runbook.actions._kube import Cluster, ConflictError, ForbiddenError, connect, sensitive
 from runbook.actions._kube_action import KubeArgs, Right, Rights, place
 from runbook.actions._kube_endpoints import endpoints
 from runbook.actions._kube_kinds import Ref
-from runbook.actions._kube_patch import Touch, UnpatchableError
+from runbook.actions._kube_paths import Touch, UnpatchableError
 from runbook.actions._kube_workload import settled
 from runbook.contract import Call, Change, Context, Observation, Outputs, PermanentError, TemporaryError, param
 
@@ -56,7 +57,7 @@ class _Target:
 
     def state(self, found: Mapping[str, Any]) -> dict[str, Any]:
         """Only the places touched, so that other people's changes do not disturb."""
-        seen = algebra.observed(found, self.touched)
+        seen = paths.observed(found, self.touched)
         if not self.secret:
             return seen
         return {name: sensitive(value) if name.startswith("data") else value for name, value in seen.items()}
@@ -129,6 +130,12 @@ class Patch(Rights, Change[PatchArgs]):
             self._after = _unnamed(before)
             return before
         _compare(args, live, ref)
+        misfit = paths.misfit(live, target.touched) if target.patch_type != "json" else None
+        if misfit is not None:
+            raise PermanentError(
+                f"{paths.text(misfit)} of {ref} is no map, and the patch writes into it",
+                hint="replace it as a whole with `type: json`",
+            )
         try:
             answer = cluster.patch(ctx, ref, target.patch, target.patch_type, dry_run=True)
             self._after = target.state(answer)
@@ -184,7 +191,7 @@ class Patch(Rights, Change[PatchArgs]):
         }
         if target.patch_type != "json":
             changed = [
-                touch for touch in target.touched if state[algebra.text(touch.path)] != after[algebra.text(touch.path)]
+                touch for touch in target.touched if state[paths.text(touch.path)] != after[paths.text(touch.path)]
             ]
             given["expect"] = algebra.tree_of(changed, after)
         return Call(self.name, given)
@@ -235,7 +242,7 @@ def _target(args: PatchArgs, *, secret: bool, custom: bool) -> _Target:
             )
         patch_type = "merge"  # without lists and directives the two mean the same
     try:
-        return _Target(patch, patch_type, algebra.touches(patch, patch_type), secret)
+        return _Target(patch, patch_type, paths.touches(patch, patch_type), secret)
     except (UnpatchableError, KeyError) as error:
         raise PermanentError(f"patch: {error}") from error
 
@@ -255,7 +262,7 @@ def _compare(args: PatchArgs, live: Mapping[str, Any], ref: Ref) -> None:
     if found is None:
         return
     path, wanted, actual = found
-    where = algebra.text(path) or "it"
+    where = paths.text(path) or "it"
     if ref.kind == kinds.SECRET:
         raise PermanentError(f"{ref} is not as expected: {where} differs (the data of Secrets is not shown)")
     raise PermanentError(

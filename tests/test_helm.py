@@ -1,0 +1,273 @@
+"""Family helm with real Helm 3 and 4 on a real control plane."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runbook.actions._helm import Release, difference, target
+from runbook.contract import PermanentError, TemporaryError
+from tests.kube import Caller, change, meaning, opened
+from tests.testbed.plane import Plane
+
+pytestmark = pytest.mark.control_plane
+
+
+class App:
+    """A release `app` with revisions 1 to 3, each with an image and a password of its own."""
+
+    def __init__(self, plane: Plane, version: int, chart: Path, folder: Path) -> None:
+        self.plane = plane
+        self.version = version
+        self.chart = chart
+        self.space = plane.namespace()
+        self.caller = Caller(plane, folder, helm=version)
+        self.given = {"namespace": self.space, "release": "app"}
+        for number in (1, 2, 3):
+            self.deploy(number)
+
+    def deploy(self, number: int, *options: str) -> None:
+        values = [f"image.tag={number}", f"password=secret-no-{number}", "serviceAccount.create=false"]
+        sets = [option for value in values for option in ("--set", value)]
+        self.helm("upgrade", "--install", "app", str(self.chart), *sets, *options)
+
+    def helm(self, *arguments: str) -> str:
+        return self.plane.helm(self.version, "-n", self.space, *arguments)
+
+    def history(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(self.helm("history", "app", "-o", "json"))
+        return found
+
+    def image(self) -> str:
+        found = self.plane.read(self.space, "deployment", "app")
+        return str(found["spec"]["template"]["spec"]["containers"][0]["image"])
+
+    def spoil(self, status: str, description: str, **info: Any) -> None:
+        """What a helm that was killed leaves: the newest revision's record, with another status."""
+        newest = self.history()[-1]["revision"]
+        name = f"sh.helm.release.v1.app.v{newest}"
+        record = self.plane.read(self.space, "secret", name)
+        raw = gzip.decompress(base64.b64decode(base64.b64decode(record["data"]["release"])))
+        release = json.loads(raw)
+        release["info"] |= {"status": status, "description": description, **info}
+        packed = base64.b64encode(base64.b64encode(gzip.compress(json.dumps(release).encode()))).decode()
+        body = {"data": {"release": packed}, "metadata": {"labels": {"status": status}}}
+        self.plane.kubectl("-n", self.space, "patch", "secret", name, "--type=merge", "-p", json.dumps(body))
+
+
+@pytest.fixture
+def app(control_plane: Plane, helm_version: int, helm_chart: Path, tmp_path: Path) -> App:
+    return App(control_plane, helm_version, helm_chart, tmp_path)
+
+
+def test_history_says_where_a_roll_back_goes(app: App) -> None:
+    found = app.caller.read("helm.history", app.given)
+    assert found["found"]
+    assert (found["current"]["revision"], found["current"]["status"]) == (3, "deployed")
+    assert found["current"]["images"] == ["nginx:3"]
+    assert (found["target"]["revision"], found["target"]["images"]) == (2, ["nginx:2"])
+    assert [entry["revision"] for entry in found["revisions"]] == [1, 2, 3]
+    assert app.caller.read("helm.status", app.given) == {"status": "deployed", "revision": 3}
+    absent = {**app.given, "release": "nope"}
+    assert not app.caller.read("helm.history", {**absent, "optional": True})["found"]
+    with pytest.raises(PermanentError, match="no release nope"):
+        app.caller.read("helm.history", absent)
+
+
+def test_rollback_and_back(app: App) -> None:
+    whole = app.plane.read(app.space, "deployment", "app")
+    planned = app.caller.plan("helm.rollback", app.given)
+    assert app.history()[-1]["revision"] == 3
+    assert app.caller.settle("helm.rollback", app.given, planned) == "not_done"
+    made = app.caller.change("helm.rollback", app.given)
+    assert (made.before, made.after) == (planned.before, planned.after)
+    assert made.outputs == {"from_revision": 3, "revision": 2}
+    assert app.image() == "nginx:2"
+    assert app.caller.settle("helm.rollback", app.given, planned) == "done"
+    again = app.caller.change("helm.rollback", {**app.given, "revision": 2})
+    assert again.before == again.after
+    assert len(app.history()) == 4
+    app.caller.undo(made)
+    assert meaning(app.plane.read(app.space, "deployment", "app")) == meaning(whole)
+
+
+def test_two_roll_backs_in_a_row_never_return_to_the_bad_revision(app: App) -> None:
+    assert app.caller.change("helm.rollback", app.given).outputs["revision"] == 2
+    assert app.caller.change("helm.rollback", app.given).outputs["revision"] == 1
+    assert app.image() == "nginx:1"
+    with pytest.raises(PermanentError, match="no earlier revision that was ever deployed"):
+        app.caller.plan("helm.rollback", app.given)
+    app.deploy(4)
+    # Revision 5 (`Rollback to 1`) served before the new one, not the bad 2 and 3.
+    assert app.caller.change("helm.rollback", app.given).outputs == {"from_revision": 6, "revision": 1}
+    assert app.image() == "nginx:1"
+
+
+def test_a_second_attempt_goes_where_the_first_one_went(app: App) -> None:
+    with app.caller.context() as ctx:
+        action, args = change("helm.rollback", app.given)
+        action.apply(args, action.observe(args, ctx), ctx)  # and its answer is lost
+        notes = dict(ctx.notes)
+    second = app.caller.change("helm.rollback", app.given, notes=notes, attempt=2)
+    assert second.before == second.after
+    assert app.image() == "nginx:2"
+
+
+def test_the_plan_shows_the_manifests_but_no_secret(app: App) -> None:
+    with app.caller.context() as ctx:
+        action, args = change("helm.rollback", app.given)
+        before = action.observe(args, ctx)
+        text = action.preview(args, before, action.expect(args, before, ctx), ctx)
+        assert action.preflight(args, ctx) == []
+    assert text is not None
+    assert "nginx:3" in text
+    assert "nginx:2" in text
+    assert "secret-no-" not in text
+    assert "password: (not shown, changed)" in text
+    assert "no hooks run" in text
+
+
+def test_an_upgrade_that_was_killed_is_repaired(app: App) -> None:
+    app.deploy(4)
+    app.spoil("pending-upgrade", "Preparing upgrade")
+    with pytest.raises(TemporaryError, match="another operation in progress: revision 4 is pending-upgrade"):
+        app.caller.change("helm.rollback", app.given)
+    app.spoil("pending-upgrade", "Preparing upgrade", last_deployed="2026-01-01T00:00:00Z")
+    planned = app.caller.plan("helm.rollback", app.given)
+    assert any("pending-upgrade" in line for line in planned.log)
+    made = app.caller.change("helm.rollback", app.given)
+    assert made.outputs["revision"] == 3
+    assert made.inverse is None  # a half-made upgrade is nothing to go back to
+    assert app.image() == "nginx:3"
+
+
+def test_our_own_killed_roll_back_is_repaired_and_repeated(app: App) -> None:
+    planned = app.caller.plan("helm.rollback", app.given)
+    with app.caller.context() as ctx:
+        action, args = change("helm.rollback", app.given)
+        action.apply(args, planned.before, ctx)
+        notes = dict(ctx.notes)
+    app.spoil("pending-rollback", "Rollback to 2")
+    assert app.caller.settle("helm.rollback", app.given, planned, notes=notes) == "partial"
+    assert app.caller.settle("helm.rollback", app.given, planned) == "unknown"  # somebody else's
+    repaired = app.caller.change("helm.rollback", app.given, notes=notes)
+    assert repaired.outputs["revision"] == 2
+    assert app.history()[-1]["status"] == "deployed"
+    assert app.image() == "nginx:2"
+
+
+def test_helm_killed_at_its_work_leaves_nothing_that_cannot_be_repaired(app: App) -> None:
+    """A real kill -9 of a real helm that waits for pods which never become ready."""
+    app.deploy(4, "--set-json", 'nodeSelector={"no":"such-node"}')
+    app.deploy(5)
+    argv = ["helm", "-n", app.space, "rollback", "app", "4", "--wait", "--timeout", "60s"]
+    process = subprocess.Popen(
+        argv, env=app.plane.environ(app.version), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    app.plane.until(lambda: app.history()[-1]["status"] == "pending-rollback")
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert app.history()[-1]["revision"] == 6
+    with app.caller.context(notes={"revision": 3}) as ctx:
+        action, args = change("helm.rollback", {**app.given, "revision": 3})
+        action.apply(args, action.observe(args, ctx), ctx)
+        assert any("its helm was killed" in line for line in ctx.lines)
+    assert app.image() == "nginx:3"
+    assert app.history()[-1]["status"] == "deployed"
+
+
+def test_helm_ends_within_a_second_of_the_deadline(app: App) -> None:
+    app.deploy(4, "--set-json", 'nodeSelector={"no":"such-node"}')
+    app.deploy(5)
+    began = time.monotonic()
+    with pytest.raises(TemporaryError):
+        app.caller.change("helm.rollback", {**app.given, "revision": 4}, seconds=2.5)
+    assert time.monotonic() - began < 3.5
+    listed = app.caller.read("helm.history", app.given)
+    assert listed["current"]["status"] in ("pending-rollback", "failed")
+    assert listed["target"]["revision"] == 4  # a roll-back that did not end counts as not tried: 5 still serves
+
+
+def test_errors_by_their_text(app: App, control_plane: Plane, tmp_path: Path) -> None:
+    with pytest.raises(PermanentError, match=r"no revision 99 \(Helm keeps 1, 2, 3\)"):
+        app.caller.plan("helm.rollback", {**app.given, "revision": 99})
+    nobody = Caller(control_plane, tmp_path, helm=app.version, user="nobody")
+    with pytest.raises(PermanentError, match='cannot list resource "secrets"'):
+        nobody.read("helm.history", app.given)
+    with nobody.context() as ctx:
+        action, args = opened("helm.rollback", app.given)
+        assert [sentence.partition(" in namespace")[0] for sentence in action.preflight(args, ctx)] == [
+            "no right to list secrets", "no right to get secrets", "no right to create secrets",
+            "no right to update secrets",
+        ]  # fmt: skip
+    with pytest.raises(PermanentError, match='context "other" does not exist'):
+        app.caller.read("helm.history", {**app.given, "context": "other"})
+    gone = tmp_path / "kubeconfig"
+    gone.write_text(control_plane.kubeconfig.read_text().replace(f":{control_plane.port}", ":9"))
+    app.caller.environ["KUBECONFIG"] = str(gone)
+    with pytest.raises(TemporaryError, match="cluster unreachable"):
+        app.caller.read("helm.history", app.given)
+    app.caller.environ["PATH"] = str(tmp_path)
+    with pytest.raises(PermanentError, match="helm: not found"):
+        app.caller.read("helm.history", app.given)
+    with app.caller.context() as ctx:
+        assert action.preflight(args, ctx) == ["helm is not on PATH: install Helm 3 or 4"]
+
+
+def test_fields_set_by_hand(app: App) -> None:
+    app.plane.kubectl("-n", app.space, "scale", "deployment", "app", "--replicas=5")
+    if app.version >= 4:
+        with pytest.raises(PermanentError) as refused:
+            app.caller.change("helm.rollback", app.given)
+        assert refused.value.hint is not None
+        assert "force_conflicts" in refused.value.hint
+    made = app.caller.change("helm.rollback", {**app.given, "force_conflicts": True})
+    assert made.outputs["revision"] == 2
+    assert app.image() == "nginx:2"
+
+
+# -- without a cluster
+
+
+def release(revision: int, origin: int | None = None, status: str = "superseded", description: str = "") -> Release:
+    return Release(revision, origin or revision, status, "app-0.1.0", "1", "", description)
+
+
+@pytest.mark.parametrize(
+    ("listed", "wanted"),
+    [
+        ([], None),
+        ([release(1, status="deployed")], None),
+        ([release(1), release(2, status="deployed")], 1),
+        ([release(1), release(2, status="failed"), release(3, status="deployed")], 1),
+        ([release(1, status="deployed"), release(2, status="failed")], 1),
+        ([release(1, status="deployed"), release(2, status="pending-upgrade")], 1),
+        ([release(1), release(2), release(3, 1, "deployed", "Rollback to 1")], None),
+        ([release(1), release(2), release(3), release(4, 2, "deployed", "Rollback to 2")], 1),
+        ([release(1), release(2), release(3, 1, description="Rollback to 1"), release(4, status="deployed")], 3),
+        ([release(1), release(2), release(3, status="failed", description='Rollback "app" failed: ...')], 1),
+        ([release(1), release(2), release(3, status="failed", description='Release "app" failed: ...')], 1),
+        ([release(1), release(2, status="failed", description='Upgrade "app" failed: ...')], 1),
+        ([release(1, status="failed", description='Release "app" failed: ...')], None),
+        ([release(1), release(2, status="deployed"), release(3, 1, "pending-rollback", "Rollback to 1")], 1),
+    ],
+)
+def test_the_target_of_a_roll_back(listed: list[Release], wanted: int | None) -> None:
+    found = target(listed)
+    assert (found.revision if found else None) == wanted
+
+
+def test_a_diff_without_secrets_stays_as_helm_wrote_it() -> None:
+    assert difference("kind: A\nx: 1\n", "kind: A\nx: 2\n", ("old", "new")) == (
+        "--- old\n+++ new\n@@ -1,2 +1,2 @@\n kind: A\n-x: 1\n+x: 2"
+    )
+    assert difference("kind: A\n", "kind: A\n", ("old", "new")) == ""
