@@ -67,8 +67,8 @@ def worst(bad: Iterable[Outcome]) -> Outcome:
     """What a block with these failed children fails with: an outer stop before a failure, the earlier record before the later."""
     first = min(bad, key=lambda out: (out.by is None, out.seq, out.path))
     if first.by is None:
-        return replace(first, status="failed", outputs={}, others=(), tolerated=False)
-    return replace(first, outputs={}, others=(), tolerated=False)
+        first = replace(first, status="failed")
+    return replace(first, outputs={}, others=(), tolerated=False, undone=False)
 
 
 def error_view(error: Fault | None, attempt: int = 1) -> dict[str, Any] | None:

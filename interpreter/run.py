@@ -31,7 +31,7 @@ class Run(ABC):
         self.log = Log()
         self.undo_all = False  # a person said so at a failure
         self.asserted: set[int] = set()  # numbers of records in which an assertion did not hold
-        self.milestones: dict[str, Milestone] = {}
+        self.milestones: dict[str, tuple[str, bool]] = {}  # step key -> name, and whether it was only told
         self.left: list[Left] = []  # clean-up that a second cancel skipped or cut
         self.lanes: dict[str, asyncio.Task[Outcome]] = {}  # the last notification of each lane
         self.telling: list[tuple[str, asyncio.Task[Outcome]]] = []
@@ -72,41 +72,23 @@ class Run(ABC):
         return top is not self.work
 
     def met(self, name: str, scope: Scope, path: str, out: Outcome, *, told: bool = False) -> None:
-        """A milestone's step succeeded. The first one counts. `told`: by a notification, which no undo takes back."""
+        """A milestone's step succeeded. Several may meet it: the earliest that stands counts, whoever asks.
+
+        `told`: by a notification or an answer, which no undo takes back.
+        """
         full = scope.book.prefix + name
-        milestone = self.milestones.setdefault(full, Milestone())
-        if milestone.by is None:
-            milestone.by, milestone.told = path, told
-            milestone.times += 1
-            key = full if milestone.times == 1 else f"{full}~{milestone.times}"
-            self.fx.emit("milestone", key, {"name": full, "step": path, "wall": out.wall})
+        self.milestones[path] = full, told
+        self.fx.emit("milestone", path, {"name": full, "step": path, "wall": out.wall})
 
     def taken_back(self, outer: str) -> None:
         """An undo of `outer` took back what the milestones of its steps stood for."""
-        for name, milestone in self.milestones.items():
-            if (
-                milestone.by is not None
-                and not milestone.told
-                and (milestone.by == outer or inside(milestone.by, outer))
-            ):
-                key = name if milestone.times == 1 else f"{name}~{milestone.times}"
-                self.fx.emit("milestone.taken_back", key, {"name": name, "step": milestone.by})
-                milestone.by = None
+        for path, (name, told) in self.milestones.items():
+            if not told and (path == outer or inside(path, outer)):
+                self.fx.emit("milestone.taken_back", path, {"name": name, "step": path})
 
     def warn(self, path: str, message: str) -> None:
         """Something that people should know and that stops nothing."""
         self.fx.emit("warning", path, {"message": message})
-
-
-class Milestone:
-    """Whether a milestone is met at the moment, and by which step."""
-
-    __slots__ = ("by", "times", "told")
-
-    def __init__(self) -> None:
-        self.by: str | None = None
-        self.times = 0
-        self.told = False
 
 
 def join(path: str, step: str) -> str:

@@ -63,6 +63,7 @@ class Intent:
     """On disk before an effect starts: when it began, and what takes it back (kept from the first attempt)."""
 
     began: float
+    number: int
     inverse: Call | None = None
 
 
@@ -75,8 +76,11 @@ class Disk:
     firsts: dict[str, Call | None] = field(default_factory=dict)  # op -> the first attempt's inverse
     stops: dict[str, StopKind] = field(default_factory=dict)
     emitted: dict[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
+    started: dict[str, int] = field(default_factory=dict)
     lost: dict[str, str] = field(default_factory=dict)  # op -> the attempt whose answer was lost
     time: float = 0.0
+    cancelled: int = 0  # by the user
+    number: int = 0  # of writes: who came first, also after a resume
 
     def copy(self) -> Disk:
         return Disk(
@@ -85,8 +89,11 @@ class Disk:
             dict(self.firsts),
             dict(self.stops),
             dict(self.emitted),
+            dict(self.started),
             dict(self.lost),
             self.time,
+            self.cancelled,
+            self.number,
         )
 
 
@@ -94,6 +101,7 @@ class Disk:
 class Flight:
     """Something that takes time. `land` makes the record when it ends by itself, `cut` when a box ends it."""
 
+    number: int  # who was first, when two things happen at once
     box: Box
     end: float | None  # None: waits for something else than time
     future: asyncio.Future[Record]
@@ -122,7 +130,7 @@ class Toy:
         self.now = self.disk.time
         self.loop = QuietLoop()
         self.flights: dict[str, Flight] = {}
-        self.cancels = cancels[len([key for key in ("@run", "@hard") if key in self.disk.stops]) :]
+        self.cancels = cancels[self.disk.cancelled :]
         self.answers = answers or {}
         self.preview = preview
         self.calls: list[Call] = []
@@ -151,7 +159,8 @@ class Toy:
     def _advance(self) -> None:
         """Go to the next moment at which something happens, and let exactly one thing happen."""
         moments: list[tuple[float, int, str]] = []
-        for number, (key, flight) in enumerate(self.flights.items()):
+        for key, flight in self.flights.items():
+            number = flight.number
             if flight.box.verdict(self.now) is not None:
                 moments.append((self.now, number, key))
                 continue
@@ -166,7 +175,7 @@ class Toy:
         if number < 0:
             self.cancels = self.cancels[1:]
             box = self.engine.hard if self.engine.work.stopped is not None else self.engine.work
-            self._task(self.stop(box, "cancelled", "the user"))
+            self._task(self._cancel(box))
             return
         flight = self.flights[key]
         verdict = flight.box.verdict(self.now)
@@ -180,6 +189,10 @@ class Toy:
                 return
             del self.flights[key]
             self._resolve(flight, key, record)
+
+    async def _cancel(self, box: Box) -> None:
+        await self.stop(box, "cancelled", "the user")
+        self.disk.cancelled += 1
 
     def _task(self, coro: Any) -> None:
         self.loop.create_task(coro)
@@ -200,6 +213,7 @@ class Toy:
         if self.crash_at is not None and self.writes > self.crash_at:
             self.dead = True
             return False
+        self.disk.number += 1
         return True
 
     def _record(self, **what: Any) -> Record:
@@ -217,12 +231,13 @@ class Toy:
         if key not in self.disk.intents:
             if not self._write():
                 await self.loop.create_future()
-            self.disk.intents[key] = Intent(self.now, inverse)
+            self.disk.intents[key] = Intent(self.now, self.disk.number, inverse)
         return self.disk.intents[key]
 
     async def _fly(self, key: str, box: Box, end: float | None, land: Any, cut: Any) -> Record:
         future = self.loop.create_future()
-        self.flights[key] = Flight(box, end, future, land, cut)
+        number = self.disk.intents[key].number if key in self.disk.intents else self.disk.started[key.removesuffix(" lock")]
+        self.flights[key] = Flight(number, box, end, future, land, cut)
         result: Record = await future
         return result
 
@@ -234,7 +249,9 @@ class Toy:
         verdict = box.verdict(self.now)
         if verdict is not None:
             return await self._keep(key, status=verdict[0], by=verdict[1])
-        return await self._keep(key, status="running")
+        record = await self._keep(key, status="running")
+        self.disk.started[key] = self.disk.number
+        return record
 
     async def call(self, call: Call, box: Box) -> Record:
         values.to_wire(dict(call.args))  # whatever crosses is data
@@ -385,13 +402,7 @@ class Toy:
         def land() -> Record | None:
             return None if self._held() & set(names) else self._record(outputs={"names": list(names)})
 
-        record = land() if box.verdict(self.now) is None else None
-        if record is not None:
-            if not self._write():
-                await self.loop.create_future()
-            self.disk.records[key] = record
-            return record
-        return await self._fly(key, box, None, land, lambda kind, by: self._record(status=kind, by=by))
+        return await self._fly(key, box, self.now, land, lambda kind, by: self._record(status=kind, by=by))
 
     async def unlock(self, key: str, names: tuple[str, ...]) -> Record:
         key = f"{key} unlock"

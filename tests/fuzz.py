@@ -89,7 +89,8 @@ class Maker:
         made: Step = getattr(self, f"_{kind}")() if not hasattr(self, f"_deep_{kind}") else getattr(self, f"_deep_{kind}")(depth)
         if self.r.random() < 0.06 and self.readable:
             made = dataclasses.replace(made, **self._when())
-        self.readable.append(made.id)
+        if kind != "tell":  # whose reader waits for its lane
+            self.readable.append(made.id)
         return made
 
     def _when(self) -> dict[str, Any]:
@@ -176,6 +177,7 @@ class Maker:
         else:
             text = "hello"
         more.pop("on_failure", None)
+        more.pop("milestone", None)
         return tell(id, text, takes=self.seconds(14), fail=self.r.choice(["", "", "no route"]), lane=self.r.choice(["one", "two"]), **more)
 
     def _ask(self) -> Step:

@@ -49,10 +49,15 @@ def facts(played: Played, world: Mapping[str, Any]) -> dict[str, Any]:
         "blame": (out.step, out.path),
         "undone": out.undone,
         "world": {key: _unnumbered(repr(value)) for key, value in world.items() if value not in (None, ())},
-        "steps": {_unnumbered(key): status for key, status in played.toy.statuses().items()},
+        "steps": {_unnumbered(key): status for key, status in played.toy.statuses().items() if not _told(key)},
         "milestones": standing(played.toy),
         "left": [left.key for left in played.toy.engine.unfinished()],
     }
+
+
+def _told(key: str) -> bool:
+    """Notifications of branches that run at once queue in the order in which they come: a resume may change it."""
+    return key.rpartition("/")[2].startswith("tell")
 
 
 def _unnumbered(text: str) -> str:
@@ -114,7 +119,15 @@ def somewhere(case: Case, r: random.Random, many: int) -> int:
 
 
 def difference(wanted: Mapping[str, Any], got: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: (wanted[key], got[key]) for key in wanted if wanted[key] != got[key]}
+    """Only what differs: (wanted, got)."""
+    found: dict[str, Any] = {}
+    for key in dict.fromkeys((*wanted, *got)):
+        one, other = wanted.get(key), got.get(key)
+        if isinstance(one, dict) and isinstance(other, dict):
+            found |= {f"{key}.{name}": pair for name, pair in difference(one, other).items()}
+        elif one != other:
+            found[key] = (one, other)
+    return found
 
 
 def identity(call: Call) -> tuple[Any, ...]:
