@@ -7,7 +7,7 @@ import collections
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from runbook.interpreter.effects import Box, Call, Fault, Record, StopKind
@@ -42,7 +42,7 @@ class Flight:
     intent: Intent | None = None
     written: bool = False  # its intent is in the journal
     cut: bool = False
-    back: threading.Event = field(default_factory=threading.Event)  # its thread is free again
+    away: bool = False  # a thread works for it
 
     @property
     def effective(self) -> bool:
@@ -135,7 +135,7 @@ class Calls:
 
         def work() -> None:
             outcome = job()
-            flight.back.set()
+            flight.away = False
             local.post(lambda: self._came(flight, outcome))
 
         def go() -> None:
@@ -145,7 +145,7 @@ class Calls:
                     notes = {name: from_wire(value) for name, value in local.past.notes.get(flight.call.op, {}).items()}
                     flight.context = local.host.context(flight.call, left, notes, self._outbox)
                 flight.context.until(left)
-            flight.back.clear()
+            flight.away = True
             local.threads.submit(work)
 
         self._watch(flight, flight.due)
@@ -335,8 +335,8 @@ class Calls:
             cuts = self._context(flight).stop()
             self._local.threads.submit(lambda cuts=cuts: cut_all(cuts))  # type: ignore[misc]  # bound early, on purpose
         until = time.monotonic() + GRACE
-        for flight in flying:
-            flight.back.wait(max(0.0, until - time.monotonic()))
+        while any(flight.away for flight in flying) and time.monotonic() < until:
+            time.sleep(0.01)
 
 
 class _Inbox(Outbox):

@@ -65,6 +65,12 @@ class Mail:
 
 
 _dumps = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, check_circular=False).encode
+_decoder = json.JSONDecoder()
+
+
+def _loads(text: str) -> Any:
+    """What `_dumps` wrote: no white space around it, so the decoder's own checks for it are left out."""
+    return _decoder.raw_decode(text)[0]
 
 
 def _chain(before: bytes, event: tuple[int, str, str, str, float, float]) -> bytes:
@@ -251,8 +257,28 @@ class Journal:
         )
         try:
             for seq, kind, key, text, at, wall, digest in rows:
-                yield Event(seq, kind, key, json.loads(text), at, wall, bytes(digest).hex())
+                yield Event(seq, kind, key, _loads(text), at, wall, bytes(digest).hex())
         except (sqlite3.Error, ValueError) as error:
+            raise _failed(self.path, error) from error
+
+    def history(self, unread: frozenset[str] = frozenset()) -> Iterator[Event]:
+        """What is on disk, each event checked against its digest while it is read (what a resume goes by).
+
+        Events of the kinds in `unread` come without their data: it is not parsed. InternalError at the first change.
+        """
+        digest, expected = self._genesis, 0
+        rows = self._db.execute("select seq, kind, key, data, at, wall, digest from events order by seq")
+        try:
+            for seq, kind, key, text, at, wall, stored in rows:
+                expected += 1
+                digest = _chain(digest, (seq, kind, key, text, at, wall))
+                if digest != stored or seq != expected:
+                    raise InternalError(
+                        f"the journal of run {self.run} was changed: event {expected} is not what was written",
+                        f"`runbook verify {self.run}` says what else; nothing was touched",
+                    )
+                yield Event(seq, kind, key, {} if kind in unread else _loads(text), at, wall)
+        except (sqlite3.Error, ValueError, TypeError) as error:
             raise _failed(self.path, error) from error
 
     def last(self, kind: str) -> Event | None:

@@ -301,15 +301,14 @@ def _reread(folder: RunFolder, world: World, options: Options | None, journal: J
     from runbook.interpreter.load import load
     from runbook.runner import registry
 
-    damage = journal.verify()
-    if damage:
-        raise InternalError(f"the journal of run {folder.id} was changed: {damage[0]}", f"`runbook verify {folder.id}`")
-    events = list(journal.events())
+    events = list(journal.history(unread=frozenset({"step.ended"})))
     if not events or events[0].kind != "run.begun":
         raise RefusedError(f"run {folder.id} ended before it began: nothing was done, start it anew")
     begun = events[0].data
     if begun["simulated"] != world.surroundings.simulated:
         raise RefusedError(f"run {folder.id} is {'a simulated' if begun['simulated'] else 'no simulated'} one")
+    if begun["snapshot"] != journal.snapshot():
+        raise InternalError(f"the stored files of run {folder.id} were changed", f"`runbook verify {folder.id}`")
     loaded = load(begun["file"], journal.file, getattr(world.registry or registry, "catalogue", registry.catalogue)())
     if loaded.playbook is None:
         problem = next((problem.message for problem in loaded.problems), None)

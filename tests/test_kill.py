@@ -301,7 +301,7 @@ steps:
 
 
 def test_a_full_disk_stops_the_run_before_its_next_effect_and_it_goes_on_later(tmp_path: Path) -> None:
-    """The kernel limits the size of files (RLIMIT_FSIZE): the journal meets short writes, then none, as on a full disk."""
+    """RLIMIT_FSIZE: the kernel itself fails the journal, with short writes and then none, as a full disk does."""
     folder = prepared(tmp_path / "lab", FULL)
     code, found = child(folder, "start", FILE_LIMIT="150000")
     assert (code, found["error"]) == (1, "JournalError")
