@@ -171,7 +171,7 @@ class Preview:
             self._row(call.op, verdict="no" if call.effect == "check" else "read", detail=f"as of now: {message}")
             return self._record(outputs=Unknown(f"{call.step} at the run"))
         self._row(call.op, verdict="failed", error=message)
-        return self._record("failed", outputs=result.outputs, error=result.error)
+        return self._record("failed", sure=True, outputs=result.outputs, error=result.error)
 
     async def _effect(self, call: Call, box: Box, unknown: str | None) -> Record:
         """A change, an opaque action or a notification: not done; a change is looked at."""
@@ -205,9 +205,14 @@ class Preview:
         if isinstance(found, Intent):
             undo = "again" if call.again else "no" if found.irreversible else "yes"
             self._row(
-                call.op, verdict="change", diff=tuple(map(Difference.from_data, found.diff)), computed=found.computed, undo=undo, fingerprint=found.version,
+                call.op,
+                verdict="change",
+                diff=tuple(map(Difference.from_data, found.diff)),
+                computed=found.computed,
+                undo=undo,
+                fingerprint=found.version,
                 detail="\n".join(extra),
-            )  # fmt: skip
+            )
             self._touched(call, kind)
             return self._record(outputs=Unknown(f"the run of {call.step}"), changed=True)
         if found.ok:
@@ -219,7 +224,7 @@ class Preview:
             self._touched(call, kind)
             return self._record(outputs=Unknown(f"the run of {call.step}"), changed=True)
         self._row(call.op, verdict="failed", error=message)
-        return self._record("failed", error=found.error)
+        return self._record("failed", sure=True, error=found.error)
 
     def _extra(self, ctx: HostContext, before: Any, after: Any) -> list[str]:
         """What only plans show; its failure never matters."""
@@ -282,11 +287,12 @@ class Preview:
             self._threads.submit(cut)
             raise
 
-    def _record(self, status: Status = "succeeded", **more: Any) -> Record:
+    def _record(self, status: Status = "succeeded", *, sure: bool = False, **more: Any) -> Record:
+        """`sure`: it would fail now, whatever is planned before it."""
         self._seq += 1
         if "outputs" in more:
             more["outputs"] = from_wire(to_wire(more["outputs"]))
-        return Record(self._seq, self._at, self._began + self._at, status=status, sure=False, **more)
+        return Record(self._seq, self._at, self._began + self._at, status=status, sure=sure, **more)
 
     def _row(self, key: str, **changes: Any) -> None:
         if key in self.rows:
