@@ -116,6 +116,22 @@ def _default_service(made: Document) -> None:
     made.setdefault("status", {"loadBalancer": {}})
 
 
+_IGNORED = ("affinity", "initContainers", "nodeSelector", "topologySpreadConstraints", "tolerations")
+
+
+def ignored(kind: Kind, document: Document) -> list[str]:
+    """Fields that this object sets and that do nothing here, though a real cluster acts on them."""
+    spec = document.get("spec") or {}
+    pod = spec.get("template", {}).get("spec") or {} if kind.kind in {"Deployment", "ReplicaSet"} else spec
+    found = [f"{kind.plural}: {field}" for field in _IGNORED if kind != kinds.SERVICE and pod.get(field)]
+    for container in (pod.get("containers") or []) if kind != kinds.SERVICE else []:
+        probes = [name for name in ("livenessProbe", "readinessProbe", "startupProbe") if container.get(name)]
+        found += [f"{kind.plural}: {name} (the scenario's `versions` decide)" for name in probes]
+    if spec.get("minReadySeconds"):
+        found.append(f"{kind.plural}: minReadySeconds")
+    return found
+
+
 def check(kind: Kind, document: Document, before: Document | None = None) -> None:
     """Refuse what the server's validation refuses (the rules that a rollback can meet). StatusError 422."""
     causes = list(_causes(kind, document, before))

@@ -69,7 +69,8 @@ class SimulatedPods:
     def fault(self, pod: Document, method: str, path: str) -> Fault | None:
         """The injected fault that a request to a pod meets."""
         meta = pod["metadata"]
-        return self._faults.strike(Request("pod", method, path, "pods", meta["namespace"], meta["name"]))
+        service = "prometheus" if application(pod) == "prometheus" else "pod"
+        return self._faults.strike(Request(service, method, path, "pods", meta["namespace"], meta["name"]))
 
 
 class _Program:

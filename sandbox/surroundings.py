@@ -32,6 +32,7 @@ from runbook.sandbox.scenario import Answer, Answers, Scenario, built_in, read
 from runbook.sandbox.world import World
 
 _HINT = "the sandbox reaches nothing but itself; give the action an `answers:` entry in the scenario"
+_PREFIX = "runbook-simulated-"
 _KEPT = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "TERM", "TMPDIR", "TZ", "USER", "LOGNAME", "NO_COLOR", "SHELL")
 """What a run in a sandbox keeps of the real environment; no credential, proxy or address is among it."""
 
@@ -83,7 +84,7 @@ class SimulatedSurroundings:
         """Only what stays inside: our own helm, our own addresses. PermanentError otherwise."""
         if what == "url" and _is_ours(target, self.coordinates.services):
             return
-        if what == "process" and Path(target).name == "helm" and "/" not in target.replace(self.coordinates.tools, ""):
+        if what == "process" and target in {"helm", str(Path(self.coordinates.tools) / "helm")}:
             return
         shown = _host(target) if what == "url" else target
         raise PermanentError(f"SIMULATED: refused in the sandbox: {what} {shown}", _HINT)
@@ -207,7 +208,8 @@ def start(
     forbidden = scenario.world.get("forbidden") or []
     api = Api(world, controllers, faults, users=users, forbidden=forbidden, pods=pods)
     receivers = Receivers(world, metrics, helm, faults, token)
-    folder = Path(tempfile.mkdtemp(prefix="runbook-simulated-"))
+    _sweep()
+    folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
     try:
         authority, context = tls.issue(folder)
         servers = (Server(api, context, port), Server(receivers))
@@ -280,6 +282,23 @@ def serve(scenario: Scenario, kubeconfig: Path | None = None, stop: threading.Ev
                 signal.signal(number, handler)
             if kubeconfig is not None:
                 kubeconfig.unlink(missing_ok=True)
+
+
+def _sweep() -> None:
+    """Remove what sandboxes left behind whose process was killed: their tokens open nothing any more."""
+    for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        number = left.name.removeprefix(_PREFIX).partition("-")[0]
+        with contextlib.suppress(OSError):
+            if number.isdigit() and left.stat().st_uid == os.getuid() and not _alive(int(number)):
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _plain(answer: Answer) -> dict[str, Any]:

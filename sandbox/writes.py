@@ -29,6 +29,7 @@ def create(world: World, kind: Kind, namespace: str, incoming: Incoming) -> Repl
         if kind.namespaced and world.find(kinds.NAMESPACE, "", namespace) is None:
             raise statuses.not_found(kinds.NAMESPACE, namespace)
         admission.check(kind, made)
+        warnings = _told(world, kind, made, None, warnings)
         return as_json(201, world.create(kind, made, dry_run=dry_run), warnings)
 
 
@@ -43,6 +44,7 @@ def update(world: World, kind: Kind, namespace: str, name: str, incoming: Incomi
         made = _merged_service(kind, before, made)
         made = admission.defaulted(kind, made)
         admission.check(kind, made, before)
+        warnings = _told(world, kind, made, before, warnings)
         return as_json(200, world.replace(kind, made, dry_run=dry_run), warnings)
 
 
@@ -71,6 +73,7 @@ def patch(
         after, warnings = _fields(kind, after, incoming, of_patch=change)
         after = admission.defaulted(kind, after)
         admission.check(kind, after, before)
+        warnings = _told(world, kind, after, before, warnings)
         stored = world.replace(kind, after, status_only=status_only, dry_run=dry_run)
         return as_json(200, stored, warnings)
 
@@ -196,6 +199,20 @@ def _fields(kind: Kind, made: Document, incoming: Incoming, of_patch: Any = None
         raise statuses.bad_request(text)
     warnings = "\n".join("299 - " + json.dumps(name) for name in names) if mode == "Warn" else ""
     return admission.without(made, unknown), {"Warning": warnings} if warnings else {}
+
+
+def _told(
+    world: World, kind: Kind, made: Document, before: Document | None, warnings: dict[str, str]
+) -> dict[str, str]:
+    """Fields that do nothing here are told: in a warning to the client, and in the run's report."""
+    known = admission.ignored(kind, before) if before is not None else []
+    new = [name for name in admission.ignored(kind, made) if name not in known]
+    for name in new:
+        world.report_unmodelled(f"{name} is accepted and ignored")
+    lines = [warnings.get("Warning", "")]
+    lines += ["299 - " + json.dumps(f"SIMULATED API ignores {name}") for name in new]
+    text = "\n".join(filter(None, lines))
+    return {"Warning": text} if text else {}
 
 
 def _merged_service(kind: Kind, before: Document, made: Document) -> Document:

@@ -493,7 +493,7 @@ def test_strategic_merge_of_a_services_ports(api: Api) -> None:
 def test_json_patch(api: Api) -> None:
     made = {"metadata": {"name": "c", "labels": {"a/b": "1"}}, "data": {"x": "1", "y": "2"}}
     api.ok("POST", api.at("configmaps"), made)
-    operations = [
+    operations: list[Document] = [
         {"op": "test", "path": "/data/x", "value": "1"},
         {"op": "replace", "path": "/data/x", "value": "one"},
         {"op": "add", "path": "/data/z", "value": "3"},

@@ -181,6 +181,21 @@ def test_what_is_not_modelled_says_so(sandbox: Sandbox, method: str, path: str, 
     assert path.partition("?")[0] in sandbox.unmodelled[0]
 
 
+def test_fields_that_do_nothing_here_are_told(sandbox: Sandbox) -> None:
+    change = {"spec": {"minReadySeconds": 5, "template": {"spec": {"nodeSelector": {"disk": "ssd"}}}}}
+    status, _, headers = ask(sandbox, "PATCH", WEB, change)
+    assert status == 200
+    assert headers.get_all("Warning") == [
+        '299 - "SIMULATED API ignores deployments: nodeSelector"',
+        '299 - "SIMULATED API ignores deployments: minReadySeconds"',
+    ]
+    assert sandbox.unmodelled == (
+        "deployments: nodeSelector is accepted and ignored",
+        "deployments: minReadySeconds is accepted and ignored",
+    )
+    assert ask(sandbox, "PATCH", WEB, {"spec": {"replicas": 1}})[2].get_all("Warning") is None, "told once"
+
+
 def test_a_database_in_a_pod_is_refused_loudly(sandbox: Sandbox) -> None:
     from kubernetes import client, config, stream
 
@@ -535,6 +550,23 @@ def test_private_and_gone_afterwards() -> None:
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), 1)
     connection.close()
+
+
+def test_what_a_killed_sandbox_left_is_swept(tmp_path: Path) -> None:
+    code = (
+        "import os\n"
+        "from runbook.sandbox import surroundings\n"
+        "print(surroundings.start().folder, flush=True)\n"
+        "os._exit(9)"
+    )
+    environ = {**os.environ, "TMPDIR": str(tmp_path)}
+    argv = [sys.executable, "-c", code]
+    done = subprocess.run(argv, env=environ, capture_output=True, text=True, timeout=30, check=False)
+    left = Path(done.stdout.strip())
+    assert left.is_dir()
+    again = subprocess.run(argv, env=environ, capture_output=True, text=True, timeout=30, check=False)
+    assert Path(again.stdout.strip()).is_dir()
+    assert not left.exists()
 
 
 def test_many_sandboxes_leave_no_thread_behind() -> None:
