@@ -47,6 +47,16 @@ def lines(view: RunView, terminal: Terminal, report: str = "") -> list[str]:
     return ["", f"{terminal.status(status, title)}{after}{simulated}", *_laid_out(rows, terminal)]
 
 
+def stopped(view: RunView, terminal: Terminal) -> list[str]:
+    """What is known of a run that did not end and that nobody runs: it was killed, or its machine went down."""
+    head = (
+        terminal.paint(f"■ {view.name} stopped", "yellow") + f" {moment(view.last)}: it did not end, and nobody runs it"
+    )
+    rows = [*_undone(view), *_left(view), ("Next", f"runbook resume {view.id}   (goes on where it was)")]
+    rows.append(("", f"runbook resume {view.id} --cleanup   (only takes back and tidies)"))
+    return ["", head, *_laid_out(rows, terminal)]
+
+
 def _round(view: RunView, later: RoundView, terminal: Terminal) -> list[str]:
     """How an undo ended."""
     simulated = terminal.paint("  SIMULATED", "yellow") if view.simulated else ""

@@ -25,6 +25,8 @@ TAIL = 3  # lines of what the running step says
 ROOM = 8  # lines of the screen that are not the tree
 BAR = 20  # characters of a progress bar
 SIGNS = "Ctrl-C cancels and cleans up; a second one, after a second, stops at once"
+CANCELLED = "cancelled, cleaning up; Ctrl-C again stops that too and leaves it to `runbook resume`"
+CUT = "stopping; what is left of the clean-up stays open"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +129,11 @@ class LiveScreen:
             yield from (paint(f"  {step.id} | {line}", "dim") for line in self._tails.get(step.key, ()))
             if step.key in self._progress:
                 yield f"  {step.id} {bar(*self._progress[step.key])}"
-        yield paint(SIGNS, "dim")
+        stopped = {box for box, _, _ in self.view.stops}
+        if "@hard" in stopped:
+            yield paint(CUT, "yellow")
+        else:
+            yield paint(CANCELLED, "yellow") if "@run" in stopped else paint(SIGNS, "dim")
 
     def _running(self) -> list[StepView]:
         return [s for _, s in self.view.walk() if s.status == "running" and not s.children][:2]

@@ -140,9 +140,7 @@ def show(run: str, verbose: bool, output: str) -> None:
             click.echo(f"  asks: {one_line(question.text)}")
             click.echo(f"  runbook answer {view.id} {step_of(question.key)} ...")
         return
-    if state == "stopped":
-        click.echo(f"\n{terminal.paint('■ stopped', 'yellow')}: nobody runs it, and it did not end")
-    for line in ending.lines(view, terminal):
+    for line in ending.stopped(view, terminal) if state == "stopped" else ending.lines(view, terminal):
         click.echo(line)
     click.echo(terminal.paint(f"  journal head {view.head or view.digest}", "dim"))
 

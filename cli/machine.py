@@ -183,6 +183,7 @@ def sandbox_up(scenario: str, kubeconfig: Path | None) -> None:
             Terminal.of_process().paint(f"SIMULATED world {chosen.name} is up; nothing of it is real.", "yellow")
         )
         click.echo(f"  export KUBECONFIG={(kubeconfig or world.kubeconfig).absolute()}")
+        click.echo(f"  runbook run FILE --sandbox {world.folder / 'coordinates.json'}")
         click.echo("Ctrl-C ends it.")
         sys.stdout.flush()
     click.echo("The simulated world is gone.")

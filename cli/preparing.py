@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 COMMAND_LINE = Place("<command line>")
 NO_SANDBOX = "\0none"
 """The value of --sandbox when it is not given; '' is --sandbox without a scenario."""
+COORDINATES = "coordinates.json"
+"""What a world of `runbook sandbox up` writes into its folder: given as SCENARIO, the run happens in that world."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +182,8 @@ def _ask_one(entry: Input) -> Any:
 def _scenario(scenario: str, playbook: Playbook | None) -> Any:
     from runbook.sandbox import scenario as scenarios
 
+    if Path(scenario).name == COORDINATES:
+        return scenarios.Scenario()
     if scenario:
         return scenarios.read(Path(scenario))
     if playbook is None:
@@ -198,6 +202,9 @@ def world(scenario: str, playbook: Playbook | None = None) -> Iterator[session.W
         return
     from runbook.sandbox import surroundings
 
+    if Path(scenario).name == COORDINATES:
+        yield replace(here, surroundings=surroundings.attach(Path(scenario)))
+        return
     with surroundings.start(_scenario(scenario, playbook)) as sandbox:
         yield replace(here, surroundings=sandbox.surroundings)
         for words in sandbox.unmodelled:

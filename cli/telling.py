@@ -17,6 +17,11 @@ from runbook.runner.run_tree import StepView, step_of
 from runbook.runner.view import RunView
 from runbook.runner.wording import change_lines, clock, one_line, span, status_word
 
+STOPS = {
+    "@run": ": the work ends, its clean-up runs (a second Ctrl-C stops that too)",
+    "@hard": ": the clean-up is cut, what is left stays open",
+}
+
 
 class Screen(Protocol):
     """What follows a run: gets every event right after its commit. `view` is the fold so far."""
@@ -102,7 +107,8 @@ class Lines:
             case "milestone":
                 yield f"{stamp}{paint('◆', 'green')} milestone {data.get('name', event.key)}"
             case "stop" if event.key.startswith("@"):
-                yield f"{stamp}{paint('■', 'yellow')} {_said(data, 'why') or 'stopped'}"
+                then = STOPS.get(event.key.partition("~")[0], "")
+                yield f"{stamp}{paint('■', 'yellow')} {_said(data, 'why') or 'stopped'}{then}"
             case "resumed" | "undo.begun":
                 yield f"{stamp}{event.kind.replace('.begun', '')}"
             case "log" if self._verbose:

@@ -145,7 +145,7 @@ def parent_of(key: str) -> str | None:
     return key[:cut] if cut > 0 else ""
 
 
-_ATTEMPT = re.compile(r"(~\d+)?(#\d+)?[!?+]*$")
+_ATTEMPT = re.compile(r"(~\d+)?(#\w+)?[!?+]*$")
 
 
 def step_of(key: str) -> str:

@@ -317,10 +317,16 @@ class RunView:
             node.status, node.ended, node.error = call.status, event.wall, call.error
 
     def _sleep_began(self, event: Event) -> None:
-        self._node(step_of(event.key)).waiting = "time"
+        self._waits_for(event.key, "time")
 
     def _slept(self, event: Event) -> None:
-        self._node(step_of(event.key)).waiting = ""
+        self._waits_for(event.key, "")
+
+    def _waits_for(self, key: str, what: str) -> None:
+        """Only of a step that is known: pauses of the run's own (of its lanes) are nobody's."""
+        node = self.steps.get(step_of(key))
+        if node is not None:
+            node.waiting = what
 
     def _asked(self, event: Event) -> None:
         data = event.data
@@ -331,7 +337,7 @@ class RunView:
             options=data.get("options"),
             asked=event.wall,
         )
-        self._node(step_of(event.key)).waiting = "a person"
+        self._waits_for(event.key, "a person")
 
     def _answered(self, event: Event) -> None:
         question = self.questions.get(event.key)
@@ -340,7 +346,7 @@ class RunView:
         question.status = event.data.get("status", "succeeded")
         question.answer = event.data.get("outputs")
         question.answered = event.wall
-        self._node(step_of(event.key)).waiting = ""
+        self._waits_for(event.key, "")
 
     def _locked(self, event: Event) -> None:
         tokens = event.data.get("tokens") or {}

@@ -208,7 +208,7 @@ def test_keys_nest() -> None:
     assert parent_of("!finally") == ""
     assert parent_of("a") == ""
     assert parent_of("") is None
-    assert [step_of(key) for key in ("a/b#1", "a/b~1#2", "a/b#1?", "a/b!", "a/b#1+", "x[0]#1")] == [
+    assert [step_of(key) for key in ("a/b#1", "a/b~1#2", "a/b#1?", "a/b#failure?", "a/b#1+", "x[0]#1")] == [
         "a/b",
         "a/b",
         "a/b",

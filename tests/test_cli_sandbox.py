@@ -1,0 +1,139 @@
+"""Rehearsals from the command line: SIMULATED wherever one looks, answered by the scenario, resumed in its world."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from runbook.interpreter.errors import Exit
+from tests.command import Commands, Screen, end, until
+from tests.test_cli import the_run
+
+WORLD = """\
+scenario: 1
+world:
+  namespaces:
+    shop:
+      deployments:
+        web: {image: "registry.invalid/web:1", replicas: 2, labels: {app: web}}
+answers:
+  - {action: manual.approve, match: {message: careful}, decline: too risky}
+  - {action: manual.approve, outputs: {}}
+  - {action: manual.choose, outputs: {choice: blue}}
+"""
+
+SCALE = """\
+runbook: 1
+name: scale
+defaults: {with: {k8s: {namespace: shop}}}
+steps:
+  - {id: up, action: k8s.scale, with: {name: web, replicas: 3}}
+  - {id: wait, action: flow.wait, with: {for: 600ms}}
+  - {id: ready, action: k8s.status, with: {names: [web]}, until: "result.workloads[0].ready == 3"}
+"""
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Commands:
+    commands = Commands(tmp_path)
+    commands.write("world.yaml", WORLD)
+    commands.write("scale.yaml", SCALE)
+    return commands
+
+
+def test_a_rehearsal_says_simulated_everywhere(cli: Commands) -> None:
+    said = cli("run", "scale.yaml", "--sandbox", "world.yaml")
+    assert said.code == 0, said.out + said.err
+    assert said.out.count("SIMULATED") == 2
+    assert "replicas: 2 -> 3" in said.out
+    for words in (("show",), ("runs",), ("report",), ("report", "--format", "html")):
+        assert "SIMULATED" in cli(*words).out
+    assert json.loads(cli("report", "--format", "json").out)["simulated"] is True
+    plan = cli("plan", "scale.yaml", "--sandbox", "world.yaml")
+    assert plan.code == 0, plan.out + plan.err
+    assert "SIMULATED" in plan.out
+    assert "2 → 3" in plan.out
+
+
+def test_the_scenario_answers_for_people(cli: Commands) -> None:
+    cli.write(
+        "ask.yaml",
+        "runbook: 1\nname: ask\nsteps:\n"
+        "  - {id: pick, action: manual.choose, with: {message: Which?, choices: {green: a, blue: b}}}\n"
+        "  - {id: go, action: manual.approve, with: {message: Go on}}\n"
+        "  - {id: no, action: manual.approve, with: {message: be careful}}\n",
+    )
+    said = cli("run", "ask.yaml", "--sandbox", "world.yaml")
+    assert said.code == Exit.CANCELLED
+    assert "too risky" in said.out
+    people = json.loads(cli("report", "--format", "json").out)["people"]
+    assert [person["status"] for person in people] == ["succeeded", "succeeded", "declined"]
+    assert people[0]["answer"]["choice"] == "blue"
+
+
+def test_what_the_scenario_does_not_answer_is_asked_on_the_terminal(cli: Commands) -> None:
+    cli.write(
+        "ask.yaml",
+        "runbook: 1\nname: ask\nsteps:\n"
+        "  - {id: list, action: manual.checklist, with: {sections: {Web: [it is up]}}}\n",
+    )
+    assert cli("run", "ask.yaml", "--sandbox", "world.yaml").code == Exit.WAITING
+    screen = Screen.start(cli, "run", "ask.yaml", "--sandbox", "world.yaml")
+    screen.answer(("it is up:", "y\n"))
+    assert screen.end() == Exit.SUCCEEDED, screen.shown
+    assert "SIMULATED" in screen.shown
+
+
+def test_a_wrong_scenario_is_exit_2(cli: Commands) -> None:
+    cli.write("bad.yaml", WORLD.replace("answers:", "anwsers:"))
+    for name in ("bad.yaml", "gone.yaml"):
+        said = cli("run", "scale.yaml", "--sandbox", name)
+        assert said.code == Exit.INVALID
+        assert name in said.err
+        assert "Traceback" not in said.err
+
+
+def test_a_run_in_a_served_world_is_killed_resumed_and_undone_there(cli: Commands) -> None:
+    served = cli.start("sandbox", "up", "world.yaml", "--kubeconfig", "kube")
+    try:
+        until((cli.folder / "kube").exists)
+        assert (cli.folder / "kube").stat().st_mode & 0o077 == 0
+        assert served.stdout is not None
+        lines = [served.stdout.readline() for _ in range(3)]
+        assert "SIMULATED" in lines[0]
+        world = lines[2].split()[-1]
+        process = cli.start("run", "scale.yaml", "--sandbox", world, "--output", "jsonl")
+        assert process.stdout is not None
+        for line in process.stdout:
+            if json.loads(line)["kind"] == "step.ended":
+                break
+        end(process, signal.SIGKILL)
+        shown = cli("show")
+        assert "stopped" in shown.out
+        assert f"runbook resume {the_run(cli)}" in shown.out
+        assert cli("resume").code == Exit.REFUSED  # not in the real world
+        said = cli("resume", "--sandbox", world)
+        assert said.code == 0, said.out + said.err
+        undone = cli("undo", "--sandbox", world)
+        assert undone.code == 0, undone.out + undone.err
+        assert "Undone    up (k8s.scale)" in undone.out
+        plan = cli("plan", "scale.yaml", "--sandbox", world)
+        assert "2 → 3" in plan.out
+    finally:
+        code, out, err = end(served, signal.SIGINT)
+    assert code == 0, err
+    assert "is gone" in out
+    assert not (cli.folder / "kube").exists()
+
+
+def test_sandbox_takes_the_word_after_it(cli: Commands) -> None:
+    said = cli("run", "--sandbox", "scale.yaml")
+    assert said.code == Exit.INVALID
+    assert "--sandbox takes the word after it" in said.err
+    began = time.monotonic()
+    assert cli("run", "scale.yaml", "--sandbox", "--yes").code != Exit.INVALID
+    assert time.monotonic() - began < 30
