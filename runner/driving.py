@@ -1,0 +1,300 @@
+"""One process's part of a run: its parts put together, the engine driven to its end, the end written down."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Literal
+
+from runbook.interpreter.effects import Call, Fault, Question
+from runbook.interpreter.errors import Exit, RefusedError
+from runbook.interpreter.values import from_wire, to_wire
+from runbook.runner import objectives, processes
+from runbook.runner.clock import Clock
+from runbook.runner.host import Host
+from runbook.runner.journal import Event, Journal
+from runbook.runner.local import Ask, Local, Policy, WaitingError
+from runbook.runner.lock_waits import PATIENCE, POLL
+from runbook.runner.locks import LockError, Locks
+from runbook.runner.records import Past, fault_to_wire
+from runbook.runner.step_logs import StepLogs
+from runbook.runner.store import RunFolder
+from runbook.runner.world import World, secrets_of
+
+if TYPE_CHECKING:
+    from runbook.interpreter.engine import Engine, Outcome
+    from runbook.interpreter.model import Playbook
+
+Listener = Callable[[Event], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """What the command line decided. `cleanup_only`: on resume, end what is open and do nothing new."""
+
+    initiator: str = ""
+    wait_lock: bool = False
+    preempt: bool = False
+    in_doubt: Literal["ask", "repeat", "done", "fail"] = "ask"
+    interactive: bool = False
+    cleanup_only: bool = False
+    yes: bool = False
+    parent: str | None = None
+    trigger: Mapping[str, Any] | None = None
+
+    def to_wire(self) -> dict[str, Any]:
+        """What the journal keeps of it, beside initiator, parent and trigger."""
+        return {name: getattr(self, name) for name in _KEPT}
+
+    @classmethod
+    def from_begun(cls, begun: Mapping[str, Any]) -> Options:
+        """As `run.begun` holds them."""
+        trigger = begun.get("trigger")
+        return cls(
+            **{name: value for name, value in begun["options"].items() if name in _KEPT},
+            initiator=begun["initiator"],
+            parent=begun["parent"],
+            trigger=None if trigger is None else from_wire(trigger),
+        )
+
+
+_KEPT = ("wait_lock", "preempt", "in_doubt", "interactive", "yes")
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """Clean-up that a second cancel skipped or cut: a phase (undo, on_failure, temporary, finally) of a step."""
+
+    path: str
+    phase: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ended:
+    """How it ended. `status`: the outcome's, or `waiting`. `questions`: what is waited for. `head`: the last digest."""
+
+    run_id: str
+    status: str
+    exit: Exit
+    folder: RunFolder
+    outcome: Outcome | None = None
+    questions: tuple[Question, ...] = ()
+    unfinished: tuple[Unfinished, ...] = ()
+    head: str = ""
+
+
+class Run:
+    """One process's part of a run."""
+
+    def __init__(
+        self,
+        world: World,
+        options: Options,
+        *,
+        folder: RunFolder,
+        journal: Journal,
+        past: Past,
+        playbook: Playbook,
+        inputs: Mapping[str, Any],
+        cwd: str,
+    ) -> None:
+        self._world = world
+        self._options = options
+        self._folder = folder
+        self.journal = journal
+        self._past = past
+        self._playbook = playbook
+        self._inputs = inputs
+        self.cwd = cwd
+        self._locks = Locks(world.store.locks, folder.id, folder.path)
+        self._logs = StepLogs(folder.logs)
+        self.local: Local
+        self.started_at = 0.0
+        self.resumed_by: str | None = None
+        self.plan: str | None = None  # the saved plan that this run applies
+        self.rounds: list[tuple[str, str]] = []  # undo and finish rounds, in order
+        self._closed_rounds: set[str] = set()
+
+    def note_round(self, event: Event) -> None:
+        """Undo and finish rounds that are on record."""
+        if event.kind in ("undo.begun", "finish.begun"):
+            self.rounds.append((event.kind.partition(".")[0], event.key))
+        elif event.kind in ("undo.ended", "finish.ended"):
+            self._closed_rounds.add(event.key)
+
+    def open_round(self) -> tuple[str, str] | None:
+        """The round that was begun and not ended."""
+        return next((round_ for round_ in self.rounds if round_[1] not in self._closed_rounds), None)
+
+    def open(self, listeners: Sequence[Listener], ask: Ask | None) -> None:
+        """Put the parts together."""
+        world, options, registry = self._world, self._options, self._world.registry
+        if registry is None:
+            from runbook.runner import registry
+        folder = self._folder
+        secrets = secrets_of(world, folder.path, self.cwd)
+        host = Host(registry, secrets, world.surroundings, folder=folder.path, run_id=folder.id, cwd=self.cwd)
+        self.local = Local(
+            self.journal,
+            host,
+            self._locks,
+            self._folder.id,
+            past=self._past,
+            clock=Clock(self._past.at, self._past.wall),
+            policy=Policy(options.wait_lock, options.preempt, options.in_doubt, options.initiator, self._guard()),
+            listeners=(self._logs.add, *listeners),
+            ask=ask,
+        )
+
+    def _guard(self) -> Callable[[Call, str | None], Fault | None] | None:
+        """What holds this run to the plan that it applies, if it applies one."""
+        if self.plan is None:
+            return None
+        from runbook.runner.guard import Guard
+        from runbook.runner.plan import Plan
+
+        return Guard(Plan.from_json(self.plan)).refusal
+
+    def retake(self) -> None:
+        """After a resume: say so, and take back the locks that are on record as ours."""
+        me = processes.me()
+        lost = self._locks.retake(self._past.tokens()) if self._past.tokens() else []
+        if lost and self._options.cleanup_only:
+            self._take_again(lost)
+        elif lost:
+            raise RefusedError(
+                f"another run held lock {', '.join(lost)} meanwhile: going on could undo what it did",
+                f"`runbook resume {self._folder.id} --cleanup` only ends what is open",
+            )
+        self.local.add("resumed", "", {"pid": me.pid, "host": me.host, "initiator": self.resumed_by})
+
+    def _take_again(self, names: Sequence[str]) -> None:
+        """Clean-up does not collide with who got the locks meanwhile: it waits until they are free."""
+        until = time.monotonic() + PATIENCE
+        while (held := self._locks.take(names)) is not None:
+            if time.monotonic() >= until or not self._options.wait_lock:
+                raise RefusedError(str(held), "--wait-lock waits for it")
+            time.sleep(POLL)
+
+    def drive(self, what: str, round_: str) -> Ended:
+        """Run the engine to its end: the run itself (`run`), an undo, or the clean-up that is left (`finish`)."""
+        from runbook.interpreter.engine import Engine, RunInfo
+
+        options = self._options
+        info = RunInfo(
+            self._folder.id, self._playbook.name, options.initiator, self.started_at, options.parent, options.trigger
+        )
+        engine = Engine(self._playbook, self._inputs, info, self.local, interactive=options.interactive)
+        self.local.root = {"run": "@run"}.get(what, f"@{what}[{round_}]")
+        if options.cleanup_only:
+            self.local.cancel_now("only clean-up was asked for")
+        if what != "run" and (what, round_) not in self.rounds:
+            self.rounds.append((what, round_))
+            self.local.add(f"{what}.begun", round_, {"initiator": self.resumed_by})
+        try:
+            with _signals(self.local):
+                first, last = self.local.run(self._play(engine))
+        except WaitingError as waiting:
+            return self._parked(waiting)
+        if what == "finish" and last.ok:
+            last = first  # what the run came to stays what it is; only its clean-up was left
+        return self._ended(engine, last, what, round_)
+
+    async def _play(self, engine: Engine) -> tuple[Outcome, Outcome]:
+        """The run, and then every round that was played after it, in order; the run's outcome and the last one's."""
+        first = last = await engine.run()
+        for what, round_ in self.rounds:
+            last = await (engine.undo(int(round_)) if what == "undo" else engine.finish(int(round_)))
+        return first, last
+
+    def _ended(self, engine: Engine, outcome: Outcome, what: str, round_: str) -> Ended:
+        local = self.local
+        unfinished = tuple(Unfinished(left.path, left.phase) for left in engine.unfinished())
+        exit_ = exit_of(outcome)
+        if what != "run":
+            data = {"status": outcome.status, "exit": int(exit_), "error": fault_to_wire(outcome.error)}
+            local.add(f"{what}.ended", round_, data)
+        if what != "undo":
+            ended = {
+                "status": outcome.status,
+                "exit": int(exit_),
+                "error": fault_to_wire(outcome.error),
+                "outputs": to_wire(outcome.outputs),
+                "unfinished": [dataclasses.asdict(left) for left in unfinished],
+                "objectives": objectives.judge(
+                    self._playbook, engine.scope.at(0.0), self.journal.events(), self.started_at
+                ),
+                "head": self.journal.head,
+            }
+            local.add("run.ended", "", ended)
+        local.commit()
+        with contextlib.suppress(LockError):  # the run has ended; what cannot be given back expires
+            self._locks.release(list(self._locks.tokens))
+        return Ended(
+            run_id=self._folder.id,
+            status=outcome.status,
+            exit=exit_,
+            folder=self._folder,
+            outcome=outcome,
+            unfinished=unfinished,
+            head=self.journal.head,
+        )
+
+    def _parked(self, waiting: WaitingError) -> Ended:
+        """Nothing can go on without a person: the locks stay, parked and visible."""
+        self._locks.park()
+        asked = [{"key": q.key, "step": q.step, "kind": q.kind, "text": q.text} for q in waiting.questions]
+        self.local.add("waiting", str(self.journal.head[:8]), {"questions": asked})
+        self.local.commit()
+        doubt = any(question.kind == "in_doubt" for question in waiting.questions)
+        return Ended(
+            run_id=self._folder.id,
+            status="waiting",
+            exit=Exit.IN_DOUBT if doubt else Exit.WAITING,
+            folder=self._folder,
+            questions=waiting.questions,
+            head=self.journal.head,
+        )
+
+    def close(self) -> None:
+        """Give the run back. Never fails and never hangs."""
+        self._locks.close()
+        self._logs.close()
+        self.journal.close()
+
+
+def exit_of(outcome: Outcome) -> Exit:
+    """The exit code of an outcome (language: Exit codes)."""
+    if outcome.status in ("succeeded", "skipped"):
+        return Exit.SUCCEEDED
+    if outcome.status in ("cancelled", "declined"):
+        return Exit.CANCELLED
+    if outcome.kind == "refused":
+        return Exit.REFUSED
+    if outcome.kind == "in_doubt" or outcome.status == "in_doubt":
+        return Exit.IN_DOUBT
+    return Exit.FAILED
+
+
+@contextlib.contextmanager
+def _signals(local: Local) -> Iterator[None]:
+    """SIGINT and SIGTERM cancel the run; a second one its clean-up. In the main thread: Python allows no other."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def cancel(number: int, _frame: FrameType | None) -> None:
+        local.cancel("Ctrl-C" if number == signal.SIGINT else "SIGTERM")
+
+    before = {number: signal.signal(number, cancel) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

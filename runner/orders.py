@@ -1,0 +1,88 @@
+"""What other processes tell a run, by its mailbox: cancel, answer. And what they may ask of its journal."""
+
+from __future__ import annotations
+
+import hashlib
+
+from runbook.interpreter.effects import Question
+from runbook.interpreter.errors import InvalidError, RefusedError
+from runbook.interpreter.values import from_wire
+from runbook.runner import people, processes
+from runbook.runner.journal import Journal
+from runbook.runner.records import Past, read_past
+from runbook.runner.world import World, here
+
+
+def cancel(prefix: str, *, world: World | None = None, why: str = "") -> bool:
+    """Ask a run to stop and clean up. True: its process was told; False: nobody runs it, and `resume` will do it."""
+    world = world or here()
+    folder = world.store.find(prefix)
+    journal = Journal.open(folder.journal)
+    try:
+        if journal.last("run.ended") is not None and journal.holder() is None:
+            raise RefusedError(f"run {folder.id} has ended")
+        journal.send("cancel", {"why": why or f"cancelled by {processes.user()}"})
+        return journal.holder() is not None
+    finally:
+        journal.close()
+
+
+def questions(prefix: str, *, world: World | None = None) -> list[Question]:
+    """What a run waits for, as people may answer it now."""
+    world = world or here()
+    journal = Journal.open(world.store.find(prefix).journal, readonly=True)
+    try:
+        return _open_questions(read_past(journal.events()))
+    finally:
+        journal.close()
+
+
+def answer(prefix: str, step: str, given: people.Answer, *, world: World | None = None) -> bool:
+    """Answer the open question of `step` (its path, or its last id).
+
+    True: the run's process was told; False: nobody runs it, `resume` goes on. Raises InvalidError when there is no such
+    question, RefusedError when the answer does not count.
+    """
+    world = world or here()
+    folder = world.store.find(prefix)
+    journal = Journal.open(folder.journal)
+    try:
+        past = read_past(journal.events())
+        found = [q for q in _open_questions(past) if step in (q.key, q.step, q.step.rpartition("/")[2])]
+        if len(found) != 1:
+            names = ", ".join(q.step for q in _open_questions(past)) or "none"
+            raise InvalidError(f"there is no one open question {step}", hint=f"open: {names}")
+        question = found[0]
+        before = [people.Answer.from_wire(wire) for wire in past.given.get(question.key, ())]
+        first = next(journal.events(), None)
+        initiator = str(first.data.get("initiator", "")) if first is not None else ""
+        why = people.refusal(question, given, before, initiator)
+        if why is not None:
+            raise RefusedError(why)
+        journal.send("answer", {**given.to_wire(), "question": question.key})
+        return journal.holder() is not None
+    finally:
+        journal.close()
+
+
+def _open_questions(past: Past) -> list[Question]:
+    return [
+        Question(key, event.data["step"], event.data["kind"], event.data["text"], from_wire(event.data["options"]))
+        for key, event in past.asked.items()
+        if ("ask", key) not in past.answers
+    ]
+
+
+def verify(prefix: str, *, world: World | None = None) -> list[str]:
+    """Whether anything that is stored of a run was changed: its journal, and the bytes that were kept for its undo."""
+    world = world or here()
+    folder = world.store.find(prefix)
+    journal = Journal.open(folder.journal, readonly=True)
+    try:
+        found = journal.verify()
+    finally:
+        journal.close()
+    for path in sorted(folder.kept.iterdir()) if folder.kept.is_dir() else ():
+        if not path.name.startswith(".") and hashlib.sha256(path.read_bytes()).hexdigest() != path.name:
+            found.append(f"the kept bytes {path.name[:12]} were changed")
+    return found
