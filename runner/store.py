@@ -14,7 +14,8 @@ from pathlib import Path
 
 from runbook.interpreter.errors import InvalidError, RefusedError
 
-_ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
+_ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"  # in the order in which text sorts
+MOMENT = len("20260115-033012")
 _OPEN = stat.S_IRWXG | stat.S_IRWXO
 
 
@@ -87,8 +88,9 @@ class Store:
         self.prepare()
         slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-") or "run"
         while True:
-            moment = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-            tail = "".join(secrets.choice(_ALPHABET) for _ in range(3))
+            now = time.time()
+            moment = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now))
+            tail = _within_second(now) + secrets.choice(_ALPHABET)
             folder = RunFolder(f"{moment}-{slug}-{tail}", self._runs / f"{moment}-{slug}-{tail}")
             with contextlib.suppress(FileExistsError):
                 folder.path.mkdir(mode=0o700)
@@ -103,7 +105,8 @@ class Store:
         if not self._runs.is_dir():
             return []
         private(self._runs)
-        return [RunFolder(path.name, path) for path in sorted(self._runs.iterdir()) if (path / "journal.db").exists()]
+        paths = sorted(self._runs.iterdir(), key=lambda path: (path.name[:MOMENT], path.name.rpartition("-")[2]))
+        return [RunFolder(path.name, path) for path in paths if (path / "journal.db").exists()]
 
     def find(self, prefix: str) -> RunFolder:
         """The run of this id, or the one whose id begins or ends so; `last`: the newest. InvalidError otherwise."""
@@ -122,6 +125,12 @@ class Store:
             raise InvalidError(f"{prefix} fits {len(found)} runs: {names}", hint="give more of the id")
         check_private(found[0].path)
         return found[0]
+
+
+def _within_second(now: float) -> str:
+    """Where in its second a moment lies, in two characters that sort as time does: `last` is the newest run."""
+    share = int(now % 1 * len(_ALPHABET) ** 2)
+    return _ALPHABET[share // len(_ALPHABET)] + _ALPHABET[share % len(_ALPHABET)]
 
 
 def private(path: Path, ours: str | None = None) -> None:

@@ -363,7 +363,7 @@ def test_runs_are_found_by_a_prefix_their_tail_or_last(tmp_path: Path) -> None:
     folders = [store.new_run("Emergency rollback!") for _ in range(3)]
     for folder in folders:
         Journal.create(folder.journal, folder.id).close()
-    assert {run.id for run in store.runs()} == {folder.id for folder in folders}
+    assert [run.id for run in store.runs()] == [folder.id for folder in folders], "oldest first, also within a second"
     assert folders[0].id[8] == "-"
     assert "-emergency-rollback-" in folders[0].id
     assert store.find(folders[1].id[-3:]).id == folders[1].id
