@@ -64,11 +64,14 @@ def failed(error: Fault | str, record: Record, step: str = "", path: str = "") -
 
 
 def worst(bad: Iterable[Outcome]) -> Outcome:
-    """What a block with these failed children fails with: an outer stop before a failure, the earlier record before the later."""
-    first = min(bad, key=lambda out: (out.by is None, out.seq, out.path))
-    if first.by is None:
-        first = replace(first, status="failed")
-    return replace(first, outputs={}, others=(), tolerated=False, undone=False)
+    """What a block with these failed children fails with: an outer stop before a failure, the earlier record before the later.
+
+    What went wrong in handlers stays with it, so that no `continue` further out swallows that.
+    """
+    ordered = sorted(bad, key=lambda out: (out.by is None, out.seq, out.path))
+    others = tuple(fault for out in ordered for fault in out.others)
+    first = ordered[0] if ordered[0].by is not None else replace(ordered[0], status="failed")
+    return replace(first, outputs={}, others=others, tolerated=False, undone=False)
 
 
 def error_view(error: Fault | None, attempt: int = 1) -> dict[str, Any] | None:

@@ -33,7 +33,8 @@ async def call(run: Run, step: SubPlaybook, scope: Scope, path: str, box: Box, b
         inner = await prepared(run, inner, mine, begun)
         locks = await _locked(run, inner, mine)
     except Unprepared as unprepared:
-        return await _ended(run, inner, mine, unprepared.out)
+        out = unprepared.out  # it never began: the caller's handlers are told, its own were not set up
+        return replace(out, by=None if out.by == mine.key else out.by, outputs=outputs(inner, begun.at))
     out = await played(run, inner.holding(locks), mine)
     if locks:
         await run.fx.unlock(book.path, locks)

@@ -267,11 +267,11 @@ class Toy:
             self.disk.firsts.setdefault(call.op, self._inverse(call))
         inverse = self.disk.firsts.get(call.op)
         intent = await self._intent(key, inverse)
-        if "~" in call.key:  # repeated after a doubt: the world takes no longer for it than it would have
-            intent = replace(intent, began=self.disk.intents[f"{call.key.partition('~')[0]} call"].began)
+        if "~" in call.key.rpartition("#")[2]:  # repeated after a doubt: the world takes no longer for it than it would have
+            intent = replace(intent, began=self.disk.intents[f"{original(call.key)} call"].began)
         args = call.args
         if doubt and call.effect == "opaque":
-            happened = call.key.partition("~")[0] in self.world.get("ran", ())
+            happened = original(call.key) in self.world.get("ran", ())
             return await self._keep(key, status="in_doubt", outputs={"happened": happened}, error=Fault("killed", kind="in_doubt"))
         if doubt and self.disk.lost.get(call.op) == call.key:
             return await self._keep(key, **self._lost(call), inverse=intent.inverse)  # and it is still lost
@@ -327,7 +327,7 @@ class Toy:
             case "toy.run":
                 if self.preview:
                     return self._record(outputs=values.Unknown(call.step), sure=False)
-                self.world["ran"] = (*self.world.get("ran", ()), call.key.partition("~")[0])
+                self.world["ran"] = (*self.world.get("ran", ()), original(call.key))
                 self.done.append(f"{self.now:g}s run {call.key}")
                 return self._record(outputs={"rc": 0}, changed=True)
             case "toy.tell":
@@ -452,6 +452,12 @@ class Toy:
 
     def events(self, kind: str) -> dict[str, Mapping[str, Any]]:
         return {key: data for (one, key), data in self.disk.emitted.items() if one == kind}
+
+
+def original(key: str) -> str:
+    """The key of the call that a doubtful one repeats."""
+    head, mark, attempt = key.rpartition("#")
+    return head + mark + attempt.partition("~")[0]
 
 
 def again(toy: Toy, *, world: dict[str, Any] | None = None, **more: Any) -> Toy:
