@@ -3,8 +3,8 @@
 Python's `re` backtracks and cannot be stopped, so a pattern is read first. A choice is ambiguous where a repeat, an
 option or alternatives can go on with the same character in two ways. An ambiguous choice inside a repeat may take
 exponential time and is refused, as are back references. Otherwise the steps are at most f * n^k: k counts the starting
-point (unless the pattern is anchored) and every ambiguous unbounded repeat, f multiplies the ways of the bounded ones;
-a text that is too long for that is refused.
+point (unless the pattern is anchored), every ambiguous unbounded repeat, and one for all others, which only scan; f
+multiplies the ways of the bounded ones. A text that is too long for that is refused.
 """
 
 from __future__ import annotations
@@ -19,32 +19,40 @@ from typing import Any, Final, TypeAlias
 
 MAX_PATTERN: Final = 1_000
 MAX_TEXT: Final = 1_000_000
-STEPS: Final = 300_000_000  # of the matcher: about a second
+STEPS: Final = 100_000_000  # of the matcher, backtracking: about two seconds
+SCANNED: Final = 1_600_000_000  # of the matcher, only scanning: about two seconds
 BOUNDED: Final = 20  # a repeat that may differ by more counts as unbounded
 
 _SAMPLE: Final = "".join(map(chr, range(128))) + "\x85\xa0éЖ٣漢\u2028😀"
 Characters: TypeAlias = frozenset[str]
 _ANY: Final = frozenset(_SAMPLE)
 _NOTHING: Final[Characters] = frozenset()
+_END: Final[Characters] = frozenset({""})  # nothing follows: the match is complete
 _REPEATS: Final = (code.MAX_REPEAT, code.MIN_REPEAT, code.POSSESSIVE_REPEAT)
 
 
 @dataclass(frozen=True, slots=True)
 class _Cost:
-    """At most `factor * n ** degree` steps."""
+    """`degree`: ambiguous unbounded repeats. `factor`: ways of the bounded ones. `scans`: there are other unbounded."""
 
     degree: int = 0
     factor: int = 1
+    scans: bool = False
 
     def __mul__(self, other: _Cost) -> _Cost:
-        return _Cost(self.degree + other.degree, self.factor * other.factor)
+        return _Cost(self.degree + other.degree, self.factor * other.factor, self.scans or other.scans)
+
+    def longest(self, starts: int) -> int:
+        """How many characters a text may have. `starts`: 1 when a match may begin anywhere, 0 when it is anchored."""
+        degree = self.degree + starts + self.scans
+        steps = STEPS if self.degree or self.factor > 1 else SCANNED
+        return min(MAX_TEXT, int((steps / self.factor) ** (1 / max(degree, 1))))
 
 
 def checked(pattern: str, length: int, ignorecase: bool = False, multiline: bool = False) -> re.Pattern[str]:
     """The compiled pattern, for a text of `length` characters. ValueError when it is malformed or could run away."""
     flags = (re.IGNORECASE if ignorecase else 0) | (re.MULTILINE if multiline else 0)
-    compiled, cost = _read(pattern, flags)
-    allowed = min(MAX_TEXT, int((STEPS / cost.factor) ** (1 / max(cost.degree, 1))))
+    compiled, allowed = _read(pattern, flags)
     if length > allowed:
         raise ValueError(
             f"regex_search: with this pattern a text has at most {allowed} characters, not {length}; "
@@ -54,7 +62,8 @@ def checked(pattern: str, length: int, ignorecase: bool = False, multiline: bool
 
 
 @lru_cache(maxsize=512)
-def _read(pattern: str, flags: int) -> tuple[re.Pattern[str], _Cost]:
+def _read(pattern: str, flags: int) -> tuple[re.Pattern[str], int]:
+    """The compiled pattern, and the longest text for it."""
     if len(pattern) > MAX_PATTERN:
         raise ValueError(f"regex_search: a pattern has at most {MAX_PATTERN} characters")
     try:
@@ -62,8 +71,8 @@ def _read(pattern: str, flags: int) -> tuple[re.Pattern[str], _Cost]:
         items = list(parser.parse(pattern, flags))
     except (re.error, RecursionError, OverflowError) as error:
         raise ValueError(f"regex_search: {error}") from None
-    start = _Cost() if _anchored(items, compiled.flags) else _Cost(degree=1)
-    return compiled, start * _cost(items, compiled.flags, _NOTHING, inside=False)
+    cost = _cost(items, compiled.flags, _END, inside=False)
+    return compiled, cost.longest(starts=0 if _anchored(items, compiled.flags) else 1)
 
 
 def _anchored(items: Sequence[Any], flags: int) -> bool:
@@ -105,14 +114,14 @@ def _of_repeat(argument: Any, flags: int, following: Characters, *, inside: bool
     begins, _ = _firsts(items, flags)
     many = high is code.MAXREPEAT or high > 1
     cost = _cost(items, flags, begins | following if many else following, inside=inside or many)
+    unbounded = high is code.MAXREPEAT or high - low > BOUNDED
     if high == low or not begins & following:
-        return cost
+        return cost * _Cost(scans=unbounded and following != _END)  # at the very end it cannot fail
     if inside:
         raise ValueError(
             "regex_search: a repeat or option inside a repeat may take forever where it can match what follows it"
         )
-    bounded = high is not code.MAXREPEAT and high - low <= BOUNDED
-    return cost * (_Cost(factor=high - low + 1) if bounded else _Cost(degree=1))
+    return cost * (_Cost(degree=1) if unbounded else _Cost(factor=high - low + 1))
 
 
 def _of_branches(branches: Sequence[Any], flags: int, following: Characters, *, inside: bool) -> _Cost:

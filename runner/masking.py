@@ -21,6 +21,9 @@ WHOLE_WORD: Final = 8  # characters: below, only whole words are masked
 
 _SHELL_SPECIAL: Final = re.compile(r"[^A-Za-z0-9_@%+=:,./-]")
 _BASE64: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_")
+_RUN: Final = r"[A-Za-z0-9+/_-]"
+_WRAPPED: Final = re.compile(rf"(?<!{_RUN}){_RUN}{{40,}}+(?:\r?\n[ \t]*+{_RUN}++={{0,2}})++")  # possessive: linear
+_LONG_END: Final = re.compile(rf"{_RUN}{{40}}\r?")
 _URL_PASSWORD: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#\s:@]*:([^@\s]+)@")
 _DSN_PASSWORD: Final = re.compile(
     r"(?i)\b(?:password|passwd|pwd)\s*=\s*(?:'((?:[^'\\]|\\.)*)'|\"([^\"]*)\"|([^\s;,&'\"]+))"
@@ -149,10 +152,13 @@ class Hit:
 
 def hits(text: str, table: Iterable[Spelling]) -> list[Hit]:
     """Every stretch to hide, in order, none overlapping."""
-    found: list[Hit] = []
-    for spelling in table:
-        if spelling.text in text:
-            found.extend(_occurrences(text, spelling))
+    table = tuple(table)
+    found = [hit for spelling in table if spelling.text in text for hit in _occurrences(text, spelling)]
+    if any(
+        _LONG_END.fullmatch(line, len(line) - 40 - line.endswith("\r")) for line in text.split("\n") if len(line) > 40
+    ):
+        for block in _WRAPPED.finditer(text):
+            found.extend(_in_wrapped(block, table))
     if not found:
         return found
     found.sort(key=lambda hit: (hit.start, -hit.end))
@@ -164,6 +170,16 @@ def hits(text: str, table: Iterable[Spelling]) -> list[Hit]:
         elif hit.end > last.end:
             merged[-1] = Hit(last.start, hit.end, last.spelling, whole=False)
     return merged
+
+
+def _in_wrapped(block: re.Match[str], table: tuple[Spelling, ...]) -> Iterator[Hit]:
+    """Base64 that a tool wrapped into lines (`base64` at 76 characters, PEM at 64): searched as if it were one line."""
+    at = [index for index, char in enumerate(block.group(), block.start()) if not char.isspace()]
+    unwrapped = "".join(block.group().split())
+    for spelling in table:
+        if spelling.base64 and spelling.text in unwrapped:
+            for hit in _occurrences(unwrapped, spelling):
+                yield Hit(at[hit.start], at[hit.end - 1] + 1, spelling, whole=False)
 
 
 def _occurrences(text: str, spelling: Spelling) -> Iterator[Hit]:

@@ -135,7 +135,7 @@ class Secrets:
     def fingerprint(self, value: Any) -> str:
         """A digest of a value: SHA-256 of its canonical JSON, keyed (HMAC) when it holds anything secret."""
         sealed = self.seal(value)
-        text = json.dumps(to_wire(self.reveal(sealed, None)), sort_keys=True, separators=(",", ":")).encode()
+        text = json.dumps(to_wire(_plainly(self.reveal(sealed, None))), sort_keys=True, separators=(",", ":")).encode()
         if next(_seals(sealed), None) is None:
             return "sha256:" + hashlib.sha256(text).hexdigest()
         own = self._own_key() if self._fingerprint_file is None else _key_of(self._fingerprint_file)
@@ -232,7 +232,8 @@ class Secrets:
 
     def _enc_json(self, value: Any) -> tuple[str, str, str, str]:
         """A map with a secret key, or a number that is a secret, whole."""
-        wire = json.dumps(to_wire(_plainly(value))).encode()
+        kept = {_plainly(key): self.seal(item) for key, item in value.items()} if isinstance(value, Mapping) else value
+        wire = json.dumps(to_wire(kept)).encode()
         return ("enc", self.encrypt(wire).decode(), SENSITIVE, "json")
 
     def _revealed(self, value: Any, path: tuple[str, ...], patterns: tuple[tuple[str, ...], ...] | None) -> Any:
@@ -251,7 +252,7 @@ class Secrets:
 
     def _open(self, seal: Sealed) -> Any:
         if len(seal.parts) == 1 and seal.parts[0][3:] == ("json",):
-            return from_wire(json.loads(self.decrypt(seal.parts[0][1].encode())))
+            return self._revealed(from_wire(json.loads(self.decrypt(seal.parts[0][1].encode()))), (), None)
         if len(seal.parts) == 1 and seal.parts[0][0] == "enc" and seal.parts[0][2:] == (SENSITIVE,):
             return Sensitive(self._part(seal.parts[0]))  # still not to be shown: a plan masks what it revealed
         return "".join(map(self._part, seal.parts))

@@ -604,7 +604,8 @@ def _plain_sources() -> st.SearchStrategy[str]:
 @given(_plain_sources())
 def test_plain_expressions_mean_what_jinja_says(source: str) -> None:
     names: dict[str, Any] = {
-        "a": True, "b": False, "n": 2, "m": {"x": 1, "y": "y"}, "u": Unknown("later"), "text": "x", "none_": None, "l": [1], "x": {}
+        "a": True, "b": False, "n": 2, "m": {"x": 1, "y": "y"}, "u": Unknown("later"),
+        "text": "x", "none_": None, "l": [1], "x": {},
     }  # fmt: skip
     plain = plain_expression(source)
     if plain is None:
