@@ -287,7 +287,7 @@ def test_an_allowed_search_ends_in_time(pattern: str, unit: str) -> None:
         except ValueError:
             high = middle - 1
     text = (unit * low)[:low]
-    begun = time.monotonic()
+    begun = time.process_time()  # and not the wall clock: other tests run beside this one
     regex_search(text, pattern)
-    assert time.monotonic() - begun < 5
+    assert time.process_time() - begun < 5
     assert low >= 100
