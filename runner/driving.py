@@ -19,9 +19,10 @@ from runbook.runner import objectives, processes
 from runbook.runner.clock import Clock
 from runbook.runner.host import Host
 from runbook.runner.journal import Event, Journal
-from runbook.runner.local import Ask, Local, Policy, WaitingError
+from runbook.runner.local import Local, Policy, WaitingError
 from runbook.runner.lock_waits import PATIENCE, POLL
 from runbook.runner.locks import LockError, Locks
+from runbook.runner.questions import Ask
 from runbook.runner.records import Past, fault_to_wire
 from runbook.runner.step_logs import StepLogs
 from runbook.runner.store import RunFolder

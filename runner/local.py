@@ -15,12 +15,11 @@ import itertools
 import queue
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from runbook.interpreter.effects import Box, Call, Fault, Question, Record, SecretRef, StopKind
-from runbook.interpreter.errors import NonDeterminismError, RunbookError
-from runbook.interpreter.values import from_wire, to_wire
+from runbook.interpreter.errors import NonDeterminismError
 from runbook.runner import people
 from runbook.runner.calls import Calls
 from runbook.runner.clock import Clock
@@ -28,9 +27,13 @@ from runbook.runner.host import Host
 from runbook.runner.journal import Event, Journal
 from runbook.runner.lock_waits import LockWaits
 from runbook.runner.locks import Locks
+from runbook.runner.questions import Ask, Questions
 from runbook.runner.quiet import QuietLoop
-from runbook.runner.records import Past, emit_key, fault_to_wire
+from runbook.runner.records import Past, emit_key
+from runbook.runner.secret_waits import SecretWaits
 from runbook.runner.threads import Threads
+
+__all__ = ["Ask", "Local", "Policy", "WaitingError", "jittered"]
 
 T = TypeVar("T")
 
@@ -38,9 +41,6 @@ BEAT = 5.0  # seconds of running time that a crash may give back at most
 LOOK = 0.2  # seconds between two looks into the mailbox
 SECOND = 1.0  # a second cancel sooner than this is the same one (a nervous finger)
 LONG = 1.0  # a sleep from so many seconds on has its end on record when it begins
-
-Ask = Callable[[Question], people.Answer | None]
-"""Asks a person on a terminal, in a thread of its own; None: nobody is there."""
 
 
 class WaitingError(Exception):
@@ -69,17 +69,6 @@ class _Sleep:
     until: float
     box: Box
     future: asyncio.Future[Record]
-
-
-@dataclass(eq=False, slots=True)
-class _Asked:
-    question: Question
-    box: Box
-    own: Box | None  # the question's own time, which goes on while the run's stands still
-    left: float  # seconds of it when it was asked
-    since: float  # Unix time
-    future: asyncio.Future[Record]
-    given: list[people.Answer] = field(default_factory=list)
 
 
 class Local:
@@ -113,16 +102,15 @@ class Local:
         self.inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self.calls = Calls(self)
         self.lock_waits = LockWaits(self, locks)
-        self._ask = ask
+        self.questions = Questions(self, ask)
+        self.secret_waits = SecretWaits(self)
         self._listeners = list(listeners)
         self._dispatches: list[Callable[[], None]] = []
         self._after_commit: list[Callable[[], None]] = []
         self._dues: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
         self._sleeps: dict[str, _Sleep] = {}
-        self._asked: dict[str, _Asked] = {}
         self._roots: dict[str, Box] = {}
-        self._resolving = 0
         self._cancelled_at: float | None = None
         self._mail_seen = -1
         self._beat_at = 0.0
@@ -205,15 +193,7 @@ class Local:
         return await sleep.future
 
     async def ask(self, question: Question, box: Box) -> Record:
-        known = self.past.answer("ask", question.key)
-        if known is not None:
-            return known
-        over = box.verdict(self.clock.running())
-        if over is not None:
-            return self.stopped("answered", question.key, {}, over)
-        if question.kind == "in_doubt" and self.policy.in_doubt != "ask":
-            return self._answered(question, people.Answer(self.policy.in_doubt, "--in-doubt", self.clock.wall()))
-        return await self._wait_for_people(question, box)
+        return await self.questions.ask(question, box)
 
     async def lock(self, key: str, names: tuple[str, ...], box: Box, *, first: bool = False) -> Record:
         return await self.lock_waits.lock(key, names, box, first=first)
@@ -222,29 +202,7 @@ class Local:
         return self.lock_waits.unlock(key, names)
 
     async def secrets(self, key: str, refs: tuple[SecretRef, ...], box: Box) -> Record:
-        known = self.past.answer("secrets", key)
-        future = self.future()
-        self._resolving += 1
-
-        def look() -> None:
-            found = _resolve(self.host, refs)
-            self.post(lambda: done(*found))
-
-        def done(present: Mapping[str, bool], fault: Fault | None) -> None:
-            self._resolving -= 1
-            if known is not None:
-                future.set_result(known)
-                return
-            data: dict[str, Any] = dict(present)
-            if fault is not None:
-                data["@error"] = fault_to_wire(fault)  # no secret can have this name
-            seq, at, wall = self.add("secrets", key, data)
-            future.set_result(
-                Record(seq, at, wall, status="failed" if fault else "succeeded", outputs=dict(present), error=fault)
-            )
-
-        self.later(lambda: self.threads.submit(look))
-        return await future
+        return await self.secret_waits.resolve(key, refs)
 
     async def stop(self, box: Box, kind: StopKind, why: str) -> None:
         self.stop_box(box, kind, why)
@@ -276,9 +234,7 @@ class Local:
         for sleep in list(self._sleeps.values()):
             if sleep.box.verdict(0.0) is not None:
                 self._wake(sleep)
-        for asked in list(self._asked.values()):
-            if asked.box.verdict(0.0) is not None:
-                self._give_up(asked)
+        self.questions.cut_stopped()
 
     def cancel(self, why: str) -> None:
         """Stop the run: first its work, a second time its clean-up too. From any thread, or from a signal handler."""
@@ -318,97 +274,6 @@ class Local:
             sleep.future.set_result(Record(seq, at, wall))
         elif over is not None:
             sleep.future.set_result(self.stopped("slept", sleep.key, {"seconds": sleep.seconds}, over))
-
-    # -- people
-
-    async def _wait_for_people(self, question: Question, box: Box) -> Record:
-        before = self.past.asked.get(question.key)
-        now, wall = self.clock.running(), self.clock.wall()
-        if before is None:
-            about = {"step": question.step, "kind": question.kind, "text": question.text}
-            self.add("asked", question.key, {**about, "options": to_wire(question.options)})
-        else:
-            now, wall = before.at, before.wall
-        own = own_box(question, box)
-        left = own.due - now if own is not None and own.due is not None else float("inf")
-        given = [people.Answer.from_wire(wire) for wire in self.past.given.get(question.key, ())]
-        asked = self._asked[question.key] = _Asked(question, box, own, left, wall, self.future(), given)
-        self._mail_seen = -1  # its answer may be there already
-        end = box.deadline()
-        if end is not None:
-            self.alarm(end, lambda: self._give_up(asked))
-        if self._ask is not None:
-            self.later(lambda: self.threads.submit(lambda: self._ask_here(asked)))
-        return await asked.future
-
-    def _ask_here(self, asked: _Asked) -> None:
-        """In a thread: the terminal's answer, if anybody is there."""
-        assert self._ask is not None
-        try:
-            answer = self._ask(asked.question)
-        except Exception as error:  # noqa: BLE001  # whatever the terminal does, the run goes on waiting or ends so
-            text = f"the question could not be shown: {error}"
-            self.post(lambda: self.tell("log", asked.question.key, {"text": text}))
-            answer = None
-        if answer is None:
-            self.post(self._nobody_here)
-        else:
-            self.post(lambda: self._answer_from_here(asked.question.key, answer))
-
-    def _answer_from_here(self, key: str, answer: people.Answer) -> None:
-        asked = self._asked.get(key)
-        if self.answer(key, answer) is not None and asked is not None:
-            self.threads.submit(lambda: self._ask_here(asked))  # it did not count: ask again
-
-    def _nobody_here(self) -> None:
-        self._ask = None
-
-    def answer(self, key: str, answer: people.Answer) -> str | None:
-        """Somebody answered the question `key`. Returns why it does not count, or None."""
-        asked = self._asked.get(key)
-        if asked is None:
-            return "this question is not open"
-        why = people.refusal(asked.question, answer, asked.given, self.policy.initiator)
-        if why is not None:
-            self.tell("log", key, {"text": why})
-            return why
-        asked.given.append(answer)
-        decided = people.verdict(asked.question, asked.given)
-        if decided is None:
-            self.add("answer.given", key, answer.to_wire())
-            return None
-        self._decide(asked.question, decided, asked.future)
-        del self._asked[key]
-        return None
-
-    def _answered(self, question: Question, answer: people.Answer) -> Record:
-        decided = people.verdict(question, [answer])
-        assert decided is not None
-        future = self.future()
-        self._decide(question, decided, future)
-        return future.result()
-
-    def _decide(self, question: Question, decided: people.Verdict, future: asyncio.Future[Record]) -> None:
-        outputs = to_wire(decided.outputs)
-        data = {"status": decided.status, "outputs": outputs, "error": fault_to_wire(decided.error)}
-        seq, at, wall = self.add("answered", question.key, data)
-        future.set_result(Record(seq, at, wall, status=decided.status, outputs=from_wire(outputs), error=decided.error))
-
-    def _give_up(self, asked: _Asked) -> None:
-        """Its time is over, or it was cancelled."""
-        key = asked.question.key
-        if self._asked.get(key) is not asked:
-            return
-        over = asked.box.verdict(self.clock.running())
-        if over is None and asked.own is not None and self._patience(asked) <= 0:
-            over = ("timed_out", asked.own.key)
-        if over is not None:
-            del self._asked[key]
-            asked.future.set_result(self.stopped("answered", key, {}, over))
-
-    def _patience(self, asked: _Asked) -> float:
-        """Seconds until the question's own time is over; it goes on while nobody works, and while the run is down."""
-        return asked.since + asked.left - self.clock.wall()
 
     # -- the loop
 
@@ -470,10 +335,10 @@ class Local:
                 self._drain(0.0)
                 return
             idle = self._idle()
-            if idle and self._ask is None:
+            if idle and self.questions.here is None:
                 if self._mail():
                     return
-                raise WaitingError([asked.question for asked in self._asked.values()])
+                raise WaitingError(list(self.questions))
             if idle:
                 self.clock.hold()
             try:
@@ -484,18 +349,16 @@ class Local:
 
     def _idle(self) -> bool:
         """Every open leaf waits for a person."""
-        if self.calls.open or self._sleeps or self.lock_waits.open or self._resolving:
+        if self.calls.open or self._sleeps or self.lock_waits.open or self.secret_waits.open:
             return False
-        return bool(self._asked)
+        return bool(self.questions)
 
     def _nap(self) -> float:
         """Seconds until something is due at the latest."""
         soonest = LOOK
         if self._dues and not self.clock.held:
             soonest = min(soonest, self._dues[0][0] - self.clock.running())
-        for asked in self._asked.values():
-            soonest = min(soonest, self._patience(asked))
-        return max(0.0, soonest)
+        return max(0.0, min(soonest, self.questions.patience()))
 
     def _drain(self, wait: float) -> bool:
         """Take what arrived; True when there was something."""
@@ -514,11 +377,7 @@ class Local:
         while self._dues and self._dues[0][0] <= now:
             heapq.heappop(self._dues)[2]()
             some = True
-        for asked in list(self._asked.values()):
-            if self._patience(asked) <= 0:
-                self._give_up(asked)
-                some = True
-        return some
+        return self.questions.give_up_overdue() or some
 
     def _housekeeping(self) -> bool:
         """The heartbeat, the lease, the locks, the mailbox. True when it changed something."""
@@ -545,14 +404,18 @@ class Local:
         for mail in self.journal.mail():
             if mail.kind == "answer":
                 question = str(mail.data.get("question"))
-                if question not in self._asked and ("ask", question) not in self.past.answers:
+                if question not in self.questions and ("ask", question) not in self.past.answers:
                     continue  # it was not asked yet (a resumed run is still on its way there): it stays
-                self.answer(question, people.Answer.from_wire(mail.data))
+                self.questions.answer(question, people.Answer.from_wire(mail.data))
             elif mail.kind in ("cancel", "preempt"):
                 self.cancel_now(str(mail.data.get("why") or mail.kind))
             some = True
             self.journal.taken(mail)
         return some
+
+    def look_again(self) -> None:
+        """Read the mailbox anew: what was not for us before may be now."""
+        self._mail_seen = -1
 
     def different(self, key: str, was: str, asked: str) -> NonDeterminismError:
         """What is asked for under a recorded key is not what the record answers."""
@@ -566,33 +429,3 @@ def jittered(run_id: str, key: str) -> float:
     """0.8 to 1.2, the same for the same key of the same run, on any machine."""
     number = int.from_bytes(hashlib.sha256(f"{run_id}\n{key}".encode()).digest()[:8], "big")
     return 0.8 + 0.4 * number / 2**64
-
-
-def own_box(question: Question, box: Box) -> Box | None:
-    """The innermost box with an end that belongs to the question's own step, not to what it stands in."""
-    found: Box | None = box
-    while found is not None:
-        rest = question.key.removeprefix(found.key)
-        if found.due is not None:
-            return found if rest != question.key and "/" not in rest else None
-        found = found.parent
-    return None
-
-
-def _resolve(host: Host, refs: Sequence[SecretRef]) -> tuple[dict[str, bool], Fault | None]:
-    """In a thread: find every secret; the values stay in the host."""
-    from runbook.contract import PermanentError, TemporaryError
-
-    present: dict[str, bool] = {}
-    for ref in refs:
-        try:
-            present[ref.name] = host.secrets.resolve(ref)
-        except TemporaryError as error:
-            return present, Fault(error.message, "temporary", temporary=True)
-        except PermanentError as error:
-            return present, Fault(error.message, "permanent", hint=error.hint)
-        except RunbookError as error:
-            return present, Fault(error.message, "permanent", hint=error.hint)
-        except Exception as error:  # noqa: BLE001  # a resolver's bug is a failure with a sentence, not a crash
-            return present, Fault(f"the secret {ref.name} could not be read: {type(error).__name__}", "bug")
-    return present, None

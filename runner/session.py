@@ -15,8 +15,8 @@ from runbook.interpreter.values import from_wire, to_wire
 from runbook.runner import processes
 from runbook.runner.driving import Ended, Listener, Options, Run, Unfinished, exit_of
 from runbook.runner.journal import Journal
-from runbook.runner.local import Ask
 from runbook.runner.orders import answer, cancel, questions, verify
+from runbook.runner.questions import Ask
 from runbook.runner.records import Past, read_past
 from runbook.runner.store import RunFolder
 from runbook.runner.world import World, here, secrets_of
