@@ -143,10 +143,17 @@ class Cluster:
                 self._kinds = self._discover(bounds)
             served = self._kinds
         wanted = word.lower()
+        fitting: dict[str, Kind] = {}
         for kind in served:
             if kind.answers_to(wanted):
-                return kind
-        raise PermanentError(f"the API of context {self.context} serves no kind {word!r}{_meant(wanted, served)}")
+                fitting.setdefault(kind.group, kind)  # the preferred version comes first
+        if not fitting:
+            raise PermanentError(f"the API of context {self.context} serves no kind {word!r}{_meant(wanted, served)}")
+        own = [kind for kind in fitting.values() if not kinds.custom(kind)]
+        if len(own) != 1 and len(fitting) > 1:
+            names = ", ".join(sorted(f"{kind.plural}.{kind.group}" for kind in fitting.values()))
+            raise PermanentError(f"{word!r} may be any of {names}", hint="write the one that is meant in full")
+        return own[0] if own else next(iter(fitting.values()))
 
     def _discover(self, bounds: Bounds) -> list[Kind]:
         found: list[Kind] = []

@@ -254,7 +254,7 @@ def difference(wanted: Any, found: Any, path: Path = ()) -> tuple[Path, Any, Any
             return path, wanted, found
         pairs: Iterable[tuple[Segment, Any, Any]] = ((str(key), value, found.get(key)) for key, value in wanted.items())
     elif isinstance(wanted, list) and (key := merge_key(path, wanted)) is not None and wanted:
-        pairs = ((element := Element(key, item[key]), item, element(found, element)) for item in wanted)
+        pairs = ((wanted_element := Element(key, item[key]), item, element(found, wanted_element)) for item in wanted)
     else:
         return None if wanted == found else (path, wanted, found)
     for segment, expected, actual in pairs:

@@ -129,37 +129,55 @@ class Transport:
         body: bytes | None = None,
         limit: int | None = None,
     ) -> Answer:
-        """One request, one answer. `limit`: read at most so many bytes. TemporaryError where no answer came."""
+        """One request, one answer. `limit`: read at most so many bytes. TemporaryError where no answer came.
+
+        A kept connection may have been closed by the other side just now: a read is then asked once more.
+        """
         import urllib3
 
         bounds.checkpoint()
-        patience = max(bounds.remaining(), 0.05)
         wire = _Wire()
         self._wires.current = wire
         forget = bounds.on_stop(wire.cut)
         try:
-            response = self._pool.request(
-                method,
-                self.url(path),
-                body=body,
-                headers={**headers, **self.authorization()},
-                timeout=urllib3.Timeout(connect=min(CONNECT_SECONDS, patience), read=patience),
-                retries=False,
-                preload_content=False,
-            )
-            try:
-                content = response.read(limit) if limit is not None else response.read()
-            finally:
-                if limit is not None:
-                    response.close()
-                response.release_conn()
-            return Answer(response.status, dict(response.headers), content)
-        except urllib3.exceptions.HTTPError as error:
-            bounds.checkpoint()
-            raise self._unreachable(error) from error
+            for kept in (True, False):
+                try:
+                    return self._once(bounds, method, path, {**headers, **self.authorization()}, body, limit)
+                except urllib3.exceptions.ProtocolError as error:
+                    if method == "GET" and kept and not wire.is_cut:
+                        continue
+                    bounds.checkpoint()
+                    raise self._unreachable(error) from error
+                except urllib3.exceptions.HTTPError as error:
+                    bounds.checkpoint()
+                    raise self._unreachable(error) from error
+            raise AssertionError("unreachable")
         finally:
             forget()
             self._wires.current = None
+
+    def _once(  # the parts of a request, in their usual order
+        self, bounds: Bounds, method: str, path: str, headers: Mapping[str, str], body: bytes | None, limit: int | None
+    ) -> Answer:
+        import urllib3
+
+        patience = max(bounds.remaining(), 0.05)
+        response = self._pool.request(
+            method,
+            self.url(path),
+            body=body,
+            headers=headers,
+            timeout=urllib3.Timeout(connect=min(CONNECT_SECONDS, patience), read=patience),
+            retries=False,
+            preload_content=False,
+        )
+        try:
+            content = response.read(limit) if limit is not None else response.read()
+        finally:
+            if limit is not None:
+                response.close()
+            response.release_conn()
+        return Answer(response.status, dict(response.headers), content)
 
     def _unreachable(self, error: Exception) -> Exception:
         import urllib3

@@ -60,7 +60,7 @@ class _Target:
         seen = paths.observed(found, self.touched)
         if not self.secret:
             return seen
-        return {name: sensitive(value) if name.startswith("data") else value for name, value in seen.items()}
+        return {name: value if _harmless(name) else sensitive(value) for name, value in seen.items()}
 
     def wanted(self, found: Mapping[str, Any]) -> dict[str, Any]:
         """The state that the patch gives by the rules known here."""
@@ -245,6 +245,11 @@ def _target(args: PatchArgs, *, secret: bool, custom: bool) -> _Target:
         return _Target(patch, patch_type, paths.touches(patch, patch_type), secret)
     except (UnpatchableError, KeyError) as error:
         raise PermanentError(f"patch: {error}") from error
+
+
+def _harmless(name: str) -> bool:
+    """A place of a Secret that may be shown. Not all of its annotations: kubectl keeps a copy of the data in one."""
+    return name.startswith(("metadata.labels", "metadata.annotations[", "type")) and "last-applied" not in name
 
 
 def _needs_strategic(patch: Any) -> bool:

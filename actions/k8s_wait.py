@@ -18,7 +18,6 @@ from runbook.actions._kube_action import KubeArgs, Right, Rights
 from runbook.actions._kube_endpoints import endpoints
 from runbook.actions._kube_forward import open_pod, target_port
 from runbook.actions._kube_kinds import Ref
-from runbook.actions._kube_transport import Within
 from runbook.contract import Check, Context, Duration, Outputs, PermanentError, TemporaryError, param
 
 _FOR = re.compile(r"rollout|available|endpoints|deleted|replicas=\d+|condition=[A-Za-z][A-Za-z0-9./-]*(=[A-Za-z]+)?")
@@ -189,7 +188,7 @@ def _ask_all(cluster: Cluster, ctx: Context, args: HttpArgs, asked: list[tuple[s
             if following is None:
                 return
             name, port = following
-            answers[name] = _ask(cluster, Ref(kinds.POD, args.namespace, name), port, args.path, each)
+            answers[name] = _ask(cluster, _Each(ctx, each), Ref(kinds.POD, args.namespace, name), port, args.path)
 
     threads = [threading.Thread(target=work, name="k8s.http", daemon=True) for _ in range(min(AT_ONCE, len(asked)))]
     for thread in threads:
@@ -203,10 +202,23 @@ def _ask_all(cluster: Cluster, ctx: Context, args: HttpArgs, asked: list[tuple[s
     return [{"name": name, **answers.get(name, late)} for name, _ in asked]
 
 
-def _ask(cluster: Cluster, pod: Ref, port: int, path: str, each: float) -> dict[str, Any]:
-    began = time.monotonic()
+class _Each:
+    """One pod's time within the call's: it ends with the call, and earlier."""
+
+    def __init__(self, ctx: Context, seconds: float) -> None:
+        self.seconds = seconds
+        self.on_stop = ctx.on_stop
+        self.checkpoint = ctx.checkpoint
+
+    def remaining(self) -> float:
+        """Seconds for each pod."""
+        return self.seconds
+
+
+def _ask(cluster: Cluster, bounds: _Each, pod: Ref, port: int, path: str) -> dict[str, Any]:
+    began, each = time.monotonic(), bounds.seconds
     try:
-        with open_pod(Within(each), cluster, pod, port) as (wire, tunnel):
+        with open_pod(bounds, cluster, pod, port) as (wire, tunnel):
             wire.settimeout(each)
             timer = threading.Timer(each, tunnel.close)  # an answer that drips
             timer.daemon = True

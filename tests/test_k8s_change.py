@@ -298,7 +298,12 @@ def test_a_custom_resource_takes_merge_patches(control_plane: Plane, caller: Cal
     }  # fmt: skip
     control_plane.until(lambda: _created(control_plane, space, document))
     whole = control_plane.read(space, f"routes.{group}", "api")
-    given = {"namespace": space, "kind": "route", "name": "api", "patch": {"spec": {"to": {"blue": 0, "green": 90}}}}
+    given = {
+        "namespace": space,
+        "kind": f"route.{group}",
+        "name": "api",
+        "patch": {"spec": {"to": {"blue": 0, "green": 90}}},
+    }
     made = caller.change("k8s.patch", given)
     assert control_plane.read(space, f"routes.{group}", "api")["spec"]["to"] == {"blue": 0, "green": 90}
     caller.undo(made)

@@ -408,3 +408,13 @@ def test_kinds_of_custom_resources(control_plane: Plane, caller: Caller, space: 
 
     control_plane.until(served)
     assert not caller.read("k8s.get", {"namespace": space, "kind": f"rt.{group}"})["found"]
+    control_plane.kubectl("apply", "-f", "-", stdin=json.dumps(custom_definition(f"other.{group}")))
+
+    def ambiguous() -> bool:
+        try:
+            caller.read("k8s.get", {"namespace": space, "kind": "rt"})
+        except PermanentError as error:
+            return f"routes.other.{group}, routes.{group}" in error.message
+        return False
+
+    control_plane.until(ambiguous)
