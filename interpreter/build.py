@@ -8,8 +8,8 @@ from typing import Any
 
 from runbook.interpreter import inputs as typed
 from runbook.interpreter import merge, schema
-from runbook.interpreter.build_action import build_action
-from runbook.interpreter.catalogue import Catalogue
+from runbook.interpreter.build_action import build_action, secret_positions
+from runbook.interpreter.catalogue import ActionSpec, Catalogue
 from runbook.interpreter.errors import Place
 from runbook.interpreter.form import did_you_mean
 from runbook.interpreter.grammar import COMMON
@@ -50,7 +50,15 @@ class Builder:
     sub: Callable[[str, Place, str], Playbook | None]
     default_timeout: float | None = None
     cleanup: float | None = None  # seconds, as the root says; None = each scope's own worst case
+    positions: dict[str, tuple[str, ...]] = field(default_factory=dict)
     decided: set[str] = field(default_factory=set)  # ids of the steps that say `on_failure`
+
+    def secret_at(self, spec: ActionSpec) -> tuple[str, ...]:
+        """Where an action takes secrets, worked out once."""
+        found = self.positions.get(spec.name)
+        if found is None:
+            found = self.positions[spec.name] = secret_positions(spec)
+        return found
 
     def steps(self, items: Any, site: Site) -> tuple[Step, ...]:
         """The steps of one list. `site`: inside the list's holder, its trail ending with a turn whose index is replaced."""

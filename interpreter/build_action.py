@@ -80,7 +80,7 @@ def build_action(
         poll=poll,
         idempotent=idempotent,
         irreversible=spec.irreversible,
-        secret_at=secret_positions(spec),
+        secret_at=self.secret_at(spec),
         lane=spec.lane,
     )
 
@@ -141,7 +141,7 @@ def _with(
     site: Site,
 ) -> Template:
     """The parameters as one template; paths of an imported file are seen from this one."""
-    positions = secret_positions(spec)
+    positions = self.secret_at(spec)
     reads: frozenset[str] = frozenset()
     places: dict[str, Place] = {}
     properties = spec.parameters.get("properties", {})

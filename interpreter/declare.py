@@ -65,13 +65,11 @@ class Declarations:
             one for one in (self._secret(name, item, text) for name, item in declared.secrets.items()) if one
         )
         built = []
-        left = set(declared.vars)
+        left = names.later_vars = set(declared.vars)
         for name, item in declared.vars.items():
-            names.later_vars = frozenset(left)
             site = Site((), "vars", steps=False, failure=False)
             built.append((name, names.template(item.value, item.source, item.holder, item.key, site, name)))
             left.discard(name)
-        names.later_vars = frozenset()
         self.vars = tuple(built)
         if declared.timeout is not None:
             self.timeout = self.duration(declared.timeout.value)

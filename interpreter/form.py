@@ -12,6 +12,7 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, TypeAlias
 
 from runbook.interpreter.values import parse_duration
@@ -76,6 +77,7 @@ _NAMES = {
     "boolean": "true or false",
     "null": "null",
 }
+MOST = 100  # findings about one map: a file of 50,000 wrong keys is told soon enough
 MANY = 12  # names that an error lists although it has a better hint
 _UNITS_HINT = "a bare number has no unit: write 500ms, 30s, 5m or 1h30m"
 
@@ -95,10 +97,11 @@ def kind_of(value: Any) -> str:
 
 def did_you_mean(word: str, words: Iterable[str]) -> str:
     """`did you mean ...?` for the nearest of `words`, or ''."""
-    names = [one for one in words if isinstance(one, str)]
+    size = len(word)
+    names = [one for one in islice(words, 2_000) if abs(len(one) - size) < 12 and len(one) < 80]
     by_fold = {one.lower().replace("-", "_"): one for one in names}
     exact = by_fold.get(word.lower().replace("-", "_"))
-    near = [exact] if exact else difflib.get_close_matches(word[:100], names, n=1, cutoff=0.6)
+    near = [exact] if exact else difflib.get_close_matches(word[:100], names[:200], n=1, cutoff=0.6)
     return f"did you mean `{near[0]}`?" if near else ""
 
 
@@ -327,6 +330,8 @@ def _object(schema: Mapping[str, Any], refs: Mapping[str, Check], templates: boo
                     found += [finding.under(key) for finding in inner]
             elif others is False:
                 found.append(unknown_key(key, properties))
+                if len(found) > MOST:
+                    return found
             if names is not None:
                 inner = names(key)
                 if inner:

@@ -14,7 +14,7 @@ from runbook.interpreter.declare import Declarations
 from runbook.interpreter.errors import Place, Problem
 from runbook.interpreter.model import OnFailure, Playbook
 from runbook.interpreter.naming import Names, Site
-from runbook.interpreter.problems import Problems
+from runbook.interpreter.problems import MOST, Problems, TooManyError
 from runbook.interpreter.references import BODY, END, FINALLY, Turn, index_of
 from runbook.interpreter.source import Source
 from runbook.interpreter.worst_case import LEAST_CLEANUP, phases
@@ -57,8 +57,11 @@ def load(file: str, read: Callable[[str], str], catalogue: Catalogue) -> Loaded:
     name = posixpath.normpath(file)
     try:
         playbook = loader.book(name, Place(name), "")
+    except TooManyError:
+        loader.problems.last(Place(name, 1, 1), f"more than {MOST} problems: these are the first", "too-many")
+        playbook = None
     except RecursionError:
-        loader.problems.add(Place(name), "the playbooks are nested too deeply", rule="depth")
+        loader.problems.last(Place(name, 1, 1), "the playbooks are nested too deeply", "depth")
         playbook = None
     every = [one for one in loader.problems.sorted() if not (one.rule in _NEEDS_ALL and loader.broken(one.place.file))]
     problems = tuple(sorted(every, key=lambda one: one.place.file != name))

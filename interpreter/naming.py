@@ -87,10 +87,14 @@ def analyse(source: str, bare: bool) -> expressions.Analysis:
         return expressions.Analysis(error.message, error.offset, ())
     except RecursionError:
         return expressions.Analysis("this expression is nested too deeply", 0, ())
+    except ValueError as error:  # Python's own limits: a number of 5,000 digits
+        return expressions.Analysis(f"no expression: {error}", 0, ())
 
 
 @lru_cache(maxsize=20_000)
 def _misuse(source: str, bare: bool, allowed: bool, inputs: frozenset[str]) -> str | None:
+    if analyse(source, bare).problem is not None:
+        return None
     return expressions.secret_misuse(source, bare, allowed, inputs)
 
 
@@ -126,7 +130,7 @@ class Names:
     secret_inputs: frozenset[str] = frozenset()
     secrets: frozenset[str] | None = frozenset()
     vars: frozenset[str] | None = frozenset()
-    later_vars: frozenset[str] = frozenset()
+    later_vars: set[str] = field(default_factory=set)
 
     def bare(self, value: Any, source: Source, place: Place, site: Site, key: str) -> Bare:
         """A bare expression, checked. Scalars that are no text (`true`, 3) are themselves."""

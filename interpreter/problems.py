@@ -10,6 +10,13 @@ from runbook.interpreter.form import Finding, Findings
 from runbook.interpreter.source import Source
 
 
+MOST = 300  # a file that has more is not what its author meant
+
+
+class TooManyError(Exception):
+    """Enough was found to say."""
+
+
 @dataclass(slots=True)
 class Problems:
     """Collects problems; the same sentence about the same place is kept once (a default stands in every step)."""
@@ -27,10 +34,16 @@ class Problems:
         hint: str = "",
         warning: bool = False,
     ) -> None:
-        """Keep one."""
+        """Keep one. TooManyError when enough are kept."""
+        if len(self.found) >= MOST:
+            raise TooManyError
         severity = "warning" if warning else "error"
         problem = Problem(place, message, path=path, expected=expected, hint=hint, severity=severity, rule=rule)
         self.found.setdefault((place, message), problem)
+
+    def last(self, place: Place, message: str, rule: str) -> None:
+        """Keep what ended the search."""
+        self.found[(place, message)] = Problem(place, message, hint="mend these first", rule=rule)
 
     def extend(self, problems: list[Problem] | tuple[Problem, ...]) -> None:
         """Keep those of another file."""

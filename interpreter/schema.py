@@ -17,14 +17,16 @@ from runbook.interpreter.catalogue import ActionSpec, Catalogue
 from runbook.interpreter.form import FINE, Check, Finding, Findings, compile_schema, did_you_mean, kind_of, unknown_key
 
 KIND_KEYS = ("action", "parallel", "fallback", "choose", "playbook", "foreach", "steps")
+_KINDS = frozenset(KIND_KEYS)
+_FOREACH = frozenset({"foreach", "steps"})
 
 
 def step_kind(step: Mapping[str, Any]) -> str | None:
     """The one kind of a step; None when it has none or several. `foreach` and `steps` together are a foreach."""
-    found = [key for key in KIND_KEYS if key in step]
-    if found == ["foreach", "steps"]:
-        return "foreach"
-    return found[0] if len(found) == 1 else None
+    found = _KINDS & step.keys()
+    if len(found) == 1:
+        return next(iter(found))
+    return "foreach" if found == _FOREACH else None
 
 
 def check_step(step: Mapping[str, Any]) -> tuple[str | None, Findings]:

@@ -29,6 +29,7 @@ from runbook.interpreter import yaml_errors
 from runbook.interpreter.errors import Place, Problem
 
 MAX_DEPTH = 100
+MAX_PROBLEMS = 100
 MAX_NODES = 400_000  # aliases count as what they stand for; 5,000 rich steps are 100,000
 MAX_CHARACTERS = 8_000_000
 MAX_NUMBER = 300  # characters of a number
@@ -159,7 +160,7 @@ def parse(text: str, file: str) -> Source:
     _read_all(source, text)
     if source.broken and _INSIDE.search(text) and _COLON not in text and _QUESTION not in text:
         again = Source(file, source.text, problems=[one for one in source.problems if one.rule == "yaml-bom"])
-        _read_all(again, _INSIDE.sub(lambda found: _COLON if found[0] == ":" else _QUESTION, text))
+        _read_all(again, _INSIDE.sub(lambda found: _COLON if found[0] == ":" else _QUESTION, text), _restoring)
         if not again.broken or _furthest(again) > _furthest(source):
             source = again
     source.problems[:] = {(one.place, one.rule): one for one in source.problems}.values()
@@ -170,7 +171,10 @@ def _furthest(source: Source) -> Place:
     return max(one.place for one in source.problems)
 
 
-def _read_all(source: Source, text: str) -> None:
+Events: TypeAlias = Callable[[], Any]
+
+
+def _read_all(source: Source, text: str, changed: Callable[[Events], Events] | None = None) -> None:
     try:
         parser = CParser(text)
     except UnicodeEncodeError as error:
@@ -179,13 +183,10 @@ def _read_all(source: Source, text: str) -> None:
             Problem(place, "a character that is no valid Unicode", expected="UTF-8", rule="yaml-encoding")
         )
         return
-    get_event: Callable[[], Any] = parser.get_event
-    if _COLON in text or _QUESTION in text:
-        get_event = _restoring(get_event)
-    _Reader(source, text).read(get_event)
+    _Reader(source, text).read(parser.get_event if changed is None else changed(parser.get_event))
 
 
-def _restoring(get_event: Callable[[], Any]) -> Callable[[], Any]:
+def _restoring(get_event: Events) -> Events:
     """The same events with the two characters back in their texts."""
 
     def restored() -> Any:
@@ -199,7 +200,7 @@ def _restoring(get_event: Callable[[], Any]) -> Callable[[], Any]:
     return restored
 
 
-class _TooDeepError(Exception):
+class _EnoughError(Exception):
     """Nothing below is worth reading."""
 
 
@@ -218,7 +219,7 @@ class _Reader:
     def read(self, get_event: Callable[[], Any]) -> None:
         try:
             self._read(get_event)
-        except (YAMLError, _TooDeepError) as error:
+        except (YAMLError, _EnoughError) as error:
             if isinstance(error, YAMLError):
                 self.source.problems.append(yaml_errors.problem(error, self.text, self.source.file))
             self._cut()
@@ -281,6 +282,8 @@ class _Reader:
     def _report(self, mark: Mark, message: str, rule: str, expected: str = "", hint: str = "") -> None:
         place = _place(self.source.file, mark)
         self.source.problems.append(Problem(place, message, expected=expected, hint=hint, rule=rule))
+        if len(self.source.problems) >= MAX_PROBLEMS:
+            raise _EnoughError
 
     def _scalar(self, event: Any, frame: _Frame | None) -> None:
         value = event.value
@@ -369,7 +372,7 @@ class _Reader:
                 "yaml-depth",
                 expected=f"at most {MAX_DEPTH} levels",
             )
-            raise _TooDeepError
+            raise _EnoughError
 
     def _cut(self) -> None:
         """The text ends in the middle: what was read whole is checked too (all problems at once), maps cut in two are not."""
