@@ -18,7 +18,7 @@ from typing import Any, assert_never
 
 from runbook.interpreter import gather, lane, playing
 from runbook.interpreter.attempts import act
-from runbook.interpreter.changes import Done
+from runbook.interpreter.changes import Done, inside
 from runbook.interpreter.effects import Box, Effects, Fault, Record
 from runbook.interpreter.expressions import ExpressionError, decide, evaluate, render
 from runbook.interpreter.model import (
@@ -165,7 +165,13 @@ class Engine(Run):
 
     def unfinished(self) -> list[Left]:
         """The clean-up that a second cancel skipped or cut."""
-        return sorted(self.left, key=lambda left: left.seq)
+        returns = [left.path for left in self.left if left.phase == "temporary"]
+        shown = [
+            left
+            for left in self.left
+            if left.phase != "temporary" or not any(inside(path, left.path) for path in returns)
+        ]
+        return sorted(shown, key=lambda left: left.seq)
 
     # --- one step ---------------------------------------------------------------------------------------------------
 
@@ -225,7 +231,7 @@ class Engine(Run):
         if verdict == "yes":
             return await self.carry_out(step, scope, path, box, begun)
         out = await self.carry_out(step, scope.perhaps(), path, box, begun)
-        return replace(out, outputs=Unknown(f"whether {step.id} runs"), sure=False)
+        return replace(out, outputs=Unknown(f"whether {step.id} runs"), sure=False, perhaps=True)
 
     async def carry_out(
         self, step: Step, scope: Scope, path: str, box: Box, begun: Record, args: Mapping[str, Any] | None = None

@@ -18,7 +18,7 @@ class Outcome:
     `by` names the box that stopped it while that box is still further out: only its owner may swallow the stop. `seq` is the
     number of the record that decided it ("first" is always first in the journal), `at` the running time and `wall` the Unix time when it ended.
     `kind`, `step` and `path` say who is to blame (`failure.*`); where a box ended, step and path are ''. `others`: what went
-    wrong in handlers. `sure` is False in previews: it may turn out otherwise. `undone`: its changes were taken back.
+    wrong in handlers. `sure` is False in previews: it may turn out otherwise; `perhaps`: nobody knows whether it runs at all. `undone`: its changes were taken back.
     """
 
     status: Status = "succeeded"
@@ -34,6 +34,7 @@ class Outcome:
     tolerated: bool = False
     others: tuple[Fault, ...] = ()
     sure: bool = True
+    perhaps: bool = False
     undone: bool = False
     attempts: int = 1
 

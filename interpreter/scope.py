@@ -92,7 +92,7 @@ class Frame:
         """The step ended."""
         view = self.views.setdefault(step, dict(PENDING))
         view.update(
-            status=out.status,
+            status=values.Unknown(f"whether {step} runs") if out.perhaps else out.status,
             undone=out.undone,
             outputs=out.outputs,
             error=error_view(out.error, out.attempts),

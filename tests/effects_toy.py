@@ -262,6 +262,8 @@ class Toy:
         verdict = box.verdict(self.now)
         if verdict is not None and key not in self.disk.intents:
             return await self._keep(key, status=verdict[0], by=verdict[1], error=Fault("not started", kind="not_started"))
+        if self.preview and any(isinstance(value, values.Unknown) for value in call.args.values()):
+            return await self._keep(key, outputs=values.Unknown(call.step), sure=False)
         doubt = key in self.disk.intents
         if not doubt and call.effect == "change":
             self.disk.firsts.setdefault(call.op, self._inverse(call))
