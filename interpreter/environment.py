@@ -45,6 +45,8 @@ class Missing(StrictUndefined):
     @property
     def _undefined_message(self) -> str:
         obj, name = self._undefined_obj, self._undefined_name
+        if self._undefined_hint:
+            return self._undefined_hint.rstrip(".")
         if isinstance(obj, Missing):
             return obj._undefined_message
         if obj is missing:
@@ -241,15 +243,20 @@ def _excerpt(source: str) -> str:
 
 _PYTHON: Final = (
     (
-        re.compile(r"^can only concatenate str .*|^unsupported operand type.*"),
+        re.compile(r"^can only concatenate \w+ .*|^unsupported operand type.*"),
         "these kinds of values cannot be combined so (text is joined by `~`)",
     ),
     (
         re.compile(r"^'(.*)' not supported between instances of '(.*)' and '(.*)'$"),
         r"a \2 and a \3 cannot be compared by `\1`",
     ),
-    (re.compile(r"\bNoneType\b"), "null"),
-    (re.compile(r"\bstr\b"), "string"),
+    (re.compile(r"^object of type '(\w+)' has no len\(\)"), r"a \1 has no length"),
+    (re.compile(r"^argument of type '(\w+)' is not iterable|^'(\w+)' object is not iterable"), r"a \1\2 is no list"),
+    (re.compile(r"^(?:do_|_)?(\w+)\(\) "), r"\1: "),
+    (re.compile(r"\ba? ?NoneType\b"), "null"),
+    (re.compile(r"\b(?:str|Sealed)\b"), "string"),
+    (re.compile(r"\b(?:int|float)\b"), "number"),
+    (re.compile(r"\bbool\b"), "boolean"),
     (re.compile(r"\bdict\b"), "map"),
 )
 

@@ -164,6 +164,29 @@ def test_an_undefined_name_is_an_error_that_helps(template: str, path: str, says
     assert says in error.message
 
 
+@pytest.mark.parametrize(
+    ("template", "says"),
+    [
+        ("{{ 1 + 'a' }}", "text is joined by `~`"),
+        ("{{ inputs.env > 5 }}", "a string and a number cannot be compared by `>`"),
+        ("{{ 5 | length }}", "a number has no length"),
+        ("{{ 'x' in 5 }}", "a number is no list"),
+        ("{{ none < 1 }}", "null and a number"),
+        ("{{ 'a' | replace }}", "replace: missing 2 required"),
+        ("{{ [] | first }}", "sequence was empty"),
+        ("{{ 1 / 0 }}", "division by zero"),
+        ("{{ inputs.env() }}", "a string cannot be called"),
+        ("{{ inputs.n if false }}", "no else section"),
+        ("{{ inputs.env | nope }}", "nope"),
+        ("{{ 5 | from_json }}", "from_json takes a string, not a number"),
+    ],
+)
+def test_errors_are_in_the_words_of_the_language(template: str, says: str) -> None:
+    message = error_of(template).message
+    assert says in message
+    assert template.strip("{} ") in message
+
+
 def test_default_and_defined_see_through_a_missing_path() -> None:
     assert render("{{ steps.build.outputs.a.b.c | default('none') }}", NAMES) == "none"
     assert render("{{ steps.build.error.message | default('fine') }}", NAMES) == "fine"
