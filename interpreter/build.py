@@ -342,7 +342,7 @@ def _given(self: Builder, book: Playbook, given: Mapping[str, Any], data: Mappin
                     expected=misfit.expected,
                     hint=misfit.hint,
                 )
-    missing = [one for one in known.values() if one.required and one.from_env is None and one.name not in given]
+    missing = [one for one in known.values() if one.required and one.name not in given]  # no environment in there
     for one in missing:
         place = self.source.place(data, "with" if "with" in data else "playbook")
         about = f" ({one.description})" if one.description else ""

@@ -100,7 +100,8 @@ def did_you_mean(word: str, words: Iterable[str]) -> str:
     size = len(word)
     names = [one for one in islice(words, 2_000) if abs(len(one) - size) < 12 and len(one) < 80]
     by_fold = {one.lower().replace("-", "_"): one for one in names}
-    exact = by_fold.get(word.lower().replace("-", "_"))
+    begun = [one for one in names if size > 2 and one.startswith(word)]
+    exact = begun[0] if len(begun) == 1 else by_fold.get(word.lower().replace("-", "_"))
     near = [exact] if exact else difflib.get_close_matches(word[:100], names[:200], n=1, cutoff=0.6)
     return f"did you mean `{near[0]}`?" if near else ""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from runbook.interpreter.effects import SecretRef
@@ -29,14 +28,15 @@ WORDS: Mapping[str, str] = {
 REFERENCE = "a reference: {env: NAME}, {file: PATH} or {k8s: {namespace, secret, key}}"
 
 
-@dataclass(frozen=True, slots=True)
-class Misfit(Exception):
-    """A value that an input does not take. `where` leads to it inside the value (`[2]`)."""
+class Misfit(Exception):  # noqa: N818  # data that leads to a Problem, no error of the program
+    """A value that an input does not take. `where` leads to it inside the value (`[2]`); `{name}` stands for the input."""
 
-    message: str
-    expected: str = ""
-    hint: str = ""
-    where: str = ""
+    def __init__(self, message: str, expected: str = "", hint: str = "", where: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.expected = expected
+        self.hint = hint
+        self.where = where
 
 
 def coerce(
