@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, Undefined, UndefinedError, nodes
+from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, Undefined, UndefinedError, nodes
 from jinja2.compiler import Frame
 from jinja2.nativetypes import NativeCodeGenerator
 from jinja2.parser import Parser
@@ -227,7 +227,7 @@ def compiled(source: str) -> Callable[[Names], Any]:
         except UndefinedError as error:
             raise undefined(error, tree, source, names) from None
         except Exception as error:  # noqa: BLE001  # whatever an operator or filter raises is the expression's failure
-            raise ExpressionError(f"{_words(error)}: {_excerpt(source)}") from None
+            raise ExpressionError(f"{words(error)}: {_excerpt(source)}") from None
 
     return value
 
@@ -261,7 +261,7 @@ _PYTHON: Final = (
 )
 
 
-def _words(error: Exception) -> str:
+def words(error: Exception) -> str:
     """An exception as a sentence without Python's names."""
     if isinstance(error, ZeroDivisionError):
         return "division by zero"
@@ -299,7 +299,7 @@ def undefined(error: UndefinedError, tree: nodes.Node, source: str, names: Names
         path, message = gone[0]
     else:
         path, message = next(
-            (found for found in gone if repr(found[0].rpartition(".")[2]) in str(error)), ("", _words(error))
+            (found for found in gone if repr(found[0].rpartition(".")[2]) in str(error)), ("", words(error))
         )
     return ExpressionError(f"{message}, in {_excerpt(source)}", path)
 
@@ -342,40 +342,3 @@ def _some(values: Iterable[Any]) -> Iterator[Any]:
         if index >= bounds.MAX_ITEMS:
             raise OverflowError(f"a list has at most {bounds.MAX_ITEMS} items")
         yield value
-
-
-def render_all(text: str, names: Names) -> str | Unknown:
-    """See expressions.render_file."""
-    try:
-        template = environment().from_string(parse_file(text))
-    except TemplateSyntaxError as error:
-        raise ExpressionError(f"line {error.lineno}: {error.message}") from None
-    output = template.root_render_func(template.new_context(names))  # type: ignore[arg-type]  # any mapping: it is copied
-    length, line, parts = 0, 0, []
-    try:
-        for part in output:
-            line = template.get_corresponding_lineno(output.gi_frame.f_lineno)  # type: ignore[attr-defined]
-            if isinstance(part, Undefined):
-                part._fail_with_undefined_error()
-            shown = part if isinstance(part, Unknown) else text_of(part)
-            length += 0 if isinstance(shown, Unknown) else len(shown)
-            bounds.check_length(length)
-            parts.append(shown)
-            line = 0
-        return joined(parts)
-    except Unknown.Reached as reached:
-        return reached.unknown
-    except Exception as error:  # noqa: BLE001  # whatever a template raises is its failure
-        message = error.message if isinstance(error, UndefinedError) else _words(error)
-        raise ExpressionError(f"{_line(template, error, line)}{message}") from None
-
-
-def _line(template: Template, error: Exception, line: int) -> str:
-    """`line N: ` of the template, known already, or from the traceback's innermost frame of compiled template code."""
-    trace = error.__traceback__
-    known = line
-    while trace is not None and not known:
-        if trace.tb_frame.f_code.co_filename == "<template>":
-            line = template.get_corresponding_lineno(trace.tb_lineno)
-        trace = trace.tb_next
-    return f"line {line}: " if line else ""

@@ -80,7 +80,7 @@ def render(data: Any, names: Names, *, lenient: bool = False) -> Any:
 
 def render_file(text: str, names: Names) -> str | Unknown:
     """A template file: all of Jinja, the same sandbox, values and filters. ExpressionError, with the line."""
-    from runbook.interpreter.environment import render_all
+    from runbook.interpreter.template_files import render_all
 
     return render_all(text, names)
 

@@ -24,6 +24,9 @@ _BASE64: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz
 _RUN: Final = r"[A-Za-z0-9+/_-]"
 _WRAPPED: Final = re.compile(rf"(?<!{_RUN}){_RUN}{{40,}}+(?:\r?\n[ \t]*+{_RUN}++={{0,2}})++")  # possessive: linear
 _LONG_END: Final = re.compile(rf"{_RUN}{{40}}\r?")
+_LEFT_OUT: Final = re.compile(r"\n\[[^\]\n]{1,60} left out\]\n")
+_CUT: Final = 4_000  # characters: shorter texts are not cut by anything that feeds us
+_HALF: Final = 4  # characters of a secret at a cut that are worth hiding
 _URL_PASSWORD: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#\s:@]*:([^@\s]+)@")
 _DSN_PASSWORD: Final = re.compile(
     r"(?i)\b(?:password|passwd|pwd)\s*=\s*(?:'((?:[^'\\]|\\.)*)'|\"([^\"]*)\"|([^\s;,&'\"]+))"
@@ -154,11 +157,12 @@ def hits(text: str, table: Iterable[Spelling]) -> list[Hit]:
     """Every stretch to hide, in order, none overlapping."""
     table = tuple(table)
     found = [hit for spelling in table if spelling.text in text for hit in _occurrences(text, spelling)]
-    if any(
-        _LONG_END.fullmatch(line, len(line) - 40 - line.endswith("\r")) for line in text.split("\n") if len(line) > 40
-    ):
+    lines = text.split("\n")
+    if any(_LONG_END.fullmatch(line, len(line) - 40 - line.endswith("\r")) for line in lines if len(line) > 40):
         for block in _WRAPPED.finditer(text):
             found.extend(_in_wrapped(block, table))
+    if len(text) >= _CUT:
+        found.extend(_at_cuts(text, lines, table))
     if not found:
         return found
     found.sort(key=lambda hit: (hit.start, -hit.end))
@@ -180,6 +184,44 @@ def _in_wrapped(block: re.Match[str], table: tuple[Spelling, ...]) -> Iterator[H
         if spelling.base64 and spelling.text in unwrapped:
             for hit in _occurrences(unwrapped, spelling):
                 yield Hit(at[hit.start], at[hit.end - 1] + 1, spelling, whole=False)
+
+
+def _at_cuts(text: str, lines: list[str], table: tuple[Spelling, ...]) -> Iterator[Hit]:
+    """Halves of secrets where output was cut before it came here: at its ends, around a note of it, in long lines."""
+    ends, starts, at = [len(text)], [0], 0
+    for line in lines:
+        at += len(line) + 1
+        if len(line) >= _CUT:
+            ends.append(at - 1)
+    for note in _LEFT_OUT.finditer(text):
+        ends.append(note.start())
+        starts.append(note.end())
+    for spelling in table:
+        if not spelling.word:
+            yield from (hit for end in ends if (hit := _beginning(text, end, spelling)) is not None)
+            yield from (hit for start in starts if (hit := _ending(text, start, spelling)) is not None)
+
+
+def _beginning(text: str, end: int, spelling: Spelling) -> Hit | None:
+    """A beginning of a secret that stands right before `end`."""
+    low = max(0, end - len(spelling.text) + 1)
+    at = text.find(spelling.text[:_HALF], low, end)
+    while at >= 0:
+        if spelling.text.startswith(text[at:end]):
+            return Hit(at, end, spelling, whole=False)
+        at = text.find(spelling.text[:_HALF], at + 1, end)
+    return None
+
+
+def _ending(text: str, start: int, spelling: Spelling) -> Hit | None:
+    """An ending of a secret that stands right behind `start`."""
+    high = min(len(text), start + len(spelling.text) - 1)
+    at = text.rfind(spelling.text[-_HALF:], start, high)
+    while at >= 0:
+        if spelling.text.endswith(text[start : at + _HALF]):
+            return Hit(start, at + _HALF, spelling, whole=False)
+        at = text.rfind(spelling.text[-_HALF:], start, at + _HALF - 1)
+    return None
 
 
 def _occurrences(text: str, spelling: Spelling) -> Iterator[Hit]:

@@ -119,6 +119,28 @@ def test_base64_that_was_wrapped_into_lines_is_masked(box: Secrets, width: int, 
         assert spelling.text not in unwrapped
 
 
+@given(st.integers(8, 16), st.sampled_from(["plain", "base64", "hex", "url"]), st.integers(0, 3))
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_output_that_was_cut_inside_a_secret_shows_no_half_of_it(
+    box: Secrets, shown: int, encoding: str, shape: int
+) -> None:
+    encoded = ENCODINGS[encoding](VALUES["TOKEN"])
+    shown = min(shown, len(encoded) - 1)
+    head, tail, filler = encoded[:shown], encoded[-shown:], "x y " * 1200
+    text = (
+        f"{filler}{head}",
+        f"{tail}{filler}",
+        f"{filler}{head}\n[512 bytes left out]\n{tail} z",
+        f"a\n{filler}{head}\nb",
+    )[shape]
+    masked = box.mask(text)
+    assert f"{filler}{head}" not in masked
+    assert f"{tail}{filler}" not in masked
+    assert f"\n{tail} z" not in masked
+    assert "‹secret:token›" in masked
+    assert box.reveal(box.seal(text), None) == text
+
+
 def test_short_secrets_are_masked_as_whole_words_with_a_warning(box: Secrets) -> None:
     assert box.mask("x abc123 y (abc123)") == "x ‹secret:short› y (‹secret:short›)"
     assert box.mask("xabc1234") == "xabc1234"
