@@ -28,25 +28,10 @@ _VALUED = {
     "--kubeconfig": "kubeconfig",
     "--template": "template",
 }
-_SWITCHES = frozenset(
-    [
-        "--wait",
-        "--wait-for-jobs",
-        "--no-hooks",
-        "--force",
-        "--force-conflicts",
-        "--force-replace",
-        "--recreate-pods",
-        "--dry-run",
-        "--debug",
-        "--short",
-        "--cleanup-on-fail",
-        "--client",
-        "--all",
-        "-a",
-        "--server-side",
-    ]
-)
+_SWITCHES = frozenset({
+    "--wait", "--wait-for-jobs", "--no-hooks", "--force", "--force-conflicts", "--force-replace", "--recreate-pods",
+    "--dry-run", "--debug", "--short", "--cleanup-on-fail", "--client", "--all", "-a", "--server-side",
+})  # fmt: skip
 _OPTIONAL = frozenset({"--wait", "--dry-run", "--server-side"})
 """Switches that take a value after `=` in helm 4."""
 

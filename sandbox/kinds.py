@@ -80,75 +80,37 @@ KINDS = (
 
 GROUPS = tuple(dict.fromkeys((kind.group, kind.version) for kind in KINDS))
 
-REAL_GROUPS = frozenset(
-    {
-        "admissionregistration.k8s.io",
-        "apiextensions.k8s.io",
-        "apiregistration.k8s.io",
-        "apps",
-        "authentication.k8s.io",
-        "authorization.k8s.io",
-        "autoscaling",
-        "batch",
-        "certificates.k8s.io",
-        "coordination.k8s.io",
-        "discovery.k8s.io",
-        "events.k8s.io",
-        "flowcontrol.apiserver.k8s.io",
-        "networking.k8s.io",
-        "node.k8s.io",
-        "policy",
-        "rbac.authorization.k8s.io",
-        "resource.k8s.io",
-        "scheduling.k8s.io",
-        "storage.k8s.io",
-    }
-)
+REAL_GROUPS = frozenset({
+    "admissionregistration.k8s.io", "apiextensions.k8s.io", "apiregistration.k8s.io", "apps", "authentication.k8s.io",
+    "authorization.k8s.io", "autoscaling", "batch", "certificates.k8s.io", "coordination.k8s.io", "discovery.k8s.io",
+    "events.k8s.io", "flowcontrol.apiserver.k8s.io", "networking.k8s.io", "node.k8s.io", "policy",
+    "rbac.authorization.k8s.io", "resource.k8s.io", "scheduling.k8s.io", "storage.k8s.io",
+})  # fmt: skip
 """Groups that a real API server has: asked for here, they are not modelled (501), rather than unknown (404)."""
 
 REAL_PLURALS: Mapping[str, frozenset[str]] = {
-    "": frozenset(
-        [
-            "bindings",
-            "componentstatuses",
-            "limitranges",
-            "nodes",
-            "persistentvolumeclaims",
-            "persistentvolumes",
-            "podtemplates",
-            "replicationcontrollers",
-            "resourcequotas",
-            "serviceaccounts",
-        ]
-    ),
+    "": frozenset({
+        "bindings", "componentstatuses", "limitranges", "nodes", "persistentvolumeclaims", "persistentvolumes",
+        "podtemplates", "replicationcontrollers", "resourcequotas", "serviceaccounts",
+    }),
     "apps": frozenset({"controllerrevisions", "daemonsets", "statefulsets"}),
     "authorization.k8s.io": frozenset({"localsubjectaccessreviews", "selfsubjectrulesreviews", "subjectaccessreviews"}),
     "autoscaling": frozenset(),
     "coordination.k8s.io": frozenset(),
     "discovery.k8s.io": frozenset(),
-}
+}  # fmt: skip
 
 REAL_SUBRESOURCES: Mapping[str, frozenset[str]] = {
-    "pods": frozenset(
-        [
-            "attach",
-            "binding",
-            "ephemeralcontainers",
-            "eviction",
-            "exec",
-            "log",
-            "portforward",
-            "proxy",
-            "resize",
-            "status",
-        ]
-    ),
+    "pods": frozenset({
+        "attach", "binding", "ephemeralcontainers", "eviction", "exec", "log", "portforward", "proxy", "resize",
+        "status",
+    }),
     "services": frozenset({"proxy", "status"}),
     "namespaces": frozenset({"finalize", "status"}),
     "deployments": frozenset({"scale", "status"}),
     "replicasets": frozenset({"scale", "status"}),
     "horizontalpodautoscalers": frozenset({"status"}),
-}
+}  # fmt: skip
 
 
 def find(group: str, version: str, plural: str) -> Kind | None:

@@ -37,11 +37,11 @@ class StatusError(Exception):
         return status | {"code": self.code}
 
 
-def _details(kind: Kind, name: str, *, by_kind: bool = False) -> dict[str, Any]:
+def _details(kind: Kind, name: str) -> dict[str, Any]:
     details = {"name": name} if name else {}
     if kind.group:
         details["group"] = kind.group
-    return details | {"kind": kind.kind if by_kind else kind.plural}
+    return details | {"kind": kind.plural}
 
 
 def bad_request(message: str) -> StatusError:

@@ -209,24 +209,25 @@ def start(
     api = Api(world, controllers, faults, users=users, forbidden=forbidden, pods=pods)
     receivers = Receivers(world, metrics, helm, faults, token)
     _sweep()
-    folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
-    try:
+    with contextlib.ExitStack() as undo:
+        folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
+        undo.callback(shutil.rmtree, folder, ignore_errors=True)
         authority, context = tls.issue(folder)
-        servers = (Server(api, context, port), Server(receivers))
+        servers = (Server(receivers), Server(api, context, port))
+        undo.callback(servers[0].server_close)
+        undo.callback(servers[1].server_close)
         (folder / "ca.crt").write_bytes(authority)
         contexts = ("simulated", *(scenario.world.get("contexts") or ()))
-        kubeconfig = _kubeconfig(folder / "kubeconfig", servers[0].port, token, contexts)
-        kubeconfig_nobody = _kubeconfig(folder / "kubeconfig-nobody", servers[0].port, nobody, contexts)
+        kubeconfig = _kubeconfig(folder / "kubeconfig", servers[1].port, token, contexts)
+        kubeconfig_nobody = _kubeconfig(folder / "kubeconfig-nobody", servers[1].port, nobody, contexts)
         tools = folder / "tools"
         tools.mkdir(mode=0o700)
-        helm_program.write(tools, servers[1].port, token)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+        helm_program.write(tools, servers[0].port, token)
+        undo.pop_all()
     coordinates = Coordinates(
         kubeconfig=str(kubeconfig),
         tools=str(tools),
-        services=f"http://127.0.0.1:{servers[1].port}",
+        services=f"http://127.0.0.1:{servers[0].port}",
         secrets=dict(scenario.secrets),
         answers=tuple(_plain(answer) for answer in scenario.answers),
         scenario=scenario.name,

@@ -22,6 +22,7 @@ import yaml
 
 from runbook.sandbox import scenario, surroundings
 
+pytestmark = pytest.mark.filterwarnings("ignore::urllib3.exceptions.InsecureRequestWarning")  # the plane signs its own
 Document = dict[str, Any]
 MERGE = "application/merge-patch+json"
 STRATEGIC = "application/strategic-merge-patch+json"
@@ -45,7 +46,6 @@ class Api:
         self.server = loaded["clusters"][0]["cluster"]["server"]
         self.token = loaded["users"][0]["user"]["token"]
         self.nobody = yaml.safe_load(nobody.read_text())["users"][0]["user"]["token"]
-        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)  # the real plane signs its own
         self._pool = urllib3.PoolManager(cert_reqs="CERT_NONE")
         self.namespace = ""
 

@@ -16,6 +16,7 @@ import pytest
 from runbook.sandbox import scenario, surroundings
 from tests.testbed.plane import Plane
 
+pytestmark = pytest.mark.filterwarnings("ignore::urllib3.exceptions.InsecureRequestWarning")  # the plane signs its own
 WORLD = """
 scenario: 1
 world:
@@ -91,22 +92,35 @@ def real(plane: Plane, version: int, folder: Path) -> Helm:
     return made
 
 
-@pytest.fixture(
-    params=[
-        "simulated",
-        pytest.param("helm 3", marks=pytest.mark.control_plane),
-        pytest.param("helm 4", marks=pytest.mark.control_plane),
-    ]
-)
-def helm(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Helm]:
-    if request.param == "simulated":
+PROGRAMS = [
+    "simulated",
+    pytest.param("helm 3", marks=pytest.mark.control_plane),
+    pytest.param("helm 4", marks=pytest.mark.control_plane),
+]
+
+
+def begin(program: str, request: pytest.FixtureRequest, folder: Path) -> Iterator[Helm]:
+    if program == "simulated":
         with surroundings.start(scenario.parse(WORLD)) as sandbox:
             yield Helm(sandbox.environ, "shop")
     else:
-        yield real(request.getfixturevalue("control_plane"), int(request.param[-1]), tmp_path)
+        yield real(request.getfixturevalue("control_plane"), int(program[-1]), folder)
 
 
-def test_history(helm: Helm) -> None:
+@pytest.fixture(params=PROGRAMS)
+def helm(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Helm]:
+    """A release of the test's own."""
+    yield from begin(request.param, request, tmp_path)
+
+
+@pytest.fixture(params=PROGRAMS, scope="module")
+def looked_at(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Helm]:
+    """A release that no test changes."""
+    yield from begin(request.param, request, tmp_path_factory.mktemp("chart"))
+
+
+def test_history(looked_at: Helm) -> None:
+    helm = looked_at
     history = helm.json("history", "web")
     assert [(one["revision"], one["status"], one["description"]) for one in history] == [
         (1, "superseded", "Install complete"),
@@ -121,7 +135,8 @@ def test_history(helm: Helm) -> None:
     assert [line.split("\t")[2].strip() for line in lines] == ["superseded", "superseded", "deployed"]
 
 
-def test_status_and_manifest(helm: Helm) -> None:
+def test_status_and_manifest(looked_at: Helm) -> None:
+    helm = looked_at
     status = helm.json("status", "web")
     assert (status["name"], status["version"], status["namespace"]) == ("web", 3, helm.namespace)
     assert (status["info"]["status"], status["info"]["description"]) == ("deployed", "Upgrade complete")
@@ -149,8 +164,8 @@ def test_status_and_manifest(helm: Helm) -> None:
         (("rollback",), 'Error: "helm rollback" requires at least 1 argument'),
     ],
 )
-def test_errors(helm: Helm, arguments: tuple[str, ...], said: str) -> None:
-    done = helm.run(*arguments)
+def test_errors(looked_at: Helm, arguments: tuple[str, ...], said: str) -> None:
+    done = looked_at.run(*arguments)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines()[0] == said
 

@@ -636,3 +636,27 @@ def test_kubectl(sandbox: Sandbox) -> None:
     assert "SIMULATED log" in kubectl("logs", "deploy/web")
     assert kubectl("wait", "deploy/web", "--for=condition=Available", "--timeout=10s")
     assert kubectl("delete", "configmap", "settings") == 'configmap "settings" deleted from shop namespace\n'
+
+
+def test_a_taken_port_leaves_nothing_behind(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    taken = urlsplit(sandbox.surroundings.coordinates.services).port or 0
+    with pytest.raises(OSError, match="in use"):
+        surroundings.start(scenario.parse(WORLD), port=taken)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_same_scenario_gives_the_same_names() -> None:
+    seen = []
+    for _ in range(2):
+        with start() as sandbox:
+            seen.append([item["metadata"]["name"] for item in sandbox.world.list(kinds.POD)])
+    assert seen[0] == seen[1]
+
+
+def test_other_contexts_lead_into_the_same_world() -> None:
+    more = "  contexts: [prod]\n"
+    with surroundings.start(scenario.parse(WORLD + more)) as sandbox:
+        names = [one["name"] for one in json.loads(sandbox.kubeconfig.read_text())["contexts"]]
+        assert names == ["simulated", "prod"]
+        assert helm(sandbox, "status", "web", "-n", "shop", "--kube-context", "prod").returncode == 0
