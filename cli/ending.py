@@ -101,6 +101,8 @@ def _what(view: RunView) -> list[tuple[str, str]]:
     culprit = view.culprit()
     error = (culprit.error if culprit is not None and culprit.error else None) or view.error or {}
     message = tame(str(error.get("message") or _reason(view)))
+    if culprit is not None:
+        message = message.removeprefix(culprit.key).lstrip(": ")
     first, *more = message.splitlines() or [""]
     rows = [("What", first), *(("", line) for line in more[:MANY])]
     if len(more) > MANY:
@@ -126,7 +128,7 @@ def _where(culprit: StepView | None) -> str:
     if culprit is None:
         return ""
     parts = [culprit.key, culprit.place.rpartition(":")[0], culprit.action]
-    if culprit.attempts > 1:
+    if culprit.attempts > 1 and not culprit.children:
         parts.append(f"{culprit.attempts} attempts")
     return " · ".join(part for part in parts if part)
 

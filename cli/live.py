@@ -49,6 +49,7 @@ class LiveScreen:
         self._lock = threading.RLock()
         self._tails: dict[str, deque[str]] = {}
         self._progress: dict[str, tuple[float, float]] = {}
+        self._notice = ""  # the run's own last word
         self._skew = 0.0  # seconds that the run's clock is ahead of ours
         self._live: Live | None = None
         self._over = False
@@ -79,11 +80,15 @@ class LiveScreen:
             self.view.add(event)
             self._skew = event.wall - time.time()
             step = step_of(event.key)
-            if event.kind == "log":
+            if event.kind == "log" and self.view.is_own_word(event.key):
+                self._notice = one_line(str(event.data.get("text", "")))
+            elif event.kind == "log":
                 tail = self._tails.setdefault(step, deque(maxlen=TAIL))
                 tail.extend(one_line(line) for line in str(event.data.get("text", "")).splitlines()[-TAIL:])
             elif event.kind == "progress":
                 self._progress[step] = (float(event.data.get("done", 0)), float(event.data.get("total", 0)))
+            elif event.kind in ("locked", "answered"):
+                self._notice = ""
             elif event.kind == "step.ended":
                 self._tails.pop(step, None)
                 self._progress.pop(step, None)
@@ -129,6 +134,8 @@ class LiveScreen:
             yield from (paint(f"  {step.id} | {line}", "dim") for line in self._tails.get(step.key, ()))
             if step.key in self._progress:
                 yield f"  {step.id} {bar(*self._progress[step.key])}"
+        if self._notice:
+            yield paint(self._notice, "cyan")
         stopped = {box for box, _, _ in self.view.stops}
         if "@hard" in stopped:
             yield paint(CUT, "yellow")

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,6 +19,9 @@ from runbook.cli.looking import state_of, store, view_of
 from runbook.cli.terminal import Terminal, columns
 from runbook.interpreter.errors import Exit, InvalidError, RunbookError
 from runbook.runner.store import RunFolder
+
+if TYPE_CHECKING:
+    from runbook.interpreter.model import SecretSource
 
 Finding = tuple[str, str, str]
 """What was looked at, `ok`, `note` or `bad`, and a sentence."""
@@ -138,7 +141,7 @@ def _plugins() -> Iterator[Finding]:
 
 def _playbook(file: str) -> Iterator[Finding]:
     from runbook.cli.writing import errors, read
-    from runbook.interpreter.model import Action
+    from runbook.interpreter.model import Action, SubPlaybook
     from runbook.runner import registry, shape
 
     loaded = read(file)
@@ -147,21 +150,26 @@ def _playbook(file: str) -> Iterator[Finding]:
         yield file, "bad", f"{len(wrong)} problems: runbook validate {file}"
         return
     yield file, "ok", "valid"
-    for source in loaded.playbook.secrets:
-        where = source.where.data
-        if source.kind == "env" and isinstance(where, str) and "{{" not in where:
-            there = bool(os.environ.get(where))
-            state = "ok" if there else "note" if source.optional else "bad"
-            yield f"secret {source.name}", state, f"environment variable {where}{'' if there else ' is not set'}"
-        elif source.kind == "file" and isinstance(where, str) and "{{" not in where:
-            there = os.access(where, os.R_OK)
-            state = "ok" if there else "note" if source.optional else "bad"
-            yield f"secret {source.name}", state, f"{where}{'' if there else ' cannot be read'}"
+    below = (step.playbook for _, step in shape.walk(loaded.playbook) if isinstance(step, SubPlaybook))
+    secrets = (source for book in (loaded.playbook, *below) for source in book.secrets)
+    yield from dict.fromkeys(finding for source in secrets for finding in _secret(source))
     known = registry.catalogue()
     used = {step.action for _, step in shape.walk(loaded.playbook) if isinstance(step, Action)}
     for extra in sorted({known[name].extra or "" for name in used} - {""}):
         there = find_spec(EXTRA_MODULES.get(extra, extra)) is not None
         yield extra, "ok" if there else "bad", "installed" if there else f"pip install 'runbook[{extra}]'"
+
+
+def _secret(source: SecretSource) -> Iterator[Finding]:
+    """Whether a secret is where it is looked for; of one whose place depends on inputs nothing is known yet."""
+    where = source.where.data
+    if source.kind == "k8s" or not isinstance(where, str) or "{{" in where:
+        yield f"secret {source.name}", "note", "looked for when a run begins"
+        return
+    there = bool(os.environ.get(where)) if source.kind == "env" else os.access(where, os.R_OK)
+    what = f"environment variable {where}" if source.kind == "env" else where
+    trouble = "" if there else " is not set" if source.kind == "env" else " cannot be read"
+    yield f"secret {source.name}", "ok" if there else "note" if source.optional else "bad", what + trouble
 
 
 @click.group(short_help="Serve a SIMULATED world to rehearse in.")

@@ -38,9 +38,11 @@ def step_line(step: StepView, terminal: Terminal, now: float | None = None) -> s
         words = ["waits for a person"]
     if step.tolerated and status != "succeeded":
         words.append("tolerated")
+    if step.alternative and status not in ("succeeded", "skipped", "running"):
+        words.append("next one tried")
     if step.undone:
         words.append("undone")
-    if step.attempts > 1:
+    if step.attempts > 1 and not step.children:
         words.append(f"attempt {step.attempts}" if status == "running" else f"{step.attempts} attempts")
     if status == "succeeded" and any(c.effect == "change" and not c.changed for c in step.calls):
         words.append("already so")
@@ -65,12 +67,17 @@ def title(step: StepView) -> str:
     return one_line(step.name) or step.id
 
 
+def said(step: StepView) -> str:
+    """A failure's sentence in one line, without the name of the step that it stands beside."""
+    return one_line(str((step.error or {}).get("message", "")).removeprefix(step.key).lstrip(": "))
+
+
 def _below(step: StepView, verbose: bool) -> Iterator[str]:
     for call in step.calls:
         if call.changed and not call.is_inverse:
             yield from change_lines(call.diff, call.before, call.after)
     if step.error and not step.children and step.status not in ("succeeded", "skipped", "running"):
-        yield one_line(str(step.error.get("message", "")))
+        yield said(step)
     for warning in step.warnings:
         yield f"warning: {one_line(warning)}"
     if verbose and step.outputs:

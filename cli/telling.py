@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, TextIO
 
-from runbook.cli.screen import title
+from runbook.cli.screen import said, title
 from runbook.cli.terminal import STATUS_STYLE, Terminal
 from runbook.runner.journal import Event
 from runbook.runner.run_tree import StepView, step_of
@@ -111,6 +111,12 @@ class Lines:
                 yield f"{stamp}{paint('■', 'yellow')} {_said(data, 'why') or 'stopped'}{then}"
             case "resumed" | "undo.begun":
                 yield f"{stamp}{event.kind.replace('.begun', '')}"
+            case "log" if self.view.is_own_word(event.key):
+                if self._told.get(event.key) == data.get("text"):
+                    return
+                self._told[event.key] = str(data.get("text"))
+                where = "" if event.key.startswith("@") else f"{step}  "
+                yield f"{stamp}{paint('·', 'cyan')} {where}{_said(data, 'text')}"
             case "log" if self._verbose:
                 yield stamp + paint(f"{step} | {_said(data, 'text')}", "dim")
 
@@ -133,16 +139,18 @@ class Lines:
             if call.changed and not call.is_inverse:
                 yield from (terminal.paint(line, "dim") for line in change_lines(call.diff, call.before, call.after))
         if step.error and step.status not in ("succeeded", "skipped") and not step.children:
-            yield terminal.paint(_said(step.error, "message"), STATUS_STYLE.get(step.status, "red"))
+            yield terminal.paint(said(step), STATUS_STYLE.get(step.status, "red"))
 
 
 def _words(step: StepView) -> Iterator[str]:
     if step.status != "skipped" and step.duration is not None:
         yield span(step.duration)
-    if step.attempts > 1:
+    if step.attempts > 1 and not step.children:
         yield f"{step.attempts} attempts"
     if step.tolerated and step.status != "succeeded":
         yield "tolerated"
+    if step.alternative and step.status not in ("succeeded", "skipped"):
+        yield "next one tried"
     if step.undone:
         yield "undone"
     if (

@@ -129,10 +129,12 @@ def _step(view: RunView, depth: int, step: StepView) -> dict[str, Any]:
         "status": step.status,
         "tolerated": step.tolerated,
         "undone": step.undone,
-        "attempts": step.attempts,
+        "attempts": 1 if step.children else step.attempts,
+        "alternative": step.alternative,
         "after": None if step.started is None else round(step.started - begin, 3),
-        "duration": None if step.duration is None else round(step.duration, 3),
+        "duration": None if step.duration is None or step.status == "skipped" else round(step.duration, 3),
         "error": unwired(step.error),
+        "parts": len(step.children),
         "changed": any(call.changed for call in step.calls if not call.is_inverse),
     }
 
@@ -238,9 +240,10 @@ def _step_row(step: Mapping[str, Any]) -> list[str]:
     status = ("" if step["status"] == "pending" else status_word(step["status"])) + (
         ", tolerated" if step["tolerated"] else ""
     )
+    status += ", next one tried" if step["alternative"] and step["status"] not in ("succeeded", "skipped") else ""
     status += ", undone" if step["undone"] else ""
-    if step["error"] and step["status"] != "succeeded":
-        status += f": {value(step['error'].get('message', ''), 200)}"
+    if step["error"] and step["status"] not in ("succeeded", "skipped") and not step["parts"]:
+        status += f": {value(str(step['error'].get('message', '')).removeprefix(step['key']).lstrip(': '), 200)}"
     name = f"{'· ' * step['depth']}{step['id']}" + (f" ({value(step['name'], 60)})" if step["name"] else "")
     after = "" if step["after"] is None else span(step["after"])
     attempts = str(step["attempts"]) if step["attempts"] and step["attempts"] > 1 else ""

@@ -65,6 +65,7 @@ class StepView:
     by: str | None = None
     chosen: Any = None
     background: bool = False
+    alternative: bool = False  # of a fallback: if it fails, the next one is tried
     undone: bool = False
     milestone: str = ""
     others: list[Any] = field(default_factory=list)
@@ -142,7 +143,7 @@ def parent_of(key: str) -> str | None:
     if key.startswith("@") and key.endswith("]") and key.count("[") == 1:
         return ""  # a round after the run's own end
     cut = max(key.rfind("/"), key.rfind("!"), key.rfind("["))
-    return key[:cut] if cut > 0 else ""
+    return key[:cut].rstrip("/") if cut > 0 else ""
 
 
 _ATTEMPT = re.compile(r"(~\d+)?(#\w+)?[!?+]*$")
