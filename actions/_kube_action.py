@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from runbook.actions._kube import Cluster, connect
 from runbook.actions._kube_kinds import Ref
-from runbook.contract import Context, PermanentError, TemporaryError, param
+from runbook.contract import Context, Observation, PermanentError, TemporaryError, param
 
 Right = tuple[str, Ref]
 """A verb on an object, a subresource or a collection."""
@@ -46,13 +46,22 @@ class Rights:
             return [error.message]
 
 
+def named(name: str, state: Mapping[str, Any]) -> Observation:
+    """The places of an object, each under a name of its own: `k8s:prod/shop/Service/web#spec.selector.slot`.
+
+    So others may change the rest of the object, an undo is refused place by place, and what two actions write into the
+    same place is the same thing.
+    """
+    return {f"{name}#{path}": value for path, value in state.items()}
+
+
+def unnamed(observation: Observation) -> dict[str, Any]:
+    """The places of the one object in an observation."""
+    return {name.partition("#")[2]: value for name, value in observation.items()}
+
+
 def place(name: str) -> tuple[str, str, str, str]:
     """Context, namespace, kind and name out of an object's name in an observation (a context may hold slashes)."""
-    context, namespace, kind, object_name = name.removeprefix("k8s:").rsplit("/", 3)
+    whole = name.partition("#")[0].removeprefix("k8s:")
+    context, namespace, kind, object_name = whole.rsplit("/", 3)
     return context, namespace, kind, object_name
-
-
-def only(observation: dict[str, Any]) -> tuple[str, Any]:
-    """Name and state of an observation's one object."""
-    ((name, state),) = observation.items()
-    return name, state

@@ -7,7 +7,7 @@ chosen revision is put back; unlike there, "previous" never toggles.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from runbook.actions import _kube_kinds as kinds
@@ -22,6 +22,8 @@ REVISION = "deployment.kubernetes.io/revision"
 REVISION_HISTORY = "deployment.kubernetes.io/revision-history"
 CHANGE_CAUSE = "kubernetes.io/change-cause"
 TEMPLATE_HASH = "pod-template-hash"
+RESTARTED_AT = "kubectl.kubernetes.io/restartedAt"
+RESTARTED_BY = "runbook/restarted-by"
 
 Object = Mapping[str, Any]
 
@@ -30,15 +32,16 @@ Object = Mapping[str, Any]
 class Revision:
     """One revision of a workload.
 
-    `origin`: the revision under which its template first served. A Deployment that is rolled back takes its old
-    ReplicaSet again and gives it a new number; the annotation `revision-history` keeps the earlier ones. `hash` names
-    the template for as long as the cluster keeps the revision.
+    `origin`: the revision under which its version first served. A Deployment that is rolled back takes its old
+    ReplicaSet again and gives it a new number; the annotation `revision-history` keeps the earlier ones. Restarts make
+    new revisions of the same version. `hash` names the template for as long as the cluster keeps the revision.
     """
 
     number: int
     origin: int
     numbers: tuple[int, ...]
     template: Mapping[str, Any]
+    version: Mapping[str, Any]
     hash: str
     created: str
     cause: str | None
@@ -79,7 +82,14 @@ def of(cluster: Cluster, bounds: Bounds, ref: Ref, owner: Object) -> list[Revisi
         found = [revision for entry in owned if (revision := _of_replicaset(entry)) is not None]
     else:
         found = [_of_controller_revision(entry, owner) for entry in owned]
-    return sorted(found, key=lambda revision: revision.number)
+    found.sort(key=lambda revision: revision.number)
+    return [_with_origin(revision, found) for revision in found]
+
+
+def _with_origin(revision: Revision, listed: Iterable[Revision]) -> Revision:
+    """The same, counted from the first revision of its version."""
+    same = [entry.numbers[0] for entry in listed if entry.version == revision.version]
+    return replace(revision, origin=min(same))
 
 
 def _of_replicaset(found: Object) -> Revision | None:
@@ -90,11 +100,13 @@ def _of_replicaset(found: Object) -> Revision | None:
         return None
     earlier = [number(text) for text in str(annotations.get(REVISION_HISTORY) or "").split(",")]
     numbers = tuple(sorted({entry for entry in earlier if entry is not None} | {own}))
+    template = plain((found.get("spec") or {}).get("template") or {})
     return Revision(
         number=own,
         origin=numbers[0],
         numbers=numbers,
-        template=plain((found.get("spec") or {}).get("template") or {}),
+        template=template,
+        version=version(template),
         hash=str((metadata.get("labels") or {}).get(TEMPLATE_HASH) or metadata.get("name")),
         created=str(metadata.get("creationTimestamp") or ""),
         cause=annotations.get(CHANGE_CAUSE),
@@ -106,11 +118,13 @@ def _of_controller_revision(found: Object, owner: Object) -> Revision:
     metadata = found["metadata"]
     content = applied(owner, found.get("data") or {}, "strategic")
     own = int(found.get("revision") or 0)
+    template = plain((content.get("spec") or {}).get("template") or {})
     return Revision(
         number=own,
         origin=own,
         numbers=(own,),
-        template=plain((content.get("spec") or {}).get("template") or {}),
+        template=template,
+        version=version(template),
         hash=str(metadata.get("name")),
         created=str(metadata.get("creationTimestamp") or ""),
         cause=(metadata.get("annotations") or {}).get(CHANGE_CAUSE),
@@ -126,6 +140,15 @@ def plain(template: Object) -> dict[str, Any]:
     return {**template, "metadata": metadata}
 
 
+def version(template: Object) -> dict[str, Any]:
+    """A pod template without the marks of restarts: what is deployed, however often it was restarted."""
+    found = plain(template)
+    metadata = dict(found["metadata"])
+    annotations = metadata.pop("annotations", None) or {}
+    left = {key: value for key, value in annotations.items() if key not in (RESTARTED_AT, RESTARTED_BY)}
+    return {**found, "metadata": {**metadata, "annotations": left} if left else metadata}
+
+
 def serving(revisions: Iterable[Revision], owner: Object) -> Revision | None:
     """The revision whose template the workload has now; None before its controller has kept it."""
     template = plain((owner.get("spec") or {}).get("template") or {})
@@ -133,9 +156,10 @@ def serving(revisions: Iterable[Revision], owner: Object) -> Revision | None:
 
 
 def previous(revisions: Iterable[Revision], current: Revision | None) -> Revision | None:
-    """The newest revision before the current one; a revision that was itself a way back counts as the one it led to.
+    """The newest revision before the current version first served.
 
-    So that two roll-backs in a row never return to the version that the first one left.
+    A revision that was itself a way back counts as the one it led to, so that two roll-backs in a row never return to
+    the version that the first one left; and a restart is no version.
     """
     listed = list(revisions)
     if current is None:  # the newest spec is not kept yet: all that there is came before it

@@ -12,7 +12,7 @@ from runbook.actions import _kube_kinds as kinds
 from runbook.actions import _kube_patch as algebra
 from runbook.actions import _kube_paths as paths
 from runbook.actions._kube import Cluster, ConflictError, ForbiddenError, connect, sensitive
-from runbook.actions._kube_action import KubeArgs, Right, Rights, place
+from runbook.actions._kube_action import KubeArgs, Right, Rights, named, place, unnamed
 from runbook.actions._kube_endpoints import endpoints
 from runbook.actions._kube_kinds import Ref
 from runbook.actions._kube_paths import Touch, UnpatchableError
@@ -118,7 +118,7 @@ class Patch(Rights, Change[PatchArgs]):
         ref = _ref(args, cluster, ctx)
         target = _target(args, secret=ref.kind == kinds.SECRET, custom=kinds.custom(ref.kind))
         self._live = cluster.get(ctx, ref)
-        return _named(cluster.name(ref), target.state(self._live))
+        return named(cluster.name(ref), target.state(self._live))
 
     def expect(self, args: PatchArgs, before: Observation, ctx: Context) -> Observation:
         cluster = connect(ctx, args.context)
@@ -127,7 +127,7 @@ class Patch(Rights, Change[PatchArgs]):
         name = cluster.name(ref)
         live = self._live if self._live is not None else cluster.get(ctx, ref)
         if target.is_there(live, ctx):
-            self._after = _unnamed(before)
+            self._after = unnamed(before)
             return before
         _compare(args, live, ref)
         misfit = paths.misfit(live, target.touched) if target.patch_type != "json" else None
@@ -146,13 +146,13 @@ class Patch(Rights, Change[PatchArgs]):
                 self._after = target.wanted(live)
             except UnpatchableError as problem:
                 raise PermanentError(f"the patch does not fit {ref}: {problem}") from problem
-        return _named(name, self._after)
+        return named(name, self._after)
 
     def apply(self, args: PatchArgs, before: Observation, ctx: Context) -> None:
         cluster = connect(ctx, args.context)
         ref = _ref(args, cluster, ctx)
         target = _target(args, secret=ref.kind == kinds.SECRET, custom=kinds.custom(ref.kind))
-        state = _unnamed(before)
+        state = unnamed(before)
         for _ in range(ATTEMPTS):
             live = cluster.get(ctx, ref)
             if target.is_there(live, ctx):
@@ -174,8 +174,8 @@ class Patch(Rights, Change[PatchArgs]):
         raise TemporaryError(f"{ref} was changed by others {ATTEMPTS} times while it was to be patched")
 
     def inverse(self, args: PatchArgs, before: Observation, op: str) -> Call | None:
-        state = _unnamed(before)
-        context, namespace, kind, object_name = place(next(iter(before)).partition("#")[0])
+        state = unnamed(before)
+        context, namespace, kind, object_name = place(next(iter(before)))
         target = _target(args, secret=kind == kinds.SECRET.kind, custom="." in kind)
         after = self._after
         if after is None:  # `expect` did not run in this process
@@ -197,26 +197,17 @@ class Patch(Rights, Change[PatchArgs]):
         return Call(self.name, given)
 
     def outputs(self, args: PatchArgs, before: Observation, after: Observation) -> Outputs:
-        return {"before": _unnamed(before), "after": _unnamed(after)}
+        return {"before": unnamed(before), "after": unnamed(after)}
 
     def effective(self, args: PatchArgs, after: Observation, ctx: Context) -> bool:
         cluster = connect(ctx, args.context)
         ref = _ref(args, cluster, ctx)
-        state = _unnamed(after)
+        state = unnamed(after)
         if ref.kind == kinds.SERVICE and any(name.startswith("spec.selector") for name in state):
             return endpoints(cluster, ctx, cluster.get(ctx, ref)).settled
         if any(name.startswith("spec") for name in state):
             return settled(cluster, ctx, ref)
         return True
-
-
-def _named(name: str, state: Mapping[str, Any]) -> Observation:
-    """Each place by itself: others may change the rest of the object, and an undo is refused place by place."""
-    return {f"{name}#{path}": value for path, value in state.items()}
-
-
-def _unnamed(observation: Observation) -> dict[str, Any]:
-    return {name.partition("#")[2]: value for name, value in observation.items()}
 
 
 def _ref(args: PatchArgs, cluster: Cluster, ctx: Context) -> Ref:

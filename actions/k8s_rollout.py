@@ -10,9 +10,10 @@ from typing import Any
 from runbook.actions import _kube_kinds as kinds
 from runbook.actions import _kube_revisions as revisions
 from runbook.actions._kube import Cluster, ConflictError, connect
-from runbook.actions._kube_action import KubeArgs, Right, Rights, only, place
+from runbook.actions._kube_action import KubeArgs, Right, Rights, named, place, unnamed
 from runbook.actions._kube_kinds import Ref
-from runbook.actions._kube_revisions import CHANGE_CAUSE, Revision
+from runbook.actions._kube_paths import pointer_to, text
+from runbook.actions._kube_revisions import CHANGE_CAUSE, RESTARTED_AT, RESTARTED_BY, Revision
 from runbook.actions._kube_workload import images, settled
 from runbook.actions.k8s_scale import gitops_owners
 from runbook.contract import Call, Change, Context, Observation, Outputs, PermanentError, TemporaryError, param
@@ -20,9 +21,9 @@ from runbook.contract import Call, Change, Context, Observation, Outputs, Perman
 ATTEMPTS = 5
 PATIENCE = 2.0
 """Seconds for the controller to make the ReplicaSet of a spec that was just written."""
-RESTARTED_AT = "kubectl.kubernetes.io/restartedAt"
-RESTARTED_BY = "runbook/restarted-by"
-_CAUSE = "/metadata/annotations/" + CHANGE_CAUSE.replace("/", "~1")
+_TEMPLATE = "spec.template"
+_CAUSE = text(("metadata", "annotations", CHANGE_CAUSE))
+_AT, _BY = (text(("spec", "template", "metadata", "annotations", name)) for name in (RESTARTED_AT, RESTARTED_BY))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,34 +75,33 @@ class RolloutUndo(Rights, Change[UndoArgs]):
         ref = _deployment(args)
         owner, listed = _look(cluster, ctx, ref)
         self._seen = owner, listed
-        return {cluster.name(ref): _state(owner, revisions.serving(listed, owner))}
+        return named(cluster.name(ref), _state(owner, revisions.serving(listed, owner)))
 
     def expect(self, args: UndoArgs, before: Observation, ctx: Context) -> Observation:
-        name, state = only(before)
         cluster = connect(ctx, args.context)
         owner, listed = self._seen or _look(cluster, ctx, _deployment(args))
         target = _target(args, listed, owner, ctx)
-        if target.template == state["template"]:
-            return {name: state}
+        if target.version == unnamed(before)[_TEMPLATE]:
+            return before
         if (owner.get("spec") or {}).get("paused"):
             raise PermanentError(f"Deployment {args.name} is paused", hint="resume it before it is rolled back")
         for tool in gitops_owners(owner):
             ctx.log(f"warning: {tool} owns Deployment {args.name}, and may roll it forward again")
-        return {name: _written(target)}
+        return named(cluster.name(_deployment(args)), _written(target))
 
     def apply(self, args: UndoArgs, before: Observation, ctx: Context) -> None:
         cluster = connect(ctx, args.context)
         ref = _deployment(args)
-        had = only(before)[1]
+        had = unnamed(before)
         for _ in range(ATTEMPTS):
             owner, listed = _look(cluster, ctx, ref)
             target = _target(args, listed, owner, ctx)
             # From here on "previous" means this one, also for a later attempt that finds it done.
             ctx.note("template", target.hash)
-            now = revisions.plain((owner.get("spec") or {}).get("template") or {})
-            if now == target.template:
+            now = revisions.version((owner.get("spec") or {}).get("template") or {})
+            if now == target.version:
                 return
-            if now != had["template"]:
+            if now != had[_TEMPLATE]:
                 raise PermanentError(f"the pod template of {ref} was changed by someone else meanwhile")
             try:
                 cluster.patch(ctx, ref, _patch(owner, target), "json")
@@ -112,17 +112,22 @@ class RolloutUndo(Rights, Change[UndoArgs]):
         raise TemporaryError(f"{ref} was changed by others {ATTEMPTS} times while it was to be rolled back")
 
     def inverse(self, args: UndoArgs, before: Observation, op: str) -> Call | None:
-        name, state = only(before)
-        context, namespace, kind, object_name = place(name)
+        state = unnamed(before)
+        context, namespace, kind, object_name = place(next(iter(before)))
+        current = revisions.serving(self._seen[1], self._seen[0]) if self._seen else None
         given = {"kind": kind, "name": object_name, "namespace": namespace, "context": context}
-        back = {"to_revision": state["revision"] or None, "to_template": state["hash"] or None}
+        back = {"to_revision": state["revision"] or None, "to_template": current.hash if current else None}
         if not any(back.values()):
             return None  # its ReplicaSet was not there yet: nothing that the cluster keeps can be named
         return Call(self.name, {**given, **{key: value for key, value in back.items() if value is not None}})
 
     def outputs(self, args: UndoArgs, before: Observation, after: Observation) -> Outputs:
-        was, now = only(before)[1], only(after)[1]
-        return {"from_revision": was["revision"], "to_revision": now["revision"], "images": now["images"]}
+        was, now = unnamed(before), unnamed(after)
+        return {
+            "from_revision": was["revision"],
+            "to_revision": now["revision"],
+            "images": images(now[_TEMPLATE]),
+        }
 
     def effective(self, args: UndoArgs, after: Observation, ctx: Context) -> bool:
         return settled(connect(ctx, args.context), ctx, _deployment(args))
@@ -164,25 +169,17 @@ def _target(args: UndoArgs, listed: list[Revision], owner: Mapping[str, Any], ct
 
 
 def _state(owner: Mapping[str, Any], current: Revision | None) -> dict[str, Any]:
-    template = revisions.plain((owner.get("spec") or {}).get("template") or {})
+    """The version, not its restarts: one that this run makes afterwards must not stand in the way of an undo."""
     return {
         # As first numbered: when a ReplicaSet serves again its number changes, a moment later; this one does not.
         "revision": current.origin if current else 0,
-        "hash": current.hash if current else "",
-        "images": images(template),
-        "cause": ((owner.get("metadata") or {}).get("annotations") or {}).get(CHANGE_CAUSE),
-        "template": template,
+        _CAUSE: ((owner.get("metadata") or {}).get("annotations") or {}).get(CHANGE_CAUSE),
+        _TEMPLATE: revisions.version((owner.get("spec") or {}).get("template") or {}),
     }
 
 
 def _written(target: Revision) -> dict[str, Any]:
-    return {
-        "revision": target.origin,
-        "hash": target.hash,
-        "images": images(target.template),
-        "cause": target.cause,
-        "template": dict(target.template),
-    }
+    return {"revision": target.origin, _CAUSE: target.cause, _TEMPLATE: dict(target.version)}
 
 
 def _patch(owner: Mapping[str, Any], target: Revision) -> list[dict[str, Any]]:
@@ -192,13 +189,14 @@ def _patch(owner: Mapping[str, Any], target: Revision) -> list[dict[str, Any]]:
         {"op": "replace", "path": "/metadata/resourceVersion", "value": metadata["resourceVersion"]},
         {"op": "replace", "path": "/spec/template", "value": target.template},
     ]
+    cause = pointer_to(("metadata", "annotations", CHANGE_CAUSE))
     # The controller copies the cause to the ReplicaSet that serves: the bad version's must not stick to the good one.
     if target.cause is not None and target.cause != annotations.get(CHANGE_CAUSE):
         if not annotations:
             patch.append({"op": "add", "path": "/metadata/annotations", "value": {}})
-        patch.append({"op": "add", "path": _CAUSE, "value": target.cause})
+        patch.append({"op": "add", "path": cause, "value": target.cause})
     elif target.cause is None and CHANGE_CAUSE in annotations:
-        patch.append({"op": "remove", "path": _CAUSE})
+        patch.append({"op": "remove", "path": cause})
     return patch
 
 
@@ -230,13 +228,13 @@ class RolloutRestart(Rights, Change[RestartArgs]):
     def observe(self, args: RestartArgs, ctx: Context) -> Observation:
         cluster = connect(ctx, args.context)
         ref = _workload(args, cluster, ctx)
-        return {cluster.name(ref): _restarted(cluster.get(ctx, ref))}
+        return named(cluster.name(ref), _restarted(cluster.get(ctx, ref)))
 
     def expect(self, args: RestartArgs, before: Observation, ctx: Context) -> Observation:
-        name, state = only(before)
-        if state["restarted_by"] == ctx.op:
-            return {name: state}
-        return {name: {"restarted_at": self._time(ctx), "restarted_by": ctx.op}}
+        if unnamed(before)[_BY] == ctx.op:
+            return before
+        name = next(iter(before)).partition("#")[0]
+        return named(name, {_AT: self._time(ctx), _BY: ctx.op})
 
     def apply(self, args: RestartArgs, before: Observation, ctx: Context) -> None:
         cluster = connect(ctx, args.context)
@@ -245,7 +243,7 @@ class RolloutRestart(Rights, Change[RestartArgs]):
         ctx.note("at", annotations[RESTARTED_AT])
         for _ in range(ATTEMPTS):
             live = cluster.get(ctx, ref)
-            if _restarted(live)["restarted_by"] == ctx.op:
+            if _restarted(live)[_BY] == ctx.op:
                 return
             if (live.get("spec") or {}).get("paused"):
                 raise PermanentError(f"{ref} is paused", hint="resume it before it is restarted")
@@ -262,7 +260,7 @@ class RolloutRestart(Rights, Change[RestartArgs]):
         raise TemporaryError(f"{ref} was changed by others {ATTEMPTS} times while it was to be restarted")
 
     def outputs(self, args: RestartArgs, before: Observation, after: Observation) -> Outputs:
-        return {"at": only(after)[1]["restarted_at"]}
+        return {"at": unnamed(after)[_AT]}
 
     def effective(self, args: RestartArgs, after: Observation, ctx: Context) -> bool:
         cluster = connect(ctx, args.context)
@@ -285,4 +283,4 @@ def _workload(args: RestartArgs, cluster: Cluster, ctx: Context) -> Ref:
 def _restarted(found: Mapping[str, Any]) -> dict[str, Any]:
     template = (found.get("spec") or {}).get("template") or {}
     annotations = (template.get("metadata") or {}).get("annotations") or {}
-    return {"restarted_at": annotations.get(RESTARTED_AT), "restarted_by": annotations.get(RESTARTED_BY)}
+    return {_AT: annotations.get(RESTARTED_AT), _BY: annotations.get(RESTARTED_BY)}

@@ -9,12 +9,13 @@ from typing import Any, Literal
 
 from runbook.actions import _kube_kinds as kinds
 from runbook.actions._kube import Cluster, ConflictError, connect
-from runbook.actions._kube_action import KubeArgs, Right, Rights, only, place
+from runbook.actions._kube_action import KubeArgs, Right, Rights, named, place, unnamed
 from runbook.actions._kube_kinds import Ref
 from runbook.actions._kube_workload import settled
 from runbook.contract import Call, Change, Context, Observation, Outputs, PermanentError, TemporaryError, param
 
 ATTEMPTS = 5
+_REPLICAS = "spec.replicas"  # where most kinds keep it; also what k8s.patch calls it
 GITOPS = {
     "argocd.argoproj.io/tracking-id": "Argo CD",
     "argocd.argoproj.io/instance": "Argo CD",
@@ -50,21 +51,21 @@ class Scale(Rights, Change[ScaleArgs]):
     def observe(self, args: ScaleArgs, ctx: Context) -> Observation:
         cluster = connect(ctx, args.context)
         ref = _scale(args, cluster, ctx)
-        return {cluster.name(ref): {"replicas": _count(cluster.get(ctx, ref))}}
+        return named(cluster.name(ref), {_REPLICAS: _count(cluster.get(ctx, ref))})
 
     def expect(self, args: ScaleArgs, before: Observation, ctx: Context) -> Observation:
-        name, state = only(before)
-        wanted = _wanted(args, state["replicas"])
-        if wanted != state["replicas"]:
+        had = unnamed(before)[_REPLICAS]
+        wanted = _wanted(args, had)
+        if wanted != had:
             cluster = connect(ctx, args.context)
             for owner in _owners(cluster, ctx, _scale(args, cluster, ctx)):
                 ctx.log(f"warning: {owner} owns the replica count of {args.kind} {args.name}, and may set it again")
-        return {name: {"replicas": wanted}}
+        return dict.fromkeys(before, wanted)
 
     def apply(self, args: ScaleArgs, before: Observation, ctx: Context) -> None:
         cluster = connect(ctx, args.context)
         ref = _scale(args, cluster, ctx)
-        had = only(before)[1]["replicas"]
+        had = unnamed(before)[_REPLICAS]
         wanted = _wanted(args, had)
         for _ in range(ATTEMPTS):
             live = cluster.get(ctx, ref)
@@ -83,13 +84,12 @@ class Scale(Rights, Change[ScaleArgs]):
         raise TemporaryError(f"{ref} was changed by others {ATTEMPTS} times while it was to be scaled")
 
     def inverse(self, args: ScaleArgs, before: Observation, op: str) -> Call | None:
-        name, state = only(before)
-        context, namespace, kind, object_name = place(name)
+        context, namespace, kind, object_name = place(next(iter(before)))
         given = {"kind": kind, "name": object_name, "namespace": namespace, "context": context}
-        return Call(self.name, {**given, "replicas": state["replicas"]})
+        return Call(self.name, {**given, "replicas": unnamed(before)[_REPLICAS]})
 
     def outputs(self, args: ScaleArgs, before: Observation, after: Observation) -> Outputs:
-        return {"previous": only(before)[1]["replicas"], "replicas": only(after)[1]["replicas"]}
+        return {"previous": unnamed(before)[_REPLICAS], "replicas": unnamed(after)[_REPLICAS]}
 
     def effective(self, args: ScaleArgs, after: Observation, ctx: Context) -> bool:
         cluster = connect(ctx, args.context)

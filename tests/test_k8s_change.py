@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from runbook.actions import _kube
-from runbook.actions.k8s_rollout import RESTARTED_BY
+from runbook.actions._kube_revisions import RESTARTED_BY
 from runbook.contract import PermanentError, Sensitive, TemporaryError
 from tests.kube import Caller, change, meaning, opened
 from tests.testbed.plane import Plane
@@ -481,6 +481,22 @@ def test_rollout_undo_to_a_revision(control_plane: Plane, caller: Caller, rolled
     control_plane.kubectl("-n", rolled, "rollout", "pause", "deployment/web")
     with pytest.raises(PermanentError, match="is paused"):
         caller.plan("k8s.rollout_undo", {**given, "to_revision": 2})
+
+
+def test_a_restart_is_no_version(control_plane: Plane, caller: Caller, rolled: str) -> None:
+    given = {"namespace": rolled, "name": "web"}
+    made = caller.change("k8s.rollout_undo", given)  # 3 -> 2
+    control_plane.rolled_out(rolled, "web")
+    caller.change("k8s.rollout_restart", given)
+    control_plane.rolled_out(rolled, "web")
+    # The restart made revision 5 of version 2: neither does it stand in the way of the undo, nor is it gone back to.
+    assert caller.plan("k8s.rollout_undo", given).outputs["images"] == ["r/web:1"]
+    assert caller.settle("k8s.rollout_undo", given, made) == "done"
+    caller.undo(made)
+    assert (
+        control_plane.read(rolled, "deployment", "web")["spec"]["template"]["spec"]["containers"][0]["image"]
+        == "r/web:3"
+    )
 
 
 # -- restarts
