@@ -342,9 +342,9 @@ class Journal:
         """Every stored value against its digest. Sentences, in order; empty = nothing was changed."""
         try:
             found = [*self._verify_structure(), *self._verify_events(), *self._verify_files(), *self._verify_mailbox()]
-        except (sqlite3.Error, UnicodeDecodeError, OverflowError) as error:
+            return [*found, *self._verify_kept()]
+        except (sqlite3.Error, OSError, UnicodeDecodeError, OverflowError) as error:
             return [f"the journal cannot be read to its end: {error}"]
-        return found
 
     def _verify_structure(self) -> Iterator[str]:
         for (line,) in self._db.execute("pragma integrity_check(10)"):
@@ -389,6 +389,13 @@ class Journal:
                 intact = False
             if not intact:
                 yield f"command {number} in the mailbox was changed"
+
+    def _verify_kept(self) -> Iterator[str]:
+        """Bytes that changes kept beside the journal for their inverses; each file's name is its digest."""
+        kept = self.path.parent / "kept"
+        for path in sorted(kept.iterdir()) if kept.is_dir() else ():
+            if not path.name.startswith(".") and hashlib.sha256(path.read_bytes()).hexdigest() != path.name:
+                yield f"the kept bytes {path.name[:12]} were changed"
 
 
 def snapshot_digest(files: Mapping[str, bytes]) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-
 from runbook.interpreter.effects import Question
 from runbook.interpreter.errors import InvalidError, RefusedError
 from runbook.interpreter.values import from_wire
@@ -71,18 +69,3 @@ def _open_questions(past: Past) -> list[Question]:
         for key, event in past.asked.items()
         if ("ask", key) not in past.answers
     ]
-
-
-def verify(prefix: str, *, world: World | None = None) -> list[str]:
-    """Whether anything that is stored of a run was changed: its journal, and the bytes that were kept for its undo."""
-    world = world or here()
-    folder = world.store.find(prefix)
-    journal = Journal.open(folder.journal, readonly=True)
-    try:
-        found = journal.verify()
-    finally:
-        journal.close()
-    for path in sorted(folder.kept.iterdir()) if folder.kept.is_dir() else ():
-        if not path.name.startswith(".") and hashlib.sha256(path.read_bytes()).hexdigest() != path.name:
-            found.append(f"the kept bytes {path.name[:12]} were changed")
-    return found

@@ -15,7 +15,7 @@ from runbook.interpreter.values import from_wire, to_wire
 from runbook.runner import processes
 from runbook.runner.driving import Ended, Listener, Options, Run, Unfinished, exit_of
 from runbook.runner.journal import Journal
-from runbook.runner.orders import answer, cancel, questions, verify
+from runbook.runner.orders import answer, cancel, questions
 from runbook.runner.questions import Ask
 from runbook.runner.records import Past, read_past
 from runbook.runner.store import RunFolder
@@ -40,7 +40,6 @@ __all__ = [
     "secrets_of",
     "start",
     "undo",
-    "verify",
 ]
 
 PLAN = "<plan>"

@@ -31,6 +31,7 @@ from runbook.runner import outputs
 from runbook.runner.clients import Clients
 from runbook.runner.context import HostContext, cut_all
 from runbook.runner.host import Host
+from runbook.runner.journal import Journal
 from runbook.runner.outcomes import Again, Intent, Result, Undoes
 from runbook.runner.secrets import Secrets
 from runbook.runner.surroundings import Real
@@ -215,7 +216,10 @@ def test_what_is_kept_is_sealed_on_disk_and_comes_back(tmp_path: Path) -> None:
     assert file.stat().st_mode & 0o077 == 0
     back = call("toy.keeper", "opaque", value=reference)
     assert host.perform(back, ready(host, back)).outputs == {"text": "canary-in-a-coal-mine"}
+    journal = Journal.create(tmp_path / "journal.db", "run-1")
+    assert journal.verify() == []
     file.write_bytes(file.read_bytes()[:-1] + b"x")
+    assert journal.verify() == [f"the kept bytes {file.name[:12]} were changed"]
     broken = host.perform(back, ready(host, back))
     assert broken.error is not None
     assert "damaged" in broken.error.message

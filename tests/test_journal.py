@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 from typing import Any
 
@@ -201,8 +202,6 @@ else:
 
 
 def test_fifty_processes_race_for_one_run_and_forty_nine_say_who_has_it(path: Path) -> None:
-    import time
-
     start = time.time() + 6
     racers = [
         subprocess.Popen(
@@ -360,9 +359,11 @@ def test_runs_are_found_by_a_prefix_their_tail_or_last(tmp_path: Path) -> None:
     store = Store(tmp_path / "home")
     with pytest.raises(InvalidError, match="no run yet"):
         store.find("last")
-    folders = [store.new_run("Emergency rollback!") for _ in range(3)]
-    for folder in folders:
-        Journal.create(folder.journal, folder.id).close()
+    folders = []
+    for _ in range(3):
+        folders.append(store.new_run("Emergency rollback!"))
+        Journal.create(folders[-1].journal, folders[-1].id).close()
+        time.sleep(0.002)  # an id tells the 1296th part of a second
     assert [run.id for run in store.runs()] == [folder.id for folder in folders], "oldest first, also within a second"
     assert folders[0].id[8] == "-"
     assert "-emergency-rollback-" in folders[0].id
