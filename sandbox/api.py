@@ -125,7 +125,7 @@ class Api:
         if place is None:
             return self._elsewhere(incoming)
         about = {"resource": place.resource, "namespace": place.namespace, "name": place.name}
-        if not self._allowed(user, place.kind.group, verb=place.verb, **about):
+        if not self.allowed(user, place.kind.group, verb=place.verb, **about):
             raise statuses.forbidden(
                 place.kind,
                 place.name,
@@ -240,12 +240,12 @@ class Api:
         if wanted.get("subresource"):
             resource += "/" + wanted["subresource"]
         about = {key: wanted.get(key, "") for key in ("verb", "namespace", "name")}
-        allowed = self._allowed(user, wanted.get("group", ""), resource=resource, **about)
+        allowed = self.allowed(user, wanted.get("group", ""), resource=resource, **about)
         body = {"kind": "SelfSubjectAccessReview", "apiVersion": "authorization.k8s.io/v1", "metadata": {}}
         return as_json(201, body | {"spec": document["spec"], "status": {"allowed": allowed}})
 
-    def _allowed(self, user: str, group: str, **asked: str) -> bool:
-        """`asked`: verb, resource, namespace, name, as RBAC has them."""
+    def allowed(self, user: str, group: str, **asked: str) -> bool:
+        """Whether a user may do it. `asked`: verb, resource, namespace, name, as RBAC has them."""
         if group == "authorization.k8s.io" and asked["verb"] == "create":
             return True
         if user == "nobody":

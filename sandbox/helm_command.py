@@ -10,7 +10,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from runbook.interpreter.values import parse_duration
+from runbook.sandbox import kinds, statuses
 from runbook.sandbox.faults import Faults, Request
+from runbook.sandbox.kinds import Kind
 from runbook.sandbox.releases import HelmError, Release, Releases
 from runbook.sandbox.world import World
 
@@ -32,6 +34,7 @@ _SWITCHES = frozenset({
     "--wait", "--wait-for-jobs", "--no-hooks", "--force", "--force-conflicts", "--force-replace", "--recreate-pods",
     "--dry-run", "--debug", "--short", "--cleanup-on-fail", "--client", "--all", "-a", "--server-side",
 })  # fmt: skip
+_COMMANDS = frozenset({"history", "hist", "status", "get", "rollback", "list", "ls"})
 _OPTIONAL = frozenset({"--wait", "--dry-run", "--server-side"})
 """Switches that take a value after `=` in helm 4."""
 
@@ -62,11 +65,41 @@ class Line:
         return int(text)
 
 
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who helm acts as. `users`: kubeconfig -> user; `contexts`: those that the kubeconfigs have."""
+
+    users: Mapping[str, str]
+    contexts: Sequence[str]
+    allowed: Callable[..., bool]
+
+    def user(self, line: Line, environ: Mapping[str, str]) -> str:
+        """The user of an invocation. HelmError where helm would not reach a cluster."""
+        kubeconfig = line.options.get("kubeconfig") or environ.get("KUBECONFIG", "")
+        if kubeconfig not in self.users:
+            raise HelmError(
+                f"Kubernetes cluster unreachable: {kubeconfig or 'no kubeconfig'} is not of this SIMULATED world"
+            )
+        context = line.options.get("kube-context")
+        if context and context not in self.contexts:
+            raise HelmError(f'Kubernetes cluster unreachable: context "{context}" does not exist')
+        return self.users[kubeconfig]
+
+    def need(self, user: str, namespace: str, verb: str, kind: Kind, name: str = "") -> None:
+        """HelmError where a right is missing, in the server's words."""
+        if not self.allowed(user, kind.group, verb=verb, resource=kind.plural, namespace=namespace, name=name):
+            refused = statuses.forbidden(kind, name, user=user, verb=verb, namespace=namespace, subresource="")
+            prefix = {"list": "query: failed to query with labels: ", "create": "create: failed to create: "}
+            said = prefix.get(verb) or f'cannot {verb} "{name}" with kind {kind.kind}: '
+            raise HelmError(said + refused.message)
+
+
 class Helm:
     """Runs helm's commands against a world's releases."""
 
-    def __init__(self, world: World, releases: Releases, faults: Faults) -> None:
+    def __init__(self, world: World, releases: Releases, faults: Faults, access: Access) -> None:
         self.ran: list[tuple[str, ...]] = []
+        self._access = access
         self._world = world
         self._releases = releases
         self._faults = faults
@@ -92,9 +125,18 @@ class Helm:
 
     def _run(self, line: Line, environ: Mapping[str, str], gone: Callable[[], bool]) -> Outcome:
         words, namespace = line.words, _namespace(line, environ)
+        if not words:
+            return Outcome(0, "The Kubernetes package manager (SIMULATED by runbook)\n")
+        if words[0] == "version":
+            return _version(line)
+        if words[0] not in _COMMANDS:
+            return self._unmodelled(f"helm {words[0]}")
+        if len(words) > 1 or words[0] in {"list", "ls"}:  # a usage error comes before the cluster is asked
+            user = self._access.user(line, environ)
+            self._access.need(user, namespace, "list", kinds.SECRET)
+            if words[0] == "rollback":
+                self._may_roll_back(line, user, namespace)
         match words[:1]:
-            case ["version"]:
-                return _version(line)
             case ["history" | "hist"]:
                 _arguments(words, "history", 1, "RELEASE_NAME [flags]")
                 return _history(line, self._releases.history(namespace, words[1]))
@@ -110,9 +152,17 @@ class Helm:
             case ["list" | "ls"]:
                 newest = [self._releases.history(namespace, name)[-1] for name in self._releases.names(namespace)]
                 return _list(line, newest, namespace)
-            case []:
-                return Outcome(0, "The Kubernetes package manager (SIMULATED by runbook)\n")
         return self._unmodelled(f"helm {words[0]}")
+
+    def _may_roll_back(self, line: Line, user: str, namespace: str) -> None:
+        """Helm would find out in the middle and leave a failed release; here it is found out before."""
+        if line.options.get("dry-run", "none") not in {"none", "false"}:
+            return
+        self._access.need(user, namespace, "create", kinds.SECRET)
+        for item in self._releases.history(namespace, line.words[1])[-1].objects():
+            kind = kinds.of_object(item)
+            if kind is not None:
+                self._access.need(user, namespace, "patch", kind, item["metadata"]["name"])
 
     def _get(self, line: Line, namespace: str) -> Outcome:
         if len(line.words) != 3:

@@ -9,7 +9,8 @@ _PROGRAM = '''\
 """SIMULATED helm of a runbook sandbox: everything is answered by the sandbox on loopback."""
 import http.client, json, os, sys
 connection = http.client.HTTPConnection("127.0.0.1", {port})
-body = {{"argv": sys.argv[1:], "environ": {{k: v for k, v in os.environ.items() if k.startswith("HELM_")}}}}
+environ = {{k: v for k, v in os.environ.items() if k.startswith("HELM_") or k == "KUBECONFIG"}}
+body = {{"argv": sys.argv[1:], "environ": environ}}
 try:
     connection.request("POST", "/helm", json.dumps(body), {{"Authorization": "Bearer {token}"}})
     response = connection.getresponse()

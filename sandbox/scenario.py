@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import json
 import re
@@ -15,7 +16,6 @@ from typing import Any
 from runbook.contract import PermanentError, TemporaryError
 from runbook.interpreter import model, source
 from runbook.interpreter.errors import InvalidError, Place, Problem
-from runbook.interpreter.form import did_you_mean
 from runbook.interpreter.values import parse_duration
 from runbook.sandbox.behaviour import Behaviours, Version
 from runbook.sandbox.faults import FOREVER, Fault
@@ -198,7 +198,8 @@ def _problem(document: source.Source, error: Any) -> Iterator[Problem]:
         known = list(error.schema.get("properties", {}))
         for name in error.instance:
             if name not in known:
-                hint = did_you_mean(name, known)
+                near = difflib.get_close_matches(str(name), known, n=1)
+                hint = f"did you mean `{near[0]}`?" if near else ""
                 place = document.place(error.instance, name, of_key=True)
                 yield Problem(place, f"unknown key `{name}`", path, ", ".join(known), hint, rule="scenario")
         return

@@ -22,7 +22,7 @@ from runbook.sandbox import helm_program, seeding, tls
 from runbook.sandbox.api import Api, Asked
 from runbook.sandbox.controllers import Controllers
 from runbook.sandbox.faults import Faults
-from runbook.sandbox.helm_command import Helm
+from runbook.sandbox.helm_command import Access, Helm
 from runbook.sandbox.http_server import Server
 from runbook.sandbox.metrics import Metrics
 from runbook.sandbox.pods import SimulatedPods
@@ -201,23 +201,24 @@ def start(
     seeding.seed(world, controllers, releases, scenario.world)
     faults = Faults(scenario.faults)
     metrics = Metrics(world, scenario.world.get("metrics") or [])
-    helm = Helm(world, releases, faults)
     token, nobody = randomness.token_hex(16), randomness.token_hex(16)
     pods = SimulatedPods(world, controllers.version_of, metrics, faults)
     users = {token: "runbook", nobody: "nobody"}
     forbidden = scenario.world.get("forbidden") or []
     api = Api(world, controllers, faults, users=users, forbidden=forbidden, pods=pods)
-    receivers = Receivers(world, metrics, helm, faults, token)
+    contexts = ("simulated", *(scenario.world.get("contexts") or ()))
     _sweep()
     with contextlib.ExitStack() as undo:
         folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
         undo.callback(shutil.rmtree, folder, ignore_errors=True)
         authority, context = tls.issue(folder)
+        owners = {str(folder / "kubeconfig"): "runbook", str(folder / "kubeconfig-nobody"): "nobody"}
+        helm = Helm(world, releases, faults, Access(owners, contexts, api.allowed))
+        receivers = Receivers(world, metrics, helm, faults, token)
         servers = (Server(receivers), Server(api, context, port))
         undo.callback(servers[0].server_close)
         undo.callback(servers[1].server_close)
         (folder / "ca.crt").write_bytes(authority)
-        contexts = ("simulated", *(scenario.world.get("contexts") or ()))
         kubeconfig = _kubeconfig(folder / "kubeconfig", servers[1].port, token, contexts)
         kubeconfig_nobody = _kubeconfig(folder / "kubeconfig-nobody", servers[1].port, nobody, contexts)
         tools = folder / "tools"

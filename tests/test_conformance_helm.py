@@ -170,6 +170,19 @@ def test_errors(looked_at: Helm, arguments: tuple[str, ...], said: str) -> None:
     assert done.stderr.splitlines()[0] == said
 
 
+def test_who_may_not(looked_at: Helm) -> None:
+    nobody = Path(looked_at.environ["KUBECONFIG"]).with_name("kubeconfig-nobody")
+    done = looked_at.run("history", "web", "--kubeconfig", str(nobody))
+    assert (done.returncode, done.stderr) == (
+        1,
+        'Error: query: failed to query with labels: secrets is forbidden: User "nobody" cannot list resource "secrets" '
+        f'in API group "" in the namespace "{looked_at.namespace}"\n',
+    )
+    done = looked_at.run("history", "web", "--kube-context", "nope")
+    assert done.returncode == 1
+    assert 'cluster unreachable: context "nope" does not exist' in done.stderr
+
+
 def test_rollback(helm: Helm) -> None:
     done = helm.run("rollback", "web", "1", "--dry-run")
     assert done.returncode == 0

@@ -660,3 +660,21 @@ def test_other_contexts_lead_into_the_same_world() -> None:
         names = [one["name"] for one in json.loads(sandbox.kubeconfig.read_text())["contexts"]]
         assert names == ["simulated", "prod"]
         assert helm(sandbox, "status", "web", "-n", "shop", "--kube-context", "prod").returncode == 0
+        done = helm(sandbox, "status", "web", "-n", "shop", "--kube-context", "nope")
+        assert done.stderr == 'Error: Kubernetes cluster unreachable: context "nope" does not exist\n'
+
+
+def test_helm_has_the_rights_of_its_user() -> None:
+    more = "  forbidden: [{verb: patch, resource: deployments}]\n"
+    with surroundings.start(scenario.parse(WORLD + more)) as sandbox:
+        assert helm(sandbox, "status", "web", "-n", "shop").returncode == 0
+        done = helm(sandbox, "rollback", "web", "1", "-n", "shop")
+        assert done.returncode == 1
+        assert 'cannot patch "web" with kind Deployment: deployments.apps "web" is forbidden' in done.stderr
+        assert len(sandbox.releases.history("shop", "web")) == 3
+        done = helm(sandbox, "history", "web", "-n", "shop", "--kubeconfig", str(sandbox.kubeconfig_nobody))
+        assert done.stderr == (
+            "Error: query: failed to query with labels: secrets is forbidden: "
+            'User "nobody" cannot list resource "secrets" in API group "" in the namespace "shop"\n'
+        )
+        assert "cluster unreachable" in helm(sandbox, "list", "--kubeconfig", "/elsewhere").stderr
