@@ -115,7 +115,8 @@ def _uri(place: Place) -> str:
 
 def _block(one: Problem, lines: list[str], color: bool) -> str:
     paint = _painted if color else _plain
-    head = f"{paint(_safe(f'{one.place}:'), 'bold')} {paint(f'{one.severity}:', one.severity)} {paint(_safe(one.message), 'bold')}"
+    place, severity = paint(_safe(f"{one.place}:"), "bold"), paint(f"{one.severity}:", one.severity)
+    head = f"{place} {severity} {paint(_safe(one.message), 'bold')}"
     out = [head]
     if 0 < one.place.line <= len(lines):
         number = str(one.place.line)
@@ -156,5 +157,5 @@ def _painted(text: str, color: str) -> str:
     return f"{_COLORS[color]}{text}\033[0m"
 
 
-def _plain(text: str, color: str) -> str:
+def _plain(text: str, _: str) -> str:
     return text

@@ -6,12 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from runbook.interpreter import inputs as typed
 from runbook.interpreter import merge, schema
 from runbook.interpreter.build_action import build_action, secret_positions
+from runbook.interpreter.build_playbook import build_playbook
 from runbook.interpreter.catalogue import ActionSpec, Catalogue
 from runbook.interpreter.errors import Place
-from runbook.interpreter.form import did_you_mean
 from runbook.interpreter.grammar import COMMON
 from runbook.interpreter.model import (
     Block,
@@ -24,7 +23,6 @@ from runbook.interpreter.model import (
     Playbook,
     Seconds,
     Step,
-    SubPlaybook,
     Undo,
 )
 from runbook.interpreter.naming import WORDS, Names, Site
@@ -40,7 +38,9 @@ _ENDED = frozenset({"result", "error"})
 
 @dataclass(slots=True)
 class Builder:
-    """Builds the steps of one file. `sub` loads a sub-playbook: (path as written, its place, path for people) -> Playbook."""
+    """Builds the steps of one file. `sub` loads a sub-playbook: (path as written, its place, path for people) ->
+    Playbook.
+    """
 
     source: Source
     catalogue: Catalogue
@@ -61,7 +61,9 @@ class Builder:
         return found
 
     def steps(self, items: Any, site: Site) -> tuple[Step, ...]:
-        """The steps of one list. `site`: inside the list's holder, its trail ending with a turn whose index is replaced."""
+        """The steps of one list. `site`: inside the list's holder, its trail ending with a turn whose index is
+        replaced.
+        """
         built = []
         *outer, turn = site.trail
         for position, item in enumerate(items):
@@ -303,67 +305,6 @@ def _foreach(
     return Foreach(**common, items=items, as_=name, steps=steps, max_concurrent=limit, keep_going=going)
 
 
-def _playbook(
-    self: Builder, clean: Mapping[str, Any], site: Site, common: dict[str, Any], data: Mapping[str, Any]
-) -> Step | None:
-    place = self.source.place(data, "playbook")
-    book = self.sub(clean["playbook"], place, f"{site.path}.playbook")
-    given = clean.get("with", {})
-    secret_at = () if book is None else tuple(f"/{one.name}" for one in book.inputs if one.secret)
-    with_ = self.names.template(
-        given, self.source, data, "with", site, "with", (*secret_at, *(f"{one}/*" for one in secret_at))
-    )
-    if book is None:
-        return None
-    _given(self, book, given, data, site)
-    self.returns(common, frozenset(name for name, _ in book.outputs))
-    return SubPlaybook(**also_sees(common, with_), playbook=book, with_=with_)
-
-
-def _given(self: Builder, book: Playbook, given: Mapping[str, Any], data: Mapping[str, Any], site: Site) -> None:
-    """What is handed to a sub-playbook, as far as it stands there: unknown, missing, wrong type."""
-    known = {one.name: one for one in book.inputs}
-    for name, value in given.items():
-        path = f"{site.path}.with.{name}"
-        if name not in known:
-            hint = did_you_mean(name, known) or (f"it takes {', '.join(known)}" if known else "it takes no inputs")
-            place = self.source.place(given, name, of_key=True)
-            self.problems.add(place, f"{book.name} has no input `{name}`", path, rule="unknown-input", hint=hint)
-        elif not holds_template(value):
-            try:
-                typed.convert(known[name], value)
-            except typed.Misfit as misfit:
-                message = misfit.message.replace("{name}", f"`{name}{misfit.where}`", 1)
-                self.problems.add(
-                    self.source.place(given, name),
-                    message,
-                    path,
-                    rule="input",
-                    expected=misfit.expected,
-                    hint=misfit.hint,
-                )
-    missing = [one for one in known.values() if one.required and one.name not in given]  # no environment in there
-    for one in missing:
-        place = self.source.place(data, "with" if "with" in data else "playbook")
-        about = f" ({one.description})" if one.description else ""
-        self.problems.add(
-            place,
-            f"{book.name} needs the input `{one.name}`",
-            f"{site.path}.with",
-            rule="missing-input",
-            expected=typed.expected(one) + about,
-        )
-
-
-def holds_template(value: Any) -> bool:
-    """Whether a template stands somewhere in plain data."""
-    if isinstance(value, str):
-        return "{{" in value
-    if isinstance(value, dict):
-        return any(map(holds_template, value.values()))
-    return isinstance(value, list) and any(map(holds_template, value))
-
-
 _BUILDERS: Mapping[str, Callable[..., Step | None]] = {
     "action": build_action,
     "steps": _block,
@@ -371,5 +312,5 @@ _BUILDERS: Mapping[str, Callable[..., Step | None]] = {
     "fallback": _fallback,
     "choose": _choose,
     "foreach": _foreach,
-    "playbook": _playbook,
+    "playbook": build_playbook,
 }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from runbook.interpreter import merge, schema
 from runbook.interpreter.catalogue import ActionSpec
 from runbook.interpreter.errors import Place
-from runbook.interpreter.form import did_you_mean
+from runbook.interpreter.findings import did_you_mean
 from runbook.interpreter.grammar import COMMON, KINDS
 from runbook.interpreter.model import Action, Template, Undo
 from runbook.interpreter.naming import Site, takes_secret
@@ -166,7 +166,9 @@ def _with(
 
 
 def secret_positions(spec: ActionSpec) -> tuple[str, ...]:
-    """JSON pointers of `with` where an action takes secrets: a whole parameter, and each value of one that is a map or list."""
+    """JSON pointers of `with` where an action takes secrets: a whole parameter, and each value of one that is a map
+    or list.
+    """
     found = []
     for name, one in spec.parameters.get("properties", {}).items():
         if one.get("x-secret"):

@@ -9,9 +9,9 @@ from typing import Any
 
 from runbook.interpreter import inputs as typed
 from runbook.interpreter import merge, rules
-from runbook.interpreter.build import holds_template
+from runbook.interpreter.build_playbook import holds_template
 from runbook.interpreter.catalogue import Catalogue
-from runbook.interpreter.form import did_you_mean
+from runbook.interpreter.findings import did_you_mean
 from runbook.interpreter.model import Input, Objective, Playbook, SecretSource, Template
 from runbook.interpreter.naming import Names, Site
 from runbook.interpreter.problems import Problems

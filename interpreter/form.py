@@ -1,46 +1,27 @@
 """JSON Schema, compiled to closures that say what is wrong in our words.
 
-A playbook of 5,000 steps is checked on every start; `jsonschema` needs 150 us for one step and an error of its speaks of
+A playbook of 5,000 steps is checked on every start; `jsonschema` needs 150 us for one step and an error of its speaks
+of
 `anyOf`. So the keywords that our schemas use are compiled here once (a step costs 5 us), and the law in
-tests/test_schema.py holds this and `jsonschema` to the same verdict. A schema with other keywords (a plug-in's) is handed
+tests/test_schema.py holds this and `jsonschema` to the same verdict. A schema with other keywords (a plug-in's) is
+handed
 to `jsonschema` itself.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
 
+from runbook.interpreter.findings import FINE, Check, Finding, Findings, did_you_mean, kind_of, shown, unknown_key
 from runbook.interpreter.values import parse_duration
 
 LONGEST = 315_360_000.0  # ten years, in seconds: what a clock of the system still takes
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something wrong with the node at `path`, seen from the value that was checked. `{name}` in `message` is that node."""
-
-    message: str
-    expected: str = ""
-    hint: str = ""
-    path: tuple[str | int, ...] = ()
-    of_key: bool = False  # the place is the key, not the value
-    rule: str = "form"
-
-    def under(self, key: str | int) -> Finding:
-        """The same, seen from one level above."""
-        return replace(self, path=(key, *self.path))
-
-
-Findings: TypeAlias = Sequence[Finding]
-Check: TypeAlias = Callable[[Any], Findings]
-FINE: Findings = ()
-
-_KNOWN = {
+_ASSERTS = (
     "type",
     "enum",
     "const",
@@ -51,23 +32,10 @@ _KNOWN = {
     "anyOf",
     "minimum",
     "maximum",
-    "exclusiveMinimum",
-    "pattern",
-    "format",
-    "minItems",
-    "minLength",
-    "maxLength",
-    "propertyNames",
-    "$ref",
-    "description",
-    "markdownDescription",
-    "default",
-    "title",
-    "examples",
-    "$comment",
-    "deprecated",
-    "defaultSnippets",
-}
+)
+_MORE = ("exclusiveMinimum", "pattern", "format", "minItems", "minLength", "maxLength", "propertyNames", "$ref")
+_SAYS = ("description", "markdownDescription", "default", "title", "examples", "$comment", "deprecated")
+_KNOWN = frozenset({*_ASSERTS, *_MORE, *_SAYS})
 _NAMES = {
     "object": "a map",
     "array": "a list",
@@ -78,32 +46,7 @@ _NAMES = {
     "null": "null",
 }
 MOST = 100  # findings about one map: a file of 50,000 wrong keys is told soon enough
-MANY = 12  # names that an error lists although it has a better hint
 _UNITS_HINT = "a bare number has no unit: write 500ms, 30s, 5m or 1h30m"
-
-
-def kind_of(value: Any) -> str:
-    """What a value is, in words."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "a boolean"
-    if isinstance(value, int):
-        return "an integer"
-    if isinstance(value, float):
-        return "a number"
-    return "text" if isinstance(value, str) else "a list" if isinstance(value, list) else "a map"
-
-
-def did_you_mean(word: str, words: Iterable[str]) -> str:
-    """`did you mean ...?` for the nearest of `words`, or ''."""
-    size = len(word)
-    names = [one for one in islice(words, 2_000) if abs(len(one) - size) < 12 and len(one) < 80]
-    by_fold = {one.lower().replace("-", "_"): one for one in names}
-    begun = [one for one in names if size > 2 and one.startswith(word)]
-    exact = begun[0] if len(begun) == 1 else by_fold.get(word.lower().replace("-", "_"))
-    near = [exact] if exact else difflib.get_close_matches(word[:100], names[:200], n=1, cutoff=0.6)
-    return f"did you mean `{near[0]}`?" if near else ""
 
 
 def compile_schema(schema: Mapping[str, Any], refs: Mapping[str, Check], *, templates: bool) -> Check:
@@ -165,18 +108,15 @@ def _compile(schema: Mapping[str, Any], refs: Mapping[str, Check], templates: bo
         checks.append(_duration(schema))
     elif "type" in schema:
         checks.append(_type(schema))
-    if "enum" in schema or "const" in schema:
-        checks.append(_one_of(schema))
-    if {"minimum", "maximum", "exclusiveMinimum"} & schema.keys():
-        checks.append(_bounds(schema))
-    if {"pattern", "minLength", "maxLength"} & schema.keys():
-        checks.append(_text(schema))
+    for keywords, make in _SIMPLE:
+        if keywords & schema.keys():
+            checks.append(make(schema))
     if {"properties", "required", "additionalProperties", "propertyNames"} & schema.keys():
         checks.append(_object(schema, refs, templates))
     if {"items", "minItems"} & schema.keys():
         checks.append(_array(schema, refs, templates))
     if not checks:
-        return lambda value: FINE
+        return _anything
     if len(checks) == 1:
         return checks[0]
 
@@ -188,6 +128,10 @@ def _compile(schema: Mapping[str, Any], refs: Mapping[str, Check], templates: bo
         return FINE
 
     return every
+
+
+def _anything(_: Any) -> Findings:
+    return FINE
 
 
 _IS: dict[str, Callable[[Any], bool]] = {
@@ -226,14 +170,6 @@ def _wrong_type(value: Any, kinds: list[str], wanted: str) -> Findings:
 
 
 NUMERIC = re.compile(r"-?\d+(\.\d+)?")
-
-
-def shown(value: Any) -> str:
-    """A value as an error names it."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    text = str(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _duration(schema: Mapping[str, Any]) -> Check:
@@ -311,6 +247,13 @@ def _text(schema: Mapping[str, Any]) -> Check:
     return check
 
 
+_SIMPLE: tuple[tuple[frozenset[str], Callable[[Mapping[str, Any]], Check]], ...] = (
+    (frozenset({"enum", "const"}), _one_of),
+    (frozenset({"minimum", "maximum", "exclusiveMinimum"}), _bounds),
+    (frozenset({"pattern", "minLength", "maxLength"}), _text),
+)
+
+
 def _object(schema: Mapping[str, Any], refs: Mapping[str, Check], templates: bool) -> Check:
     properties = schema.get("properties", {})
     checks = {name: compile_schema(one, refs, templates=templates) for name, one in properties.items()}
@@ -343,17 +286,6 @@ def _object(schema: Mapping[str, Any], refs: Mapping[str, Check], templates: boo
         return found
 
     return check
-
-
-def unknown_key(key: str, known: Iterable[str]) -> Finding:
-    """A key that nothing reads."""
-    names = list(known)
-    hint = did_you_mean(key, names) or ("a space belongs behind the `:`" if ":" in key else "")
-    expected = f"one of {', '.join(names)}" if names else "no keys here"
-    expected = "" if hint and len(names) > MANY else expected
-    return Finding(
-        f"unknown key `{shown(key)}`", expected=expected, hint=hint, path=(key,), of_key=True, rule="unknown-key"
-    )
 
 
 def missing_key(key: str, schema: Mapping[str, Any]) -> Finding:
@@ -427,3 +359,6 @@ def _by_jsonschema(schema: Mapping[str, Any], templates: bool) -> Check:
         return found
 
     return check
+
+
+__all__ = ["compile_schema", "describe", "did_you_mean", "missing_key"]

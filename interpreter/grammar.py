@@ -49,8 +49,10 @@ def _block(description: str) -> dict[str, Any]:
 _LOCKS = {"type": "array", "items": {"type": "string", "minLength": 1}}
 
 ON_FAILURE: Final[Schema] = {
-    "description": "What happens after a failure, a time-out or a cancel: abort (default), continue (a warning), undo, or "
-    "{undo, steps, then}. Undo comes first.",
+    "description": (
+        "What happens after a failure, a time-out or a cancel: abort (default), continue (a warning), undo, or "
+        "{undo, steps, then}. Undo comes first."
+    ),
     "anyOf": [
         {"enum": ["abort", "continue", "undo"]},
         {
@@ -102,12 +104,17 @@ COMMON: Final[Mapping[str, Schema]] = {
     "when": _said(BARE, "A bare expression; false skips the step. Not a boolean = an error."),
     "timeout": {
         **_or_template(DURATION),
-        "description": "Of each attempt of an action, of a whole poll, of a whole block. Clean-up has its own time (`cleanup`).",
+        "description": (
+            "Of each attempt of an action, of a whole poll, of a whole block. Clean-up has its own time (`cleanup`)."
+        ),
     },
     "on_failure": ON_FAILURE,
     "finally": _block("Steps that run however this one ends, last."),
     "undo": {
-        "description": "How an undo that contains this step takes it back: auto (default), none (known and accepted), again (at the end of every undo), or steps.",
+        "description": (
+            "How an undo that contains this step takes it back: auto (default), none (known and accepted), "
+            "again (at the end of every undo), or steps."
+        ),
         "anyOf": [
             {"enum": ["auto", "none", "again"]},
             _block("Steps that take it back; they see the scope of the step's end."),
@@ -116,13 +123,16 @@ COMMON: Final[Mapping[str, Schema]] = {
     "temporary": _said(FLAG, "Take the change back when the enclosing block ends, however it ends."),
     "background": _said(
         FLAG,
-        "The run goes on meanwhile; joined by the first template that names it. Only reads, checks and notifications inside.",
+        "The run goes on meanwhile; joined by the first template that names it. Only reads, checks and "
+        "notifications inside.",
     ),
     "outputs": {
         "type": "object",
         "propertyNames": {"pattern": NAME, "title": "a name"},
         "additionalProperties": dict(VALUE),
-        "description": "name: bare expression over `result` (of blocks: over the inner steps), beside the action's own outputs.",
+        "description": (
+            "name: bare expression over `result` (of blocks: over the inner steps), beside the action's own outputs."
+        ),
     },
     "milestone": {
         "type": "string",
@@ -140,7 +150,9 @@ RETRY: Final[Schema] = {
         "max_attempts": {
             "type": "integer",
             "minimum": 1,
-            "description": "How many attempts, the first included. Default 3; without it `max_duration` is the only bound.",
+            "description": (
+                "How many attempts, the first included. Default 3; without it `max_duration` is the only bound."
+            ),
         },
         "delay": _said(DURATION, "Before the second attempt. Default 1s."),
         "backoff": {
@@ -350,7 +362,8 @@ ROOT: Final[Mapping[str, Schema]] = {
     "timeout": {**_or_template(DURATION), "description": "The time box of the run's work."},
     "cleanup": _said(
         DURATION,
-        "For each phase (undo, on_failure, temporary, finally) of each scope. Default: the plan's worst case, at least 60s.",
+        "For each phase (undo, on_failure, temporary, finally) of each scope. Default: the plan's worst "
+        "case, at least 60s.",
     ),
     "objectives": {
         "type": "object",

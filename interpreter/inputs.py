@@ -9,7 +9,7 @@ from typing import Any
 
 from runbook.interpreter.effects import SecretRef
 from runbook.interpreter.errors import Place, Problem
-from runbook.interpreter.form import did_you_mean, kind_of, shown
+from runbook.interpreter.findings import did_you_mean, kind_of, shown
 from runbook.interpreter.model import Input
 from runbook.interpreter.source import NUMBER, parse
 from runbook.interpreter.values import Duration, Sealed, Timestamp, Unknown, parse_duration, parse_timestamp, secret
@@ -29,7 +29,9 @@ REFERENCE = "a reference: {env: NAME}, {file: PATH} or {k8s: {namespace, secret,
 
 
 class Misfit(Exception):  # noqa: N818  # data that leads to a Problem, no error of the program
-    """A value that an input does not take. `where` leads to it inside the value (`[2]`); `{name}` stands for the input."""
+    """A value that an input does not take. `where` leads to it inside the value (`[2]`); `{name}` stands for the
+    input.
+    """
 
     def __init__(self, message: str, expected: str = "", hint: str = "", where: str = "") -> None:
         super().__init__(message)
@@ -44,8 +46,10 @@ def coerce(
 ) -> tuple[dict[str, Any], tuple[Problem, ...]]:
     """The typed values of all declared inputs, and every problem with what was given.
 
-    `given`: plain data, seals, or what a preview does not know. `environ` answers `default: {from_env: NAME}`; empty for
-    sub-playbooks. Durations become values.Duration, timestamps values.Timestamp, secrets seals. `place`: where `given` stands.
+    `given`: plain data, seals, or what a preview does not know. `environ` answers `default: {from_env: NAME}`; empty
+    for
+    sub-playbooks. Durations become values.Duration, timestamps values.Timestamp, secrets seals. `place`: where
+    `given` stands.
     """
     values: dict[str, Any] = {}
     problems: list[Problem] = []
@@ -151,14 +155,14 @@ def _reference(one: Input, value: Any) -> Sealed:
         kind, where = next(iter(value.items()))
         if kind in ("env", "file") and isinstance(where, str) and where:
             return secret(SecretRef(one.name, kind, where))
-        if (
-            kind == "k8s"
-            and isinstance(where, dict)
-            and {"namespace", "secret", "key"} <= where.keys() <= {"context", "namespace", "secret", "key"}
-        ):
-            if all(isinstance(part, str) for part in where.values()):
-                return secret(SecretRef(one.name, "k8s", dict(where)))
+        if kind == "k8s" and isinstance(where, dict) and _is_key_of_secret(where):
+            return secret(SecretRef(one.name, "k8s", dict(where)))
     raise Misfit("{name} takes a reference to a secret, never its value", REFERENCE)
+
+
+def _is_key_of_secret(where: Mapping[Any, Any]) -> bool:
+    needed = {"namespace", "secret", "key"}
+    return needed <= where.keys() <= needed | {"context"} and all(isinstance(part, str) for part in where.values())
 
 
 def _wrong(one: Input, value: Any, hint: str = "") -> Misfit:
@@ -221,12 +225,8 @@ def _duration(one: Input, value: Any) -> Duration:
             return parse_duration(value)
         except ValueError:
             pass
-    bare = (
-        isinstance(value, int | float)
-        and not isinstance(value, bool)
-        or isinstance(value, str)
-        and NUMBER.fullmatch(value)
-    )
+    written = value if isinstance(value, str) else "" if isinstance(value, bool) else shown(value)
+    bare = isinstance(value, int | float | str) and NUMBER.fullmatch(written)
     raise _wrong(one, value, f"a bare number has no unit: write {shown(value)}s or {shown(value)}m" if bare else "")
 
 

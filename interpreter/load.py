@@ -1,4 +1,6 @@
-"""A file -> a Playbook, or every problem with it: form, ids, references, secrets, imports, sub-playbooks. Never raises for bad input."""
+"""A file -> a Playbook, or every problem with it: form, ids, references, secrets, imports, sub-playbooks. Never
+raises for bad input.
+"""
 
 from __future__ import annotations
 
@@ -129,7 +131,9 @@ class _Loader:
         return parsed
 
     def book(self, file: str, mention: Place, path: str) -> Playbook | None:
-        """The playbook in a file, built once. `mention`, `path`: where it is called, '' for the one that was asked for."""
+        """The playbook in a file, built once. `mention`, `path`: where it is called, '' for the one that was asked
+        for.
+        """
         if file in self.open:
             cycle = " -> ".join([*self.open[self.open.index(file) :], file])
             self.problems.add(

@@ -1,4 +1,6 @@
-"""What a file declares, with what it imports: merged by name first, evaluated after; what stands in the file itself wins."""
+"""What a file declares, with what it imports: merged by name first, evaluated after; what stands in the file itself
+wins.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,8 @@ class Declared:
     names: dict[str, set[str]] = field(default_factory=dict)  # by section, with those whose declaration is wrong
 
     def take(self, clean: Mapping[str, Any], written: Mapping[str, Any], source: Source) -> None:
-        """Add what a file declares: `clean` is what can be trusted of `written`. It wins over what is here. A name keeps the position where it was first declared,
+        """Add what a file declares: `clean` is what can be trusted of `written`. It wins over what is here. A name
+        keeps the position where it was first declared,
         so that an imported var computed from another one sees what this file says."""
         for section in ("inputs", "secrets", "vars"):
             held = written.get(section)
@@ -66,7 +69,9 @@ class Declared:
 
 
 def parameters(spec: ActionSpec, step: Mapping[str, Any], source: Source, declared: Declared) -> dict[str, Item]:
-    """An action's parameters: the step's own, and of `defaults.with` those that the action knows and the step does not give."""
+    """An action's parameters: the step's own, and of `defaults.with` those that the action knows and the step does
+    not give.
+    """
     own = step.get("with")
     merged = {name: Item(value, source, own, name) for name, value in own.items()} if isinstance(own, dict) else {}
     inherited = declared.family.get(spec.family)
@@ -79,7 +84,9 @@ def parameters(spec: ActionSpec, step: Mapping[str, Any], source: Source, declar
 
 
 def moved(path: Any, written_in: str, used_in: str) -> Any:
-    """A relative path of one file as another file in another folder must write it; templates and absolute paths as they are."""
+    """A relative path of one file as another file in another folder must write it; templates and absolute paths as
+    they are.
+    """
     there, here = posixpath.dirname(written_in), posixpath.dirname(used_in)
     if there == here or not isinstance(path, str) or not path or path.startswith(("/", "{{", "~")):
         return path

@@ -1,4 +1,5 @@
-"""What a template may name, checked before anything runs: inputs, vars, secrets, steps and their outputs, words of the scope.
+"""What a template may name, checked before anything runs: inputs, vars, secrets, steps and their outputs, words of
+the scope.
 
 Most expressions are plain (`inputs.env`, `steps.a.status == 'failed'`): their paths are found without Jinja, so that a
 playbook of plain expressions costs no import of it.
@@ -14,7 +15,7 @@ from typing import Any
 
 from runbook.interpreter import expressions
 from runbook.interpreter.errors import Place
-from runbook.interpreter.form import did_you_mean
+from runbook.interpreter.findings import did_you_mean
 from runbook.interpreter.model import Bare, Template
 from runbook.interpreter.problems import Problems
 from runbook.interpreter.references import Index, Trail
@@ -72,10 +73,7 @@ _KEYWORDS = frozenset({"not", "and", "or", "in", "is", "if", "else", "true", "fa
 def analyse(source: str, bare: bool) -> expressions.Analysis:
     """What a template names; plain ones by a regular expression, all others by Jinja's parser."""
     try:
-        if bare:
-            parts = [source]
-        else:
-            parts = [one.source for one in expressions.pieces(source) if not isinstance(one, str)]
+        parts = [source] if bare else [one.source for one in expressions.pieces(source) if not isinstance(one, str)]
         if all(_PLAIN.fullmatch(part) for part in parts):
             paths = [
                 found[1] for part in parts for found in _WORD.finditer(part) if found[1] and found[1] not in _KEYWORDS
@@ -100,7 +98,9 @@ def _misuse(source: str, bare: bool, allowed: bool, inputs: frozenset[str]) -> s
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Where a template stands: what it may name, and how people find it. `words`: names beyond the roots (`as`, loop, result)."""
+    """Where a template stands: what it may name, and how people find it. `words`: names beyond the roots (`as`, loop,
+    result).
+    """
 
     trail: Trail
     path: str
@@ -122,7 +122,7 @@ class Site:
 
 @dataclass(slots=True)
 class Names:
-    """Everything that templates of one file may name. None = not known (a file that is only imported): anything goes."""
+    """Everything that templates of one file may name. None = not known (an imported file): anything goes."""
 
     problems: Problems
     index: Index = field(default_factory=Index)
@@ -272,10 +272,7 @@ class Names:
 
 def takes_secret(pointer: str, secret_at: tuple[str, ...]) -> bool:
     """Whether the value at a JSON pointer of `with` may hold a secret."""
-    for one in secret_at:
-        if pointer == one or (one.endswith("/*") and pointer.startswith(one[:-1])):
-            return True
-    return False
+    return any(pointer == one or (one.endswith("/*") and pointer.startswith(one[:-1])) for one in secret_at)
 
 
 def escaped(key: Any) -> str:

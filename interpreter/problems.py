@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runbook.interpreter.errors import Place, Problem
-from runbook.interpreter.form import Finding, Findings
+from runbook.interpreter.findings import Finding, Findings
 from runbook.interpreter.source import Source
-
 
 MOST = 300  # a file that has more is not what its author meant
 

@@ -1,6 +1,7 @@
 """Which step may name which: what has ended for sure, or at least may have ended, when a template is evaluated.
 
-Every step has a trail: the way to it through containers. Where the trails of a template and of the step that it names part,
+Every step has a trail: the way to it through containers. Where the trails of a template and of the step that it names
+part,
 the container's kind and the two sections decide (docs/language: Outputs and scope).
 """
 
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from runbook.interpreter.errors import Place
-from runbook.interpreter.form import did_you_mean
+from runbook.interpreter.findings import did_you_mean
 from runbook.interpreter.schema import KIND_KEYS, step_kind
 from runbook.interpreter.source import Source
 
@@ -20,7 +21,9 @@ BRANCH = 10  # section of the first branch of a choose
 
 
 class Turn(NamedTuple):
-    """One container on a trail: which (the identity of its data), its kind, the section of it, and the place in that section."""
+    """One container on a trail: which (the identity of its data), its kind, the section of it, and the place in that
+    section.
+    """
 
     container: int
     kind: str

@@ -1,4 +1,6 @@
-"""Rules that need the whole of a step: what an undo can reach, what may run in the background, what a return can return."""
+"""Rules that need the whole of a step: what an undo can reach, what may run in the background, what a return can
+return.
+"""
 
 from __future__ import annotations
 
@@ -157,7 +159,9 @@ def _why(step: Action) -> str:
 
 
 def _undoable(step: Step, path: str, owner: str, problems: Problems) -> None:
-    """A block with `on_failure: undo` holds nothing that cannot be undone, unless the author says what to do about it."""
+    """A block with `on_failure: undo` holds nothing that cannot be undone, unless the author says what to do about
+    it.
+    """
     for where, one in _stuck(step, path):
         hint = "give the step `undo: {steps: [...]}`, or accept it: `undo: none`"
         problems.add(one.place, f"{owner} is undone on failure, and {_why(one)}", where, rule="undo", hint=hint)

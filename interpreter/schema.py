@@ -1,6 +1,7 @@
 """Data -> problems of form, at their place, with a hint; and the same schema assembled for editors.
 
-Each step is checked by the schema of its own kind, and its `with` by its own action's: no giant if/then is ever tried, and
+Each step is checked by the schema of its own kind, and its `with` by its own action's: no giant if/then is ever
+tried, and
 an error speaks of the one kind that was meant. `schemas/playbook.schema.json` says the same in one document
 (`assemble`), for yaml-language-server.
 """
@@ -14,7 +15,8 @@ from typing import Any
 
 from runbook.interpreter import grammar
 from runbook.interpreter.catalogue import ActionSpec, Catalogue
-from runbook.interpreter.form import FINE, Check, Finding, Findings, compile_schema, did_you_mean, kind_of, unknown_key
+from runbook.interpreter.findings import FINE, Check, Finding, Findings, did_you_mean, kind_of, unknown_key
+from runbook.interpreter.form import compile_schema
 
 KIND_KEYS = ("action", "parallel", "fallback", "choose", "playbook", "foreach", "steps")
 _KINDS = frozenset(KIND_KEYS)
@@ -138,7 +140,7 @@ def _handler(value: Any) -> Findings:
 @cache
 def _refs() -> dict[str, Check]:
     refs: dict[str, Check] = {grammar.STEPS: _shallow_steps}
-    refs[grammar.INPUT] = lambda value: refs["input"](value)
+    refs[grammar.INPUT] = lambda value: refs["input"](value)  # noqa: PLW0108  # the input of an input: not there yet
     refs["input"] = compile_schema(grammar.INPUT_SCHEMA, refs, templates=False)
     return refs
 

@@ -1,6 +1,7 @@
 """How long a playbook can take at worst: every attempt until its limit, every delay, every handler. Pure arithmetic.
 
-People without a time limit count nothing (the box stands still for them); a `foreach` over a list that is not written out
+People without a time limit count nothing (the box stands still for them); a `foreach` over a list that is not written
+out
 counts once; notifications count nothing (they never block). What was assumed is said.
 """
 
