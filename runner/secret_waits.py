@@ -77,4 +77,16 @@ def _resolve(host: Host, refs: Sequence[SecretRef]) -> tuple[dict[str, bool], Fa
             return present, Fault(error.message, "permanent", hint=error.hint)
         except Exception as error:  # noqa: BLE001  # a resolver's bug is a failure with a sentence, not a crash
             return present, Fault(f"the secret {ref.name} could not be read: {type(error).__name__}", "bug")
-    return present, None
+    absent = [_looked_for(ref) for ref in refs if not ref.optional and not present[ref.name]]
+    if not absent:
+        return present, None
+    hint = "`runbook doctor FILE` says where each is looked for"
+    return present, Fault(f"a secret is not there: {'; '.join(absent)}", "refused", hint=hint)
+
+
+def _looked_for(ref: SecretRef) -> str:
+    """Where a secret was looked for: its coordinates are no secret."""
+    if isinstance(ref.where, Mapping):
+        where = "/".join(str(ref.where[part]) for part in ("namespace", "secret", "key") if part in ref.where)
+        return f"{ref.name} (Kubernetes Secret {where})"
+    return f"{ref.name} ({'environment variable' if ref.kind == 'env' else 'file'} {ref.where})"
