@@ -23,6 +23,7 @@ from runbook.runner.wording import clock, one_line, span
 FRAMES = 8  # a second
 TAIL = 3  # lines of what the running step says
 ROOM = 8  # lines of the screen that are not the tree
+WHOLE = 200  # lines of the tree that stay at the end
 BAR = 20  # characters of a progress bar
 SIGNS = "Ctrl-C cancels and cleans up; a second one, after a second, stops at once"
 CANCELLED = "cancelled, cleaning up; Ctrl-C again stops that too and leaves it to `runbook resume`"
@@ -59,11 +60,17 @@ class LiveScreen:
         return self
 
     def __exit__(self, *ended: object) -> None:
-        """The live part goes; the whole tree stays on the screen as it ended."""
+        """The live part goes; the tree stays on the screen as it ended, folded when it is long."""
         self._over = True
         self._stop()
         with self._lock:
-            for line in tree(self.view, self._terminal):
+            lines = list(tree(self.view, self._terminal))
+            if len(lines) > WHOLE:
+                rows = folded(self.view.root.children, 0)
+                lines = ["  " * depth + step_line(step, self._terminal) for depth, step in rows]
+            if len(lines) > WHOLE:
+                lines = [f"… {len(lines) - WHOLE} lines above: runbook show", *lines[-WHOLE:]]
+            for line in lines:
                 self._console.print(Text.from_ansi(line), soft_wrap=True)
 
     @contextlib.contextmanager

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from runbook.contract import Duration, PermanentError
 from runbook.runner import builtins
+from runbook.runner.journal import Journal
 from tests.command import Commands
 
 
@@ -134,6 +138,82 @@ def test_a_person_times_out_and_a_choice_takes_its_default(cli: Commands) -> Non
     said = cli("resume")
     assert said.code == 0, said.out + said.err
     assert "picked = b" in said.out
+
+
+@dataclass
+class Here:
+    """As much of a context as these actions look at."""
+
+    folder: Path
+    run_id: str = "this-run"
+    environ: Mapping[str, str] = field(default_factory=dict)
+
+
+def context(folder: Path) -> Any:
+    return Here(folder)
+
+
+def a_run(folder: Path, run: str) -> Path:
+    """A journal with a beginning."""
+    (folder / run).mkdir()
+    journal = Journal.create(folder / run / "journal.db", run)
+    journal.add("run.begun", "", {"run": run, "name": "made"}, 0.0, 1.0)
+    journal.commit()
+    journal.close()
+    return folder / run
+
+
+def test_reports_are_written_from_the_journal_alone(tmp_path: Path) -> None:
+    here = a_run(tmp_path, "this-run")
+    a_run(tmp_path, "other-run")
+    write = builtins.Report().read
+    made = write(builtins.ReportArgs(name="sub/r.md"), context(here))
+    assert Path(made["path"]) == here / "artifacts" / "sub" / "r.md"
+    assert Path(made["path"]).read_text().startswith("# made: running")
+    other = write(builtins.ReportArgs(name="o.json", run="other-run"), context(here))
+    assert json.loads(Path(other["path"]).read_text())["run"] == "other-run"
+    (tmp_path / "t.j2").write_text("{{ report.run }}")
+    mine = write(builtins.ReportArgs(name="t.txt", template=str(tmp_path / "t.j2")), context(here))
+    assert Path(mine["path"]).read_text() == "this-run"
+    (tmp_path / "bad.j2").write_text("{{ report.nothing.at.all }}")
+    for args in (
+        builtins.ReportArgs(name="x", run="../this-run"),
+        builtins.ReportArgs(name="x", run="gone"),
+        builtins.ReportArgs(name="x", template=str(tmp_path / "gone.j2")),
+        builtins.ReportArgs(name="x", template=str(tmp_path / "bad.j2")),
+    ):
+        with pytest.raises(PermanentError):
+            write(args, context(here))
+
+
+def test_artifacts_are_text_or_json(tmp_path: Path) -> None:
+    save = builtins.Save().read
+    assert (
+        Path(save(builtins.SaveArgs(name="a.txt", content="é"), context(tmp_path))["path"]).read_bytes() == "é".encode()
+    )
+    made = save(builtins.SaveArgs(name="a.json", content={"a": [1]}), context(tmp_path))
+    assert json.loads(Path(made["path"]).read_text()) == {"a": [1]}
+    assert made["sha256"] == hashlib.sha256(Path(made["path"]).read_bytes()).hexdigest()
+
+
+def test_the_small_ones(tmp_path: Path) -> None:
+    assert builtins.Set().read(builtins.SetArgs(values={"a": 1}), context(tmp_path)) == {"a": 1}
+    args = builtins.AssertArgs(that=False, message="why")
+    assert builtins.Assert().read(args, context(tmp_path)) == {"ok": False, "message": "why"}
+    with pytest.raises(PermanentError):
+        builtins.Wait().read(builtins.WaitArgs(for_=Duration(1)), context(tmp_path))
+
+
+def test_a_playbook_is_looked_at(tmp_path: Path) -> None:
+    file = tmp_path / "p.yaml"
+    file.write_text("runbook: 1\nname: p\nsteps:\n  - {id: a, action: shell.run, with: {command: [ls]}, timeout: 3s}\n")
+    found = builtins.Plan().read(builtins.PlanArgs(playbook=str(file)), context(tmp_path))
+    assert (found["ok"], found["irreversible"]) == (True, ["a"])
+    found = builtins.Plan().read(builtins.PlanArgs(playbook=str(file), inputs={"x": 1}), context(tmp_path))
+    assert found["ok"] is False
+    file.write_text("runbook: 1\nnmae: p\n")
+    found = builtins.Plan().read(builtins.PlanArgs(playbook=str(file)), context(tmp_path))
+    assert "p.yaml:2" in found["problems"][0]
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../x", "a/../../x", "a//b", "./x", "a/./b"])

@@ -19,7 +19,7 @@ from runbook.cli.terminal import Terminal, columns, cut
 from runbook.interpreter.errors import Exit
 from runbook.runner.journal import Event
 from runbook.runner.view import fold
-from tests.command import Commands, Screen
+from tests.command import Commands, Screen, end, until
 from tests.test_cli import ASKS, FAILS, GOOD, SLOW
 
 ASKS_MORE = """\
@@ -159,6 +159,16 @@ def test_a_second_ctrl_c_stops_the_clean_up_and_says_how_to_finish_it(cli: Comma
     assert not (cli.folder / "tidied").exists()
 
 
+def test_a_doubt_is_settled_on_the_terminal(cli: Commands) -> None:
+    cli.write("slow.yaml", SLOW.replace("sleep 30", "sleep 300"))
+    process = cli.start("run", "slow.yaml")
+    until((cli.folder / "begun").exists)
+    end(process, signal.SIGKILL)
+    screen = Screen.start(cli, "resume")
+    screen.answer(("nobody knows whether", ""), ("answer:", "done\n"))
+    assert screen.end() == Exit.SUCCEEDED, screen.shown
+
+
 def test_no_color_and_a_dumb_terminal(cli: Commands) -> None:
     cli.write("good.yaml", GOOD)
     screen = Screen.start(cli, "run", "good.yaml", "--yes", environ={"NO_COLOR": "1"})
@@ -245,6 +255,20 @@ def test_a_frame_is_never_higher_than_the_screen() -> None:
         assert len(lines) <= max(height, 12)
         assert any("s99" in line for line in lines)
         assert any("lines above" in line for line in lines)
+
+
+def test_a_long_tree_is_cut_at_the_end_and_says_so() -> None:
+    from rich.console import Console
+
+    stream = io.StringIO()
+    screen = LiveScreen(Terminal(live=True, asks=False, color=False), console=Console(file=stream, width=100))
+    for event in a_long_run(1000):
+        screen(event)
+    screen.__exit__()
+    text = stream.getvalue()
+    assert "800 lines above" in text
+    assert "s999" in text
+    assert "s100 " not in text
 
 
 def test_the_objectives_clock() -> None:
