@@ -10,7 +10,7 @@ import contextlib
 import json
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -225,13 +225,3 @@ def _register(connection: Any, wires: threading.local) -> None:
     wire = getattr(wires, "current", None)
     if wire is not None and connection not in wire.connections:
         wire.connections.append(connection)
-
-
-@contextlib.contextmanager
-def cut_with(bounds: Bounds, close: Callable[[], None]) -> Iterator[None]:
-    """While the block runs, `close` is called at the deadline or on a cancel."""
-    forget = bounds.on_stop(close)
-    try:
-        yield
-    finally:
-        forget()
