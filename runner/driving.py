@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from runbook.interpreter.effects import Call, Fault, Question
 from runbook.interpreter.errors import Exit, RefusedError
 from runbook.interpreter.values import from_wire, to_wire
-from runbook.runner import objectives, processes
+from runbook.runner import processes
 from runbook.runner.clock import Clock
 from runbook.runner.host import Host
 from runbook.runner.journal import Event, Journal
@@ -113,7 +113,9 @@ class Run:
         self._playbook = playbook
         self._inputs = inputs
         self.cwd = cwd
-        self._locks = Locks(world.store.locks, folder.id, folder.path)
+        # a rehearsal must never hold up the real thing: its locks are its own
+        locks = folder.path / "locks.db" if world.surroundings.simulated else world.store.locks
+        self._locks = Locks(locks, folder.id, folder.path)
         self._logs = StepLogs(folder.logs)
         self.local: Local
         self.started_at = 0.0
@@ -215,6 +217,8 @@ class Run:
         return first, last
 
     def _ended(self, engine: Engine, outcome: Outcome, what: str, round_: str) -> Ended:
+        from runbook.runner import objectives
+
         local = self.local
         unfinished = tuple(Unfinished(left.path, left.phase) for left in engine.unfinished())
         exit_ = exit_of(outcome)

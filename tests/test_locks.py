@@ -17,6 +17,7 @@ from runbook.runner import locks, processes, session
 from runbook.runner.journal import Event
 from runbook.runner.lock_waits import is_below
 from runbook.runner.locks import LockLostError, Locks, holders
+from runbook.runner.surroundings import Real
 from tests.runner_toys import Lab, steps
 
 
@@ -86,6 +87,16 @@ def test_parked_locks_do_not_expire(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     held = store(tmp_path, "two").take(["a"])
     assert held is not None
     assert "waits for a person" in str(held)
+
+
+def test_the_locks_of_a_run_that_is_pruned_are_free(tmp_path: Path) -> None:
+    first, other = store(tmp_path, "one"), store(tmp_path, "other")
+    first.take(["a"])
+    other.take(["b"])
+    first.park()
+    locks.forget(tmp_path / "locks.db", "one")
+    assert [lock.name for lock in holders(tmp_path / "locks.db")] == ["b"]
+    locks.forget(tmp_path / "nowhere.db", "one")
 
 
 def test_a_resumed_run_knows_whether_somebody_held_its_lock_meanwhile(
@@ -195,6 +206,16 @@ def test_the_second_run_says_who_holds_the_lock_and_waits_when_it_is_told_to(lab
     assert error is not None
     assert f"held by run {first.run_id}" in error.message
     assert lab.log() == ["start a", "done a", "start a", "done a"]
+
+
+def test_a_rehearsal_holds_up_nobody(lab: Lab) -> None:
+    class Simulated(Real):
+        simulated = True
+
+    text = "runbook: 1\nname: p\nlocks: [l]\nsteps: [{id: ask, action: manual.approve, with: {message: m}}]"
+    rehearsal = session.World(store=lab.store, surroundings=Simulated(lab.environ), registry=lab.registry)
+    assert session.start(lab.load(text), {}, world=rehearsal).exit == Exit.WAITING
+    assert lab.run(text).exit == Exit.WAITING
 
 
 def test_preempt_cancels_the_holder_and_waits_for_its_clean_up(lab: Lab) -> None:
