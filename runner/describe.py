@@ -18,9 +18,12 @@ from pathlib import Path
 from typing import Any, Literal, Union
 
 from runbook.contract import Action, Duration
+from runbook.interpreter.catalogue import from_schema
+from runbook.interpreter.schema import assemble
 from runbook.runner.parameters import DURATION, Parameter, parameters
 from runbook.runner.registry import FAMILIES, SCHEMAS
 
+PLAYBOOK = SCHEMAS.parent / "playbook.schema.json"
 DOCUMENTATION = Path(__file__).resolve().parent.parent / "docs" / "actions.md"
 
 CLASSES = {
@@ -267,6 +270,8 @@ def generate() -> tuple[dict[Path, str], list[str]]:
             continue
         documents[family] = document
     files[DOCUMENTATION] = documentation(documents)
+    known = {name: spec for document in documents.values() for name, spec in from_schema(document).items()}
+    files[PLAYBOOK] = json.dumps(assemble(known), indent=2, ensure_ascii=False) + "\n"
     return files, troubles
 
 

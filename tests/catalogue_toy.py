@@ -1,4 +1,5 @@
-"""A small catalogue of actions, one or two of each class, in the format of schemas/actions: what the language's tests load with.
+"""A small catalogue of actions, one or two of each class, in the format of schemas/actions: what the language's tests
+load with.
 
 The golden cases read like a manual, so the names are those of real actions; the parameters are fewer.
 """

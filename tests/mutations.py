@@ -1,5 +1,7 @@
 """Playbooks broken at random, as hands, editors and generators break them; the same seed gives the same text."""
 
+# ruff: noqa: E501, SIM905  # vocabularies: words in a text are what they look like
+
 from __future__ import annotations
 
 import random

@@ -213,7 +213,7 @@ def test_nothing_raises_and_what_passes_passes_again(one: Input, anything: Any, 
     coerce((one,), {}, {"X": text}, HERE)
     try:
         given = from_text(one, text)
-    except inputs.Misfit as misfit:
-        assert misfit.message
+    except inputs.Misfit:
+        return  # said so, in its own words: the only exception that may come
     else:
         coerce((one,), {"x": given}, {}, HERE)

@@ -193,7 +193,7 @@ def leaves(error: jsonschema.ValidationError) -> list[jsonschema.ValidationError
 
 
 def missing_parameter(error: jsonschema.ValidationError) -> bool:
-    """A required parameter (or `with` itself): what `defaults.with` gives is merged before our check, and no editor knows it."""
+    """A required parameter, or `with` itself: `defaults.with` may give it, which no editor knows."""
     return error.validator == "required" and ("with" in error.absolute_path or error.message.startswith("'with'"))
 
 
@@ -232,9 +232,7 @@ def test_the_document_is_a_schema_and_describes_every_parameter() -> None:
 
 
 def test_the_shipped_playbooks_are_fine_in_an_editor() -> None:
-    from runbook.runner.registry import catalogue as real
-
-    document = schema.assemble(real())
+    document = json.loads((SHIPPED.parent / "schemas" / "playbook.schema.json").read_text(encoding="utf-8"))
     for path in sorted(SHIPPED.glob("*.yaml")):
         data = parse(path.read_text(encoding="utf-8"), str(path)).data
         errors = list(jsonschema.Draft202012Validator(document, format_checker=FORMATS).iter_errors(data))

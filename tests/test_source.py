@@ -1,9 +1,12 @@
-"""Playbooks are read strictly: JSON's scalars, the place of every node, and every oddity of YAML a problem with its place."""
+"""Playbooks are read strictly: JSON's scalars, the place of every node, and every oddity of YAML a problem with its
+place.
+"""
 
 from __future__ import annotations
 
 import json
 import time
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -133,7 +136,7 @@ def test_aliases_are_bounded() -> None:
     assert parse("a: &a [1, 2]\nb: [*a, *a]\n", "f").data["b"] == [[1, 2], [1, 2]]
     names = "abcdefghij"
     bomb = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
-        f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in zip(names, names[1:], strict=False)
+        f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in pairwise(names)
     )
     begun = time.thread_time()
     source = parse(bomb, "f")
