@@ -101,6 +101,8 @@ def _what(view: RunView) -> list[tuple[str, str]]:
     culprit = view.culprit()
     error = (culprit.error if culprit is not None and culprit.error else None) or view.error or {}
     message = tame(str(error.get("message") or _reason(view)))
+    if view.exit == int(Exit.CANCELLED):  # what was in flight is not to blame
+        message = tame(_reason(view))
     if culprit is not None:
         message = message.removeprefix(culprit.key).lstrip(": ")
     first, *more = message.splitlines() or [""]
@@ -118,8 +120,9 @@ def _what(view: RunView) -> list[tuple[str, str]]:
 def _reason(view: RunView) -> str:
     if view.open_questions():
         return "a person is asked: " + view.open_questions()[0].text
-    if view.stops:
-        _, kind, why = view.stops[-1]
+    ends = [(kind, why) for box, kind, why in view.stops if box.startswith("@run")]
+    if ends:
+        kind, why = ends[-1]
         return why or status_word(kind)
     return status_word(view.status)
 

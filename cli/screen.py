@@ -16,6 +16,7 @@ PHASES = {
     "temporary": "giving back what was temporary",
     "finally": "finally",
 }
+SHORT_NAME = 24  # characters of an object's name that are always left
 
 
 def tree(view: RunView, terminal: Terminal, *, now: float | None = None, verbose: bool = False) -> Iterator[str]:
@@ -38,7 +39,7 @@ def step_line(step: StepView, terminal: Terminal, now: float | None = None) -> s
         words = ["waits for a person"]
     if step.tolerated and status != "succeeded":
         words.append("tolerated")
-    if step.alternative and status not in ("succeeded", "skipped", "running"):
+    if step.alternative and status in ("failed", "timed_out"):
         words.append("next one tried")
     if step.undone:
         words.append("undone")
@@ -82,3 +83,14 @@ def _below(step: StepView, verbose: bool) -> Iterator[str]:
         yield f"warning: {one_line(warning)}"
     if verbose and step.outputs:
         yield from (f"{name} = {value(given, 300)}" for name, given in step.outputs.items())
+
+
+def fitted(line: str, width: int) -> str:
+    """A line below a step in `width`: of a difference the object's name gives way first, not what changed."""
+    over = len(line) - width
+    where, colon, change = line.partition(": ")
+    name = where.lstrip()
+    if over > 0 and colon and " -> " in change and len(name) > SHORT_NAME:
+        kept = name[min(over + 1, len(name) - SHORT_NAME) :]
+        line = f"{' ' * (len(where) - len(name))}…{kept}{colon}{change}"
+    return cut(line, width)

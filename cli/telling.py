@@ -149,7 +149,7 @@ def _words(step: StepView) -> Iterator[str]:
         yield f"{step.attempts} attempts"
     if step.tolerated and step.status != "succeeded":
         yield "tolerated"
-    if step.alternative and step.status not in ("succeeded", "skipped"):
+    if step.alternative and step.status in ("failed", "timed_out"):
         yield "next one tried"
     if step.undone:
         yield "undone"

@@ -240,7 +240,7 @@ def _step_row(step: Mapping[str, Any]) -> list[str]:
     status = ("" if step["status"] == "pending" else status_word(step["status"])) + (
         ", tolerated" if step["tolerated"] else ""
     )
-    status += ", next one tried" if step["alternative"] and step["status"] not in ("succeeded", "skipped") else ""
+    status += ", next one tried" if step["alternative"] and step["status"] in ("failed", "timed_out") else ""
     status += ", undone" if step["undone"] else ""
     if step["error"] and step["status"] not in ("succeeded", "skipped") and not step["parts"]:
         status += f": {value(str(step['error'].get('message', '')).removeprefix(step['key']).lstrip(': '), 200)}"

@@ -13,7 +13,7 @@ import pytest
 
 from runbook.cli.asking import chosen
 from runbook.cli.live import Clock, LiveScreen, bar, folded
-from runbook.cli.screen import tree
+from runbook.cli.screen import fitted, tree
 from runbook.cli.telling import Lines
 from runbook.cli.terminal import Terminal, columns, cut
 from runbook.interpreter.errors import Exit
@@ -226,6 +226,15 @@ def test_columns_align_whatever_the_colour() -> None:
     assert columns(rows) == ["a     b", "\x1b[31mlong\x1b[0m  c"]
     assert columns([]) == []
     assert cut("abcdef", 4) == "abc…"
+
+
+def test_a_long_difference_keeps_what_changed() -> None:
+    line = "    k8s:production/tracktion/Deployment/notification-service-blue#spec.replicas: 1 -> 2"
+    assert fitted(line, 60) == "    …loyment/notification-service-blue#spec.replicas: 1 -> 2"
+    assert len(fitted(line, 60)) == 60
+    assert fitted(line, 60).endswith("1 -> 2")
+    assert fitted(line, 200) == line
+    assert fitted("x" * 80, 10) == "xxxxxxxxx…"
 
 
 def test_bars() -> None:
