@@ -136,6 +136,15 @@ class Declarations:
                 message = f"`{key}` is not for an input of type {kind}"
                 hint = f"it is for {' and '.join(kinds)}"
                 self.problems.add(place, message, f"{path}.{key}", rule="input", hint=hint)
+        if body.get("secret") and kind != "string":
+            place = text.place(body, "secret", of_key=True)
+            self.problems.add(
+                place,
+                f"a secret is text, and this is a {kind}",
+                f"{path}.secret",
+                rule="input",
+                expected="type: string",
+            )
         pattern = body.get("pattern")
         if pattern is not None:
             try:

@@ -231,6 +231,8 @@ class Names:
     def _unknown(self, root: str, site: Site) -> tuple[str, str] | None:
         if root in NEEDS:
             return (NEEDS[root], "") if root != "item" else (f"there is no `{root}` here", NEEDS[root])
+        if root.lower() in ("yes", "no", "on", "off"):
+            return f"there is no `{root}` here", f"write {'true' if root.lower() in ('yes', 'on') else 'false'}"
         if root == "failure":
             return "`failure` is not known before the first step", ""
         for plural, names in (
