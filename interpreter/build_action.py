@@ -97,8 +97,13 @@ def _unknown_action(self: Builder, name: str, data: Mapping[str, Any], site: Sit
     if "{{" in name:
         self.problems.add(place, "`action` takes no template", path, rule="static", hint="`choose` picks between steps")
         return
-    family = name.partition(".")[0]
+    family, _, verb = name.partition(".")
     siblings = sorted(one for one in self.catalogue if one.startswith(f"{family}."))
+    within = [one for one in siblings if len(verb) > 3 and verb in one]
+    if len(within) == 1:
+        hint = f"did you mean `{within[0]}`?"
+        self.problems.add(place, f"there is no action `{name}`", path, rule="unknown-action", hint=hint)
+        return
     hint = did_you_mean(name, self.catalogue) or (
         f"the family {family} has {', '.join(siblings)}" if siblings else "`runbook actions` lists them"
     )
