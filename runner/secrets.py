@@ -29,6 +29,8 @@ _NAMELESS: Final = "‹•••›"
 
 ReadK8s: TypeAlias = Callable[[str | None, str, str, str], str | None]
 """`read(context, namespace, secret, key)`: the decoded value, None where there is none."""
+StandIn: TypeAlias = Callable[[str, Any], str | None]
+"""`stand_in(kind, where)`: the simulated value; None where the scenario has none."""
 Coordinates: TypeAlias = tuple[str, str]
 
 
@@ -46,11 +48,14 @@ class Secrets:
         read_k8s: ReadK8s | None = None,
         base: str | Path = ".",
         fingerprint_key: str | Path | None = None,
+        stand_in: StandIn | None = None,
     ) -> None:
         """`key_file`: the run's own key, made (0600) when first needed. `base`: what relative files are relative to.
         `fingerprint_key`: the key of fingerprints, shared by a plan and the run that applies it; None: the run's own.
+        `stand_in`: in a sandbox, the values by coordinates; then no file of this machine is read.
         """
         self._environ = environ
+        self._stand_in = stand_in
         self._key_file = Path(key_file)
         self._fingerprint_file = None if fingerprint_key is None else Path(fingerprint_key)
         self._read_k8s = read_k8s
@@ -145,8 +150,11 @@ class Secrets:
     def _value(self, ref: SecretRef) -> str | None:
         coordinates = (ref.kind, json.dumps(to_wire(ref.where), sort_keys=True))
         with self._lock:
+            if coordinates in self._values:
+                return self._values[coordinates]
+        value = self._read(ref)  # without the lock: a cluster that hangs holds up no other secret
+        with self._lock:
             if coordinates not in self._values:
-                value = self._read(ref)
                 if value is not None:
                     self._learn(ref, value)
                 self._values[coordinates] = value
@@ -167,6 +175,9 @@ class Secrets:
     def _read(self, ref: SecretRef) -> str | None:
         if ref.kind == "env":
             return self._environ.get(str(ref.where)) or None
+        stood_in = self._stand_in(ref.kind, ref.where) if self._stand_in is not None else None
+        if stood_in is not None or (ref.kind == "file" and self._stand_in is not None):
+            return stood_in
         if ref.kind == "file":
             return self._read_file(ref)
         if self._read_k8s is None:

@@ -27,6 +27,10 @@ class Surroundings(Protocol):
         """Allow reaching out (`what`: process, url, write), or raise contract.PermanentError."""
         ...
 
+    def secret(self, kind: str, where: Any) -> str | None:
+        """In a sandbox, the simulated value of a secret by its coordinates; None = the scenario has none."""
+        ...
+
     def answer(self, action: str, args: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """The outputs of a call that is answered without being made; None = make it. May raise contract's errors."""
         ...
@@ -46,6 +50,9 @@ class Real:
 
     def permit(self, what: str, target: str) -> None:
         """Everything is allowed."""
+
+    def secret(self, kind: str, where: Any) -> str | None:
+        return None
 
     def answer(self, action: str, args: Mapping[str, Any]) -> Mapping[str, Any] | None:
         return None

@@ -35,7 +35,9 @@ def secrets_of(world: World, folder: Path, cwd: str) -> Secrets:
     """The host's secrets of one run or plan; `folder`: its own. Plans and runs of one home make equal fingerprints."""
     environ = world.surroundings.environ
     read = world.read_k8s or functools.partial(_read_k8s, environ)
-    return Secrets(environ, folder / "key", read, base=cwd, fingerprint_key=world.store.key_file)
+    around = world.surroundings
+    stand_in = around.secret if around.simulated else None
+    return Secrets(environ, folder / "key", read, base=cwd, fingerprint_key=world.store.key_file, stand_in=stand_in)
 
 
 def _read_k8s(environ: Mapping[str, str], context: str | None, namespace: str, name: str, key: str) -> str | None:

@@ -146,6 +146,10 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         """As `SimulatedSurroundings.permit`."""
         self.surroundings.permit(what, target)
 
+    def secret(self, kind: str, where: Any) -> str | None:
+        """As `SimulatedSurroundings.secret`."""
+        return self.surroundings.secret(kind, where)
+
     def answer(self, action: str, args: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """As `SimulatedSurroundings.answer`."""
         return self.surroundings.answer(action, args)

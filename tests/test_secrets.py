@@ -435,3 +435,18 @@ def test_nothing_of_a_seal_shows_a_value(box: Secrets) -> None:
     for text in (repr(sealed), str(sealed), json.dumps(to_wire(sealed)), repr(Sensitive("very-sensitive"))):
         assert VALUES["TOKEN"] not in text
         assert "very-sensitive" not in text
+
+
+def test_in_a_sandbox_no_file_of_this_machine_is_read(tmp_path: Path) -> None:
+    (tmp_path / "key.txt").write_text("the-real-secret")
+    asked: list[tuple[str, Any]] = []
+
+    def stand_in(kind: str, where: Any) -> str | None:
+        asked.append((kind, where))
+        return "simulated-value" if where == "known.txt" else None
+
+    secrets = Secrets({}, tmp_path / "own", base=tmp_path, stand_in=stand_in)
+    assert not secrets.resolve(SecretRef("real", "file", "key.txt"))
+    assert secrets.resolve(SecretRef("known", "file", "known.txt"))
+    assert secrets.mask("the-real-secret simulated-value") == "the-real-secret ‹secret:known›"
+    assert asked == [("file", "key.txt"), ("file", "known.txt")]
