@@ -274,14 +274,14 @@ class Calls:
             return None
         past = self._local.past
         key = past.keys.get(call.undoes)
-        original = past.intents.get(key) if key is not None else None
-        if original is None or "before" not in original:
+        op = str(past.intents[key]["op"]) if key in past.intents else call.step  # a person's answer has no intent
+        intents = [past.intents[attempt] for attempt in past.attempts.get(op, ())]
+        if not intents:
             return None
-        return Undoes(
-            before=from_wire(original.get("origin", original["before"])),
-            after=from_wire(original["after"]),
-            left={name: from_wire(state) for name, state in past.left.items()},
-        )
+        states = [
+            from_wire(intent[name]) for intent in intents for name in ("origin", "before", "after") if name in intent
+        ]
+        return Undoes((*states, {name: from_wire(state) for name, state in past.left.items()}))
 
     # -- the end of time
 

@@ -26,6 +26,7 @@ from runbook.runner.surroundings import Surroundings
 if TYPE_CHECKING:
     from runbook.runner.secrets import Secrets
 
+MESSAGE = 8192  # characters of an error's text that are kept
 EFFECTIVE_EVERY = 1.0  # seconds between two looks whether an inverse has become effective
 
 
@@ -248,7 +249,7 @@ class Host:
 
     def _unmoved(self, now: Mapping[str, Any], undoes: Undoes) -> None:
         """Nobody else changed what an inverse is about to change."""
-        known = [self.secrets.reveal(states, None) for states in (undoes.after, undoes.before, undoes.left)]
+        known = [self.secrets.reveal(states, None) for states in undoes.states]
         for name, state in now.items():
             states = [known_states[name] for known_states in known if name in known_states]
             if states and state not in states:
@@ -298,7 +299,7 @@ class Host:
     ) -> Result:
         mask = self.secrets.mask
         shown = None if hint is None else str(mask(hint))
-        fault = Fault(str(mask(message)), kind, temporary, call.attempt, shown, retry_after)
+        fault = Fault(shortened(str(mask(message))), kind, temporary, call.attempt, shown, retry_after)
         try:
             known = self._outputs(outputs) if outputs else None
         except output_limits.TooLargeError:
@@ -336,6 +337,13 @@ def _with_inverse(result: Result, intent: Intent) -> Result:
         intent.inverse,
         intent.irreversible and intent.inverse is None,
     )
+
+
+def shortened(text: str) -> str:
+    """An error's text, masked already: its head and its tail, where the reason mostly stands."""
+    if len(text) <= MESSAGE:
+        return text
+    return f"{text[: MESSAGE // 2]}\n… {len(text) - MESSAGE} characters …\n{text[-MESSAGE // 2 :]}"
 
 
 def plain(value: Any) -> Any:

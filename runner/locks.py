@@ -195,12 +195,6 @@ class Locks:
         """Nobody runs us now, and still they are ours: a person is waited for."""
         self._update("update locks set parked = 1 where name = ? and token = ? and run = ?", list(self.tokens.items()))
 
-    def give_up(self) -> None:
-        """Free all that this run holds, also from another process."""
-        with self._transaction() as db:
-            db.execute("update locks set run = '', parked = 0 where run = ?", (self._run,))
-        self.close()
-
     def _update(self, statement: str, mine: list[tuple[str, int]]) -> None:
         if mine:
             with self._transaction() as db:
@@ -227,12 +221,6 @@ def _holder(row: tuple[str, int, str, str, int, str, str, int, str, str, float, 
     name, token, run, folder, parked, host, boot, pid, start, user, since, wall, clock = row
     who = processes.Identity(host, boot, pid, start, user)
     return Holder(name, token, run, Path(folder), bool(parked), who, since, wall, clock)
-
-
-def forget(path: Path, run: str) -> None:
-    """Free what a run holds that will never be resumed (it is being pruned)."""
-    if path.exists():
-        Locks(path, run, path.parent).give_up()
 
 
 def holders(path: Path) -> list[Holder]:

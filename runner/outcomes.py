@@ -49,11 +49,12 @@ class Intent:
 
 @dataclass(frozen=True, slots=True)
 class Undoes:
-    """What an inverse takes back: the original's intent, and the states in which this run left the objects (sealed)."""
+    """The states in which an inverse may find its objects (sealed); in any other somebody else was there.
 
-    before: Mapping[str, Any]
-    after: Mapping[str, Any]
-    left: Mapping[str, Any]
+    They are those before and after each attempt of what it takes back, and those in which this run last left them.
+    """
+
+    states: tuple[Mapping[str, Any], ...]
 
 
 @dataclass(frozen=True, slots=True)

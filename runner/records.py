@@ -148,6 +148,7 @@ class Past:
     answers: dict[tuple[str, str], Event] = field(default_factory=dict)
     intents: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # call key -> data of call.intent
     first: dict[str, str] = field(default_factory=dict)  # operation -> key of its first intent
+    attempts: dict[str, list[str]] = field(default_factory=dict)  # operation -> keys of all its intents
     keys: dict[int, str] = field(default_factory=dict)  # seq of a result -> call key
     notes: dict[str, dict[str, Any]] = field(default_factory=dict)  # operation -> notes, on the wire
     emitted: set[tuple[str, str]] = field(default_factory=set)
@@ -203,6 +204,7 @@ class Past:
         """An intent is on record: what undo compares with, and what later attempts keep."""
         if "before" in data:
             self.first.setdefault(str(data["op"]), key)
+            self.attempts.setdefault(str(data["op"]), []).append(key)
         if "origin" in data:  # what an earlier attempt left
             self.left |= data["before"]
 

@@ -141,7 +141,7 @@ def test_an_inverse_leads_back(host: Host, old: Any, new: Any) -> None:
     host.apply(what, ready(host, what), found)
     assert found.inverse is not None
     back = replace(found.inverse, key="b#1", op="b", undoes=1)
-    undoes = Undoes(found.first, found.after, {})
+    undoes = Undoes((found.first, found.after))
     host.apply(back, ready(host, back), intent_of(host, back, undoes=undoes))
     assert Cell.now == {"x": old}
 
@@ -154,14 +154,14 @@ def test_an_inverse_is_refused_where_the_object_is_nothing_that_this_run_left(ho
     back = replace(intent.inverse, key="b#1", op="b", undoes=1)
     for now, refused in (("new", False), ("theirs", True)):
         Cell.now = {"x": now}
-        found = host.prepare(back, ready(host, back), undoes=Undoes(intent.before, intent.after, {}))
+        found = host.prepare(back, ready(host, back), undoes=Undoes((intent.before, intent.after)))
         assert isinstance(found, Result) == refused
         if isinstance(found, Result):
             assert found.error is not None
             assert found.error.kind == "refused"
     Cell.now = {"x": "later"}
     left = {"x": host.secrets.seal({"value": "later", "secret": Sensitive("hush-hush-hush")})}
-    assert isinstance(host.prepare(back, ready(host, back), undoes=Undoes(intent.before, intent.after, left)), Intent)
+    assert isinstance(host.prepare(back, ready(host, back), undoes=Undoes((intent.before, intent.after, left))), Intent)
 
 
 def test_secrets_are_revealed_where_they_may_stand_and_masked_in_all_that_comes_back(host: Host) -> None:

@@ -16,6 +16,7 @@ from runbook.interpreter.effects import Box, Call, Question
 from runbook.interpreter.errors import Exit, InternalError, InvalidError, RefusedError
 from runbook.runner import people, processes, session
 from runbook.runner.journal import Event, Journal
+from runbook.runner.leases import TTL, LeaseLostError
 from runbook.runner.people import Answer
 from runbook.runner.questions import own_box
 from runbook.runner.surroundings import Real
@@ -530,6 +531,46 @@ def _dying_at_result(write: Callable[[Journal], None]) -> Callable[[Journal], No
             raise Died
 
     return dying
+
+
+def test_a_run_that_lost_its_lease_stops_and_touches_nothing_more(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was stopped for longer than the lease lives, and another process resumed the run: that one goes on."""
+    others: list[Journal] = []
+
+    def steal(event: Event) -> None:
+        if event.kind == "call.intent" and event.key == "a#1":
+            real = processes.clock
+            with monkeypatch.context() as patch:
+                patch.setattr(processes, "clock", lambda: real() + TTL + 1)
+                others.append(Journal.open(lab.store.find("last").journal))
+                others[0].take()
+
+    with pytest.raises(LeaseLostError):
+        lab.run(
+            """
+runbook: 1
+name: p
+steps:
+  - {id: a, action: toy.note, with: {name: a, seconds: 0.1}}
+  - {id: b, action: toy.note, with: {name: b}}
+finally: {steps: [{id: z, action: toy.note, with: {name: z}}]}
+""",
+            listeners=[steal],
+        )
+    assert lab.log() == ["start a", "done a"]
+    assert lab.events()[-1].kind == "call.intent"
+    assert others[0].holder() is not None
+    others[0].close()
+    assert lab.resume(in_doubt="done").exit == Exit.SUCCEEDED
+    assert lab.log() == ["start a", "done a", "start b", "done b", "start z", "done z"]
+
+
+def test_a_very_long_error_is_kept_by_its_head_and_tail(lab: Lab) -> None:
+    ended = lab.run('runbook: 1\nname: p\nsteps: [{id: a, action: toy.note, with: {fail: "%s end"}}]' % ("x" * 20000))
+    assert ended.outcome is not None
+    assert ended.outcome.error is not None
+    assert len(ended.outcome.error.message) < 9000
+    assert ended.outcome.error.message.rstrip().endswith("end")
 
 
 def test_steps_are_known_by_their_paths(lab: Lab) -> None:

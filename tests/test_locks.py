@@ -89,16 +89,6 @@ def test_parked_locks_do_not_expire(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "waits for a person" in str(held)
 
 
-def test_the_locks_of_a_run_that_is_pruned_are_free(tmp_path: Path) -> None:
-    first, other = store(tmp_path, "one"), store(tmp_path, "other")
-    first.take(["a"])
-    other.take(["b"])
-    first.park()
-    locks.forget(tmp_path / "locks.db", "one")
-    assert [lock.name for lock in holders(tmp_path / "locks.db")] == ["b"]
-    locks.forget(tmp_path / "nowhere.db", "one")
-
-
 def test_a_resumed_run_knows_whether_somebody_held_its_lock_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
