@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -47,13 +48,12 @@ class Log(list[Done]):
 
     def within(self, path: str, *, own: bool = True) -> list[Done]:
         """What is to be taken back under `path`. `own`: the change of that very step too."""
-        return [
-            d for d in self if not d.undone and not d.covered and (inside(d.path, path) or (own and d.path == path))
-        ]
+        outer = plain(path)
+        return [d for d in self if not d.undone and not d.covered and _within(plain(d.path), outer, own)]
 
     def open(self, path: str) -> list[Done]:
         """Temporary changes inside `path` that are not back."""
-        return [d for d in self if d.open and not d.undone and inside(d.path, path)]
+        return [d for d in self if d.open and not d.undone and inside(plain(d.path), plain(path))]
 
     def effects(self, path: str) -> Iterator[int]:
         """Numbers of the effects that began at or inside `path`."""
@@ -64,11 +64,20 @@ class Log(list[Done]):
         return min((seq for seq, _ in self.begun), default=None)
 
 
+def plain(path: str) -> str:
+    """A path without the numbers of the rounds that finish it: what is repeated there stands for the first try."""
+    return re.sub(r"~\d+", "", path) if "~" in path else path
+
+
 def inside(path: str, outer: str) -> bool:
     """Whether `path` lies strictly inside `outer` ('' or `x/`: a whole playbook)."""
     if outer == "" or outer.endswith("/"):
         return path.startswith(outer)
     return path.startswith(outer) and path[len(outer) : len(outer) + 1] in ("/", "[", "!")
+
+
+def _within(path: str, outer: str, own: bool) -> bool:
+    return inside(path, outer) or (own and path == outer)
 
 
 def change_of(

@@ -11,14 +11,13 @@ Four ideas carry it.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, assert_never
 
 from runbook.interpreter import gather, lane, playing
 from runbook.interpreter.attempts import act
-from runbook.interpreter.changes import Done, inside
+from runbook.interpreter.changes import Done, inside, plain
 from runbook.interpreter.effects import Box, Effects, Fault, Record
 from runbook.interpreter.expressions import ExpressionError, decide, evaluate, render
 from runbook.interpreter.model import (
@@ -38,7 +37,7 @@ from runbook.interpreter.outcome import Outcome, failed, stopped
 from runbook.interpreter.run import Run
 from runbook.interpreter.scope import RunInfo, Scope, seconds
 from runbook.interpreter.undo import Playback
-from runbook.interpreter.unwind import Handlers, Left, Unwinding, unwind
+from runbook.interpreter.unwind import Handlers, Left, Unwinding, handler, unwind
 from runbook.interpreter.values import Unknown, to_wire
 
 __all__ = ["Done", "Engine", "Outcome", "RunInfo"]
@@ -114,7 +113,7 @@ class Engine(Run):
             return stopped(begun, "not started")
         self._finishing = True
         out = Outcome(at=begun.at, wall=begun.wall)
-        todo, self.left = sorted(self.left, key=lambda left: left.seq), []
+        todo, self.left = self.unfinished(), []
         for left in todo:
             out = await self._finished(left, number, out)
         out = await self._tidied(key, out)
@@ -136,7 +135,7 @@ class Engine(Run):
             done = await Playback(self, left.path, erase=False).play(self.log.open(left.path), key, room)
         else:
             assert left.scope is not None
-            done = await self.sequence(left.steps, left.scope, key, room)
+            done = await handler(self, left.steps, left.scope, left.cleanup)(key, room)
         if done.by is not None and done.by != key:
             self.left.append(left)
         if done.ok:
@@ -165,13 +164,15 @@ class Engine(Run):
 
     def unfinished(self) -> list[Left]:
         """The clean-up that a second cancel skipped or cut."""
-        returns = [left.path for left in self.left if left.phase == "temporary"]
-        shown = [
-            left
-            for left in self.left
-            if left.phase != "temporary" or not any(inside(path, left.path) for path in returns)
-        ]
+        repeated = [plain(left.key) for left in self.left if left.steps]
+        kept = [left for left in self.left if not any(_repeats(key, plain(left.path)) for key in repeated)]
+        shown = [left for left in kept if left.phase != "temporary" or self._still_open(left, kept)]
         return sorted(shown, key=lambda left: left.seq)
+
+    def _still_open(self, left: Left, kept: Sequence[Left]) -> bool:
+        """Whether there is a temporary change that no scope further in gives back."""
+        inner = [one.path for one in kept if one.phase == "temporary" and inside(one.path, left.path)]
+        return any(not any(inside(plain(done.path), path) for path in inner) for done in self.log.open(left.path))
 
     # --- one step ---------------------------------------------------------------------------------------------------
 
@@ -179,7 +180,7 @@ class Engine(Run):
         self, step: Step, scope: Scope, path: str, box: Box, *, gate: Box | None = None, alternative: bool = False
     ) -> Outcome:
         """Joins -> start record -> when -> locks -> box -> body -> unwinding -> swallow? See Run.execute."""
-        if self._finishing and (earlier := self._ended.get(_plain(path))) is not None:
+        if self._finishing and (earlier := self._ended.get(plain(path))) is not None:
             return earlier
         late = await self._joined(step, scope)
         if late is not None:
@@ -335,7 +336,7 @@ class Engine(Run):
         """Show what became of a step, and note its milestone."""
         scope.frame.close(step.id, out, begun)
         if "!" in path and (out.status in ("succeeded", "skipped") or (out.tolerated and out.by is None)):
-            self._ended[_plain(path)] = out
+            self._ended[plain(path)] = out
         data: dict[str, Any] = {
             "id": step.id,
             "kind": _kind_of(step),
@@ -366,9 +367,9 @@ class Engine(Run):
             self.met(step.milestone, scope, path, out, told=told)
 
 
-def _plain(path: str) -> str:
-    """A path without the number of the round that finishes it."""
-    return re.sub(r"~\d+", "", path)
+def _repeats(key: str, path: str) -> bool:
+    """Whether the handler at `key`, played again, unwinds the scope at `path` itself."""
+    return path == key or inside(path, key)
 
 
 def _fault(fault: Fault) -> dict[str, Any]:

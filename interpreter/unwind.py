@@ -129,7 +129,7 @@ async def unwind(run: Run, handlers: Handlers, path: str, scope: Scope, out: Out
     await _returns(end, scope.held)
     if handlers.finally_:
         inner = scope.naming(failure=failure_view(out, end.undone, [fault for fault, _ in end.faults]))
-        await end.phase("finally", _steps(run, handlers.finally_, inner, handlers.cleanup), handlers.finally_, inner)
+        await end.phase("finally", handler(run, handlers.finally_, inner, handlers.cleanup), handlers.finally_, inner)
     return end.result()
 
 
@@ -146,11 +146,11 @@ async def _on_failure(end: Unwinding, handlers: Handlers, scope: Scope) -> None:
         return
     if end.out.ok:  # a plan shows what would run if it turned out otherwise
         unknown = scope.perhaps().naming(failure=Unknown(f"whether {end.path or 'the run'} fails"))
-        await end.phase("on_failure", _steps(end.run, steps, unknown, end.cleanup))
+        await end.phase("on_failure", handler(end.run, steps, unknown, end.cleanup))
         end.faults.clear()
         return
     inner = scope.naming(failure=failure_view(end.out, end.undone, [fault for fault, _ in end.faults]))
-    await end.phase("on_failure", _steps(end.run, steps, inner, end.cleanup), steps, inner)
+    await end.phase("on_failure", handler(end.run, steps, inner, end.cleanup), steps, inner)
 
 
 async def _returns(end: Unwinding, held: tuple[str, ...]) -> None:
@@ -160,7 +160,7 @@ async def _returns(end: Unwinding, held: tuple[str, ...]) -> None:
         await end.phase("temporary", lambda key, room: Playback(run, end.path, False, held).play(changes, key, room))
 
 
-def _steps(run: Run, steps: tuple[Step, ...], scope: Scope, cleanup: float) -> Play:
+def handler(run: Run, steps: tuple[Step, ...], scope: Scope, cleanup: float) -> Play:
     """A handler's steps. A handler is a scope too: what is temporary in it ends with it."""
 
     async def play(key: str, room: Box) -> Outcome:

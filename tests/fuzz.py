@@ -72,7 +72,8 @@ class Maker:
             **more,
         )
         cancels = r.choice([(), (), (self.seconds(20),), tuple(sorted(self.seconds(20) for _ in "12"))])
-        return Case(playbook, {}, cancels, self.asks)
+        rounds = ("finish", "undo") if len(cancels) > 1 else r.choice([(), (), ("undo",)])
+        return Case(playbook, {}, cancels, self.asks, rounds)
 
     def steps(self, depth: int, least: int, most: int) -> tuple[Step, ...]:
         return tuple(self.step(depth) for _ in range(self.r.randint(least, most)))
@@ -288,6 +289,9 @@ def nothing_left_behind(case: Case, played: Played, world: dict[str, Any]) -> No
     trouble = bool(out.others) or len(case.cancels) > 1 or _short_cleanup(played)
     if trouble:
         return
+    if case.rounds:
+        stands = [done.path for done in played.toy.engine.log if not done.undone and not done.covered and not done.again]
+        assert not stands or out.status != "succeeded", f"an undo left {stands}"
     left = {key: value for key, value in world.items() if value not in (None, ()) and key != "ran"}
     temporary = {key for key in left if key.endswith("_T")}
     assert not temporary, f"temporary changes are left: {temporary}"

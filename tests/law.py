@@ -23,6 +23,7 @@ class Case:
     world: Mapping[str, Any] = field(default_factory=dict)
     cancels: tuple[float, ...] = ()
     answers: Mapping[str, Any] = field(default_factory=dict)
+    rounds: tuple[str, ...] = ()  # after the run: undo, finish
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,15 @@ class Played:
 
 def play(case: Case, world: dict[str, Any], disk: Disk | None = None, crash_at: int | None = None) -> Played:
     toy = Toy(world, disk, crash_at=crash_at, cancels=case.cancels, answers=case.answers)
-    return Played(toy.play(engine(case.playbook, toy)), toy)
+    made = engine(case.playbook, toy)
+
+    async def main() -> Outcome:
+        out = await made.run()
+        for number, what in enumerate(case.rounds, 1):
+            out = await (made.undo(number) if what == "undo" else made.finish(number))
+        return out
+
+    return Played(toy.play(made, main()), toy)
 
 
 def facts(played: Played, world: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,7 +70,7 @@ def _told(key: str) -> bool:
 
 
 def _unnumbered(text: str) -> str:
-    return re.sub(r"(!undo|!temporary)\[\d+\]", r"\1[]", text)
+    return re.sub(r"((?:!undo|!temporary)(?:~\d+)?|@undo\[\d+\])\[\d+\]", r"\1[]", text)
 
 
 def standing(toy: Toy) -> list[str]:
