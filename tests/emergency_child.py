@@ -1,0 +1,105 @@
+"""Processes of a run that die at a journal write. A warm process forks one for each order: imports cost most.
+
+`python -m tests.emergency_child` reads orders as JSON lines: {folder, playbook, what: start | resume | undo, at, when}.
+`folder/coordinates.json` says where the world is: a sandbox in another process, or an environment for a real cluster.
+SIGKILL comes from itself, before or after the at-th commit (0: never). The answer is a line: {signal} or its outcome.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from runbook.interpreter.errors import RunbookError
+from runbook.runner import session
+from runbook.runner.journal import Journal
+from runbook.runner.store import Store
+from runbook.runner.surroundings import Real
+from runbook.sandbox import surroundings
+from tests import emergency
+
+WARM = ("k8s", "helm", "prometheus", "pg", "slack", "pagerduty", "statuspage", "_kube", "_kube_forward")
+
+
+def serve() -> None:
+    """Until the orders end."""
+    for name in WARM:
+        importlib.import_module(f"runbook.actions.{name}")
+    importlib.import_module("runbook.interpreter.engine")
+    importlib.import_module("runbook.runner.builtins")
+    importlib.import_module("runbook.runner.report")
+    emergency.load(emergency.PLAYBOOKS / "emergency.yaml")
+    for line in sys.stdin:
+        order = json.loads(line)
+        readable, writable = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(readable)
+            _live(order, writable)
+        os.close(writable)
+        with os.fdopen(readable) as pipe:
+            said = pipe.read()
+        _, status = os.waitpid(pid, 0)
+        found: dict[str, Any] = json.loads(said) if said else {"exit": os.waitstatus_to_exitcode(status)}
+        if os.WIFSIGNALED(status):
+            found = {"signal": os.WTERMSIG(status)}
+        print(json.dumps(found), flush=True)
+
+
+def _live(order: dict[str, Any], pipe: int) -> None:
+    """In the fork. Never returns."""
+    deaths = {"at": int(order["at"]), "when": order["when"], "count": 0}
+    write = Journal._write
+
+    def dying(self: Journal) -> None:
+        deaths["count"] += 1
+        if deaths["count"] == deaths["at"] and deaths["when"] == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        write(self)
+        if deaths["count"] == deaths["at"] and deaths["when"] == "after":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Journal._write = dying  # type: ignore[method-assign]  # the fault of this test
+    code = 70
+    try:
+        found = _go(order)
+        found["writes"] = deaths["count"]
+        code = found["exit"]
+        os.write(pipe, json.dumps(found).encode())
+    finally:
+        os._exit(code)
+
+
+def _go(order: dict[str, Any]) -> dict[str, Any]:
+    folder = Path(order["folder"])
+    where = json.loads((folder / "coordinates.json").read_text())
+    real = "environ" in where
+    around = session.World(
+        store=Store(folder / "home"),
+        surroundings=Real(where["environ"]) if real else surroundings.attach(folder / "coordinates.json", os.environ),
+    )
+    try:
+        if order["what"] == "start":
+            ended = emergency.start(Path(order["playbook"]), around, order.get("inputs") or {})
+        elif order["what"] == "undo":
+            ended = session.undo("last", world=around)
+        else:
+            ended = session.resume("last", world=around)
+    except RunbookError as error:
+        return {"error": type(error).__name__, "message": error.message, "exit": int(error.exit)}
+    outcome = ended.outcome
+    return {
+        "status": ended.status,
+        "exit": int(ended.exit),
+        "outputs": dict(outcome.outputs) if outcome is not None else None,
+        "questions": [question.key for question in ended.questions],
+    }
+
+
+if __name__ == "__main__":
+    serve()
