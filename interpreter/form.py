@@ -1,9 +1,9 @@
 """JSON Schema, compiled to closures that say what is wrong in our words.
 
-A playbook of 5,000 steps is checked on every start. `jsonschema` needs 45 ms to be imported and half a millisecond a step
-with the whole document, and its errors speak of `anyOf` (docs/decisions/0004-form.md). So the keywords that our schemas
-use are compiled here once, and the law in tests/test_schema.py holds this and `jsonschema` to the same verdict. A schema
-with other keywords (a plug-in's) is handed to `jsonschema` itself.
+A playbook of 5,000 steps is checked on every start. `jsonschema` needs 45 ms to be imported and half a millisecond a
+step with the whole document, and its errors speak of `anyOf` (docs/decisions/0004-form.md). So the keywords that our
+schemas use are compiled here once, and the law in tests/test_schema.py holds this and `jsonschema` to the same verdict.
+A schema with other keywords (a plug-in's) is handed to `jsonschema` itself.
 """
 
 from __future__ import annotations
