@@ -14,10 +14,11 @@ by the key of its step, attempt or phase.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
+T = TypeVar("T")
 StopKind = Literal["timed_out", "cancelled"]
 Status = Literal[
     "pending", "running", "succeeded", "failed", "timed_out", "skipped", "cancelled", "in_doubt", "declined"
@@ -150,6 +151,10 @@ class Record:
 
 class Effects(Protocol):
     """Implemented by the local runner (journal, threads), by previews, by tests, by a distributed engine."""
+
+    def spawn(self, work: Coroutine[Any, Any, T]) -> Awaitable[T]:
+        """A task on the loop that drives the engine: `work` goes on beside; awaited (by any number) it gives its result."""
+        ...
 
     async def start(self, key: str, box: Box, about: Mapping[str, Any]) -> Record:
         """A step or a phase begins (`status` running), or `by` forbids it. `about` (id, kind, name, action) is for the journal only."""

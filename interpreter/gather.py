@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -57,13 +56,13 @@ async def sequence(
     """Steps in order; background ones beside them, joined at the end. After a failure nothing new starts."""
     limit = bound(tolerance, len(steps), scope.at(at)) if tolerance is not None else Bound()
     side: Box | None = None
-    aside: list[tuple[Step, asyncio.Task[Outcome]]] = []
+    aside: list[tuple[Step, Awaitable[Outcome]]] = []
     ended: list[Ended] = []
     bad: list[Outcome] = []
     for step in steps:
         if step.background and not _notifies(step):
             side = side or run.box(f"{path}@background", box)
-            task = asyncio.create_task(run.execute(step, scope, join(path, step.id), side))
+            task = run.fx.spawn(run.execute(step, scope, join(path, step.id), side))
             scope.frame.tasks[step.id] = task
             aside.append((step, task))
             continue
@@ -154,7 +153,8 @@ async def _together(
             if not out.ok and not limit.run_all:
                 await run.fx.stop(gate, "cancelled", "a sibling failed")
 
-    await asyncio.gather(*(asyncio.create_task(worker()) for _ in range(min(width, len(jobs)))))
+    for at_work in [run.fx.spawn(worker()) for _ in range(min(width, len(jobs)))]:
+        await at_work
     return outs
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -31,7 +30,7 @@ async def post(run: Run, step: Action, scope: Scope, path: str, begun: Record) -
     scope = scope if verdict == "yes" else scope.perhaps()
     before = run.lanes.get(step.lane)
     told = _tell(run, step, scope, path, begun, args, [*first, *([before] if before is not None else [])])
-    task = asyncio.create_task(told)
+    task = run.fx.spawn(told)
     run.lanes[step.lane] = scope.frame.telling[step.id] = task
     run.telling.append((path, task))
     return Outcome("pending", seq=begun.seq, at=begun.at, wall=begun.wall)
@@ -44,7 +43,7 @@ async def _tell(
     path: str,
     begun: Record,
     args: Mapping[str, Any] | None,
-    first: list[asyncio.Task[Outcome]],
+    first: list[Awaitable[Outcome]],
 ) -> Outcome:
     for task in first:
         await task

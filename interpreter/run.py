@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any
 
 from runbook.interpreter.changes import Log, inside
@@ -33,8 +32,8 @@ class Run(ABC):
         self.asserted: set[int] = set()  # numbers of records in which an assertion did not hold
         self.milestones: dict[str, tuple[str, bool]] = {}  # step key -> name, and whether it was only told
         self.left: list[Left] = []  # clean-up that a second cancel skipped or cut
-        self.lanes: dict[str, asyncio.Task[Outcome]] = {}  # the last notification of each lane
-        self.telling: list[tuple[str, asyncio.Task[Outcome]]] = []
+        self.lanes: dict[str, Awaitable[Outcome]] = {}  # the last notification of each lane
+        self.telling: list[tuple[str, Awaitable[Outcome]]] = []
 
     @abstractmethod
     async def execute(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -63,10 +62,10 @@ class Frame:
     def __init__(self, outer: Frame | None = None) -> None:
         self.outer = outer
         self.views: dict[str, dict[str, Any]] = {}
-        self.tasks: dict[str, asyncio.Task[Outcome]] = {}  # background steps on their way
-        self.telling: dict[str, asyncio.Task[Outcome]] = {}  # notifications that are not told yet
+        self.tasks: dict[str, Awaitable[Outcome]] = {}  # background steps on their way
+        self.telling: dict[str, Awaitable[Outcome]] = {}  # notifications that are not told yet
 
-    def task(self, step: str) -> asyncio.Task[Outcome] | None:
+    def task(self, step: str) -> Awaitable[Outcome] | None:
         """The background step of this id that is on its way, here or further out."""
         frame: Frame | None = self
         while frame is not None:
@@ -75,7 +74,7 @@ class Frame:
             frame = frame.outer
         return None
 
-    def notification(self, step: str) -> asyncio.Task[Outcome] | None:
+    def notification(self, step: str) -> Awaitable[Outcome] | None:
         """The notification of this id that is not told yet."""
         frame: Frame | None = self
         while frame is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import collections
 import threading
 import time
@@ -15,6 +14,7 @@ from runbook.interpreter.values import from_wire, to_wire
 from runbook.runner import processes
 from runbook.runner.context import NOTE_PATIENCE, HostContext, Outbox, cut_all
 from runbook.runner.outcomes import Again, Intent, Result, Undoes
+from runbook.runner.quiet import Future
 from runbook.runner.records import fault_to_wire, imprint, intent_from_wire, intent_to_wire
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Flight:
 
     call: Call
     box: Box
-    future: asyncio.Future[Record]
+    future: Future[Record]
     wire: Any  # its arguments, on the wire
     mark: str
     phase: Phase = "queued"

@@ -8,13 +8,12 @@ the same things under the same keys and goes on where the record ends. Nothing i
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import heapq
 import itertools
 import queue
 import sys
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -28,7 +27,7 @@ from runbook.runner.journal import Event, Journal
 from runbook.runner.lock_waits import LockWaits
 from runbook.runner.locks import Locks
 from runbook.runner.questions import Ask, Questions
-from runbook.runner.quiet import QuietLoop
+from runbook.runner.quiet import Future, QuietLoop
 from runbook.runner.records import Past, emit_key
 from runbook.runner.secret_waits import SecretWaits
 from runbook.runner.threads import Threads
@@ -68,7 +67,7 @@ class _Sleep:
     seconds: float
     until: float
     box: Box
-    future: asyncio.Future[Record]
+    future: Future[Record]
 
 
 class Local:
@@ -98,7 +97,7 @@ class Local:
         self.policy = policy or Policy()
         self.root = "@run"  # the box that a first cancel stops; a round of undo has its own
         self.threads = Threads()
-        self.loop = QuietLoop()  # type: ignore[abstract]  # what a loop of this kind does not do stays unwritten
+        self.loop = QuietLoop()
         self.inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self.calls = Calls(self)
         self.lock_waits = LockWaits(self, locks)
@@ -140,8 +139,8 @@ class Local:
         """From any thread: do this in the next turn."""
         self.inbox.put(act)
 
-    def future(self) -> asyncio.Future[Record]:
-        return self.loop.create_future()
+    def future(self) -> Future[Record]:
+        return self.loop.future()
 
     def crash(self, error: BaseException) -> None:
         """Nothing may go on: this turn is not committed."""
@@ -158,6 +157,9 @@ class Local:
         return Record(seq, at, wall, status=status, by=by)
 
     # -- Effects
+
+    def spawn(self, work: Coroutine[Any, Any, T]) -> Awaitable[T]:
+        return self.loop.spawn(work)
 
     async def start(self, key: str, box: Box, about: Mapping[str, Any]) -> Record:
         known = self.past.answer("start", key)
@@ -284,20 +286,16 @@ class Local:
         is a bug: then what is in flight was cut, and nothing more was started.
         """
         self._mail()  # a cancel that waited for us comes before anything is started
-        task = self.loop.create_task(main)
+        task = self.loop.spawn(main)
         try:
             while True:
                 self._turn()
                 if task.done():
-                    result: T = task.result()
-                    return result
+                    return task.result()
                 self._collect()
         except BaseException:
             self.calls.cut_everything()
             raise
-        finally:
-            if not task.done():
-                task._log_destroy_pending = False  # type: ignore[attr-defined]  # it is left as it is, on purpose
 
     def _turn(self) -> None:
         """Run the engine until it is quiet, make it durable, then act."""

@@ -5,7 +5,6 @@ A step whose ancestor holds a name has it already; siblings of one run wait for 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from runbook.interpreter.effects import Box, Fault, Record
 from runbook.runner.journal import Journal, JournalError
 from runbook.runner.locks import Holder, LockError, Locks
+from runbook.runner.quiet import Future
 from runbook.runner.records import fault_to_wire
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class _Wait:
     key: str
     names: tuple[str, ...]
     box: Box
-    future: asyncio.Future[Record]
+    future: Future[Record]
     patient: bool
     until: float  # in running seconds
     asked: bool = False  # the holder was asked to give way

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from runbook.contract import Action, Change, PermanentError, TemporaryError
 from runbook.interpreter.effects import Box, Call, Fault, Question, Record, SecretRef, Status, StopKind
@@ -23,6 +23,8 @@ from runbook.runner.host import Host
 from runbook.runner.outcomes import Intent, Result
 from runbook.runner.plan import Row, Verdict
 from runbook.runner.threads import Threads
+
+T = TypeVar("T")
 
 LOOK_SECONDS = 30.0
 """At most so long for one look, whatever the step's own time-out: a plan is waited for."""
@@ -48,6 +50,9 @@ class Preview:
         self.locks: list[str] = []
 
     # -- Effects
+
+    def spawn(self, work: Coroutine[Any, Any, T]) -> Awaitable[T]:
+        return asyncio.create_task(work)
 
     async def start(self, key: str, box: Box, about: Mapping[str, Any]) -> Record:
         kind = str(about.get("kind", ""))

@@ -5,7 +5,6 @@ A question's own time goes on while the run's stands still, and while the run is
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 from runbook.interpreter.effects import Box, Question, Record
 from runbook.interpreter.values import from_wire, to_wire
 from runbook.runner import people
+from runbook.runner.quiet import Future
 from runbook.runner.records import fault_to_wire
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Asked:
     own: Box | None  # the question's own time, which goes on while the run's stands still
     left: float  # seconds of it when it was asked
     since: float  # Unix time
-    future: asyncio.Future[Record]
+    future: Future[Record]
     given: list[people.Answer] = field(default_factory=list)
 
 
@@ -133,7 +133,7 @@ class Questions:
         self._decide(question, decided, future)
         return future.result()
 
-    def _decide(self, question: Question, decided: people.Verdict, future: asyncio.Future[Record]) -> None:
+    def _decide(self, question: Question, decided: people.Verdict, future: Future[Record]) -> None:
         outputs = to_wire(decided.outputs)
         data = {"status": decided.status, "outputs": outputs, "error": fault_to_wire(decided.error)}
         seq, at, wall = self._local.add("answered", question.key, data)
