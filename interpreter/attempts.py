@@ -1,4 +1,4 @@
-"""One action to its outcome: attempts with retry, polls, waits, and what is asked when nobody knows whether it happened."""
+"""One action to its outcome: attempts with retry, polls, waits."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LEAST_PAUSE = 0.05  # so that `every: 0s` cannot starve everybody else
 
 
 async def act(run: Run, step: Action, scope: Scope, path: str, box: Box, begun: Record, args: Any = None) -> Outcome:
-    """Run an action, as often as its retry or its poll say. `args`: parameters that were rendered before (notifications)."""
+    """Run an action, as often as its retry or its poll say. `args`: parameters rendered before (notifications)."""
     names = scope.at(begun.at)
     try:
         if args is None:
@@ -32,7 +32,7 @@ async def act(run: Run, step: Action, scope: Scope, path: str, box: Box, begun: 
         if step.effect == "ask":
             return await people.ask(run, step, scope, path, box, args)
         if step.action == "flow.wait":
-            return await _wait(run, step, path, box, args)
+            return await _wait(run, path, box, args)
         one = _Action(run, step, scope, path, box, args)
         if step.poll is not None and step.poll.until is not None:
             return await one.poll(step.poll, begun, names)
@@ -41,7 +41,7 @@ async def act(run: Run, step: Action, scope: Scope, path: str, box: Box, begun: 
         return failed(error.message, begun, step.id, path)
 
 
-async def _wait(run: Run, step: Action, path: str, box: Box, args: Mapping[str, Any]) -> Outcome:
+async def _wait(run: Run, path: str, box: Box, args: Mapping[str, Any]) -> Outcome:
     """`flow.wait`: until a recorded moment."""
     record = await run.fx.sleep(f"{path}#1", as_seconds(args.get("for")) or 0.0, box)
     if record.by is not None:

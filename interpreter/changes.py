@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-
 from runbook.interpreter.effects import Call, Record
 from runbook.interpreter.model import Step
 from runbook.interpreter.scope import Scope
@@ -14,7 +13,7 @@ from runbook.interpreter.scope import Scope
 
 @dataclass(slots=True, eq=False)
 class Done:
-    """A change that was begun. Exactly one of `inverse`, `step.undo.steps` (`authored`) takes it back, or nothing does."""
+    """A change that was begun. Its `inverse` or its step's undo steps (`authored`) take it back, or nothing does."""
 
     seq: int
     path: str

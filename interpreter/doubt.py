@@ -15,7 +15,7 @@ IN_DOUBT = ("repeat", "done", "fail")
 
 
 async def settled(run: Run, call: Call, box: Box) -> Record:
-    """A call's record, after somebody has said what to do where it is in doubt. The inverse is that of the first record."""
+    """A call's record, after somebody has said what to do where it is in doubt. The first record's inverse is kept."""
     first: Record | None = None
     key, repeats = call.key, 0
     while True:

@@ -1,15 +1,19 @@
 """The protocol between the interpreter and the world, and what crosses it.
 
-Everything that the engine cannot know by itself it asks through `Effects`; every answer is a `Record`. A runner journals
-records, and a resumed run answers from the journal by key: **what is recorded wins over everything live**. So replay is a
-lookup, and the order in which tasks happen to run decides nothing. A stop is *seen* in two places only: a step's start
-record and a leaf's record (call, sleep, ask, lock). Time enters by the same records.
+Everything that the engine cannot know by itself it asks through `Effects`; every answer is a `Record`. A runner
+journals records, and a resumed run answers from the journal by key: **what is recorded wins over everything live**. So
+replay is a lookup, and the order in which tasks happen to run decides nothing. A stop is *seen* in two places only: a
+step's start record and a leaf's record (call, sleep, ask, lock). Time enters by the same records.
 
-Keys. A step's path is its ids joined by `/` (`deploy/restart`), an iteration adds `[index]` (`each[2]/restart`), an attempt
-`#n` (`deploy/restart#1`), an operator's repeat `~n`, a phase of unwinding `!undo | !on_failure | !temporary | !finally`
-(`deploy!finally/tell`; the root's phases start with `!`), the n-th inverse `[seq]` (`deploy!undo[17]`). Boxes: `@run` the
-run's work, `@hard` what clean-up hangs from (a second cancel stops it), `@lane` notifications; every other box is named
-by the key of its step, attempt or phase.
+Keys. A step's path is its ids joined by `/` (`deploy/restart`), an iteration adds `[index]` (`each[2]/restart`), what a
+sub-playbook does stands under its step (`deploy/first`; its own phases `deploy/!finally`), an attempt adds `#n`
+(`deploy/restart#1`; the pause after it `deploy/restart#1+`), an operator's repeat `~n`, a phase of unwinding
+`!undo | !on_failure | !temporary | !finally` (`deploy!finally/tell`; the root's start with `!`), an inverse the number
+of the record that it undoes (`deploy!undo[17]`). The run itself starts under ''.
+
+Boxes: `@run` the run's work, `@hard` what clean-up hangs from (a second cancel stops it), `@lane` notifications;
+`p@gate` and `b@background` are an inner part of a gathering step; a round after the run has its own (`@undo[1]`,
+`@undo[1]@hard`, `@finish[1]`); every other box is named by the key of its step, attempt or phase.
 """
 
 from __future__ import annotations
@@ -69,7 +73,8 @@ class Fault:
 
     message: str
     kind: str = "permanent"
-    # permanent | temporary | timeout | cancelled | verdict | expression | refused | declined | lock | in_doubt | abandoned | skipped | bug
+    # permanent | temporary | timeout | cancelled | verdict (a check says no) | expression | refused | declined | lock |
+    # in_doubt | abandoned | not_started (a call whose intent was never written) | bug
     temporary: bool = False
     attempt: int = 1
     hint: str | None = None
@@ -80,8 +85,8 @@ class Fault:
 class Call:
     """One attempt of one action.
 
-    `key` is unique in the run; `op` is the key of the step without attempt: the stable id of the operation, the same over
-    attempts and resume (the first attempt's `before` and inverse are kept under it). `args` is plain data in which
+    `key` is unique in the run; `op` is the key of the step without attempt: the stable id of the operation, the same
+    over attempts and resume (the first attempt's `before` and inverse are kept under it). `args` is plain data in which
     secrets are seals (values.Sealed) and, in previews, values may be Unknown. `inverse`: this call takes back the call
     whose result has the sequence number `undoes`; its args come from the host and are revealed everywhere.
     """
@@ -112,7 +117,7 @@ class Question:
     step: str
     kind: Literal["approve", "choose", "checklist", "in_doubt", "failure"]
     text: str
-    options: Mapping[str, Any] = field(default_factory=dict)  # the action's args; choices: for kind in_doubt and failure a list
+    options: Mapping[str, Any] = field(default_factory=dict)  # the action's args; else `choices`, a list
     maybe: bool = False
 
 
@@ -128,12 +133,13 @@ class SecretRef:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What crosses from the world to the interpreter, and what the journal holds. JSON data, canonical before first use.
+    """What crosses from the world to the interpreter, and what the journal holds: canonical JSON data.
 
-    `seq` orders all records of a run and decides what was first. `at` is running time in seconds (it stands still while the
-    run is down, and while only people are waited for), `wall` Unix time. `by` names the box that stopped it, and then
-    `status` is that stop's kind. `inverse` is there from the intent on, also when the attempt failed or was cut.
-    `sure` is False in previews: it may turn out otherwise.
+    `seq` orders all records of a run and decides what was first. `at` is running time in seconds (it stands still while
+    the run is down, and while only people are waited for), `wall` Unix time. `by` names the box that stopped it, and
+    then `status` is that stop's kind. `changed`: something may have changed; an opaque action: its intent was written.
+    `inverse` is there from the intent on, also when the attempt failed or was cut. `sure` is False in previews: it may
+    turn out otherwise.
     """
 
     seq: int
@@ -153,15 +159,21 @@ class Effects(Protocol):
     """Implemented by the local runner (journal, threads), by previews, by tests, by a distributed engine."""
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> Awaitable[T]:
-        """A task on the loop that drives the engine: `work` goes on beside; awaited (by any number) it gives its result."""
+        """A task on the loop that drives the engine; awaited (by any number, in their order) it gives its result."""
         ...
 
     async def start(self, key: str, box: Box, about: Mapping[str, Any]) -> Record:
-        """A step or a phase begins (`status` running), or `by` forbids it. `about` (id, kind, name, action) is for the journal only."""
+        """A step or a phase begins (`status` running), or `by` forbids it.
+
+        `about` (id, kind, name, action; background, milestone) is for the journal only.
+        """
         ...
 
     async def call(self, call: Call, box: Box) -> Record:
-        """Run an action to its result. The intent of an effect is durable before it starts, the result before this returns."""
+        """Run an action to its result.
+
+        The intent of an effect is durable before it starts, its result before this returns.
+        """
         ...
 
     async def ask(self, question: Question, box: Box) -> Record:
@@ -173,11 +185,16 @@ class Effects(Protocol):
         ...
 
     async def lock(self, key: str, names: tuple[str, ...], box: Box, *, first: bool = False) -> Record:
-        """Take locks in sorted order. `first`: at the run's start, where a held lock refuses; later ones are waited for."""
+        """Take locks, in sorted order, for the step `key`.
+
+        """Give back what the step `key` took. What the run took at its start is its own until `@run` gives it back."""
+        its steps still take turns at: a branch waits for the step of another branch that has it. The engine never asks
+        for a name that an enclosing step holds.
+        """
         ...
 
     async def unlock(self, key: str, names: tuple[str, ...]) -> Record:
-        """Give them back."""
+        """Give back what the step `key` took. What the run took at its start stays its own until `@run` gives it."""
         ...
 
     async def secrets(self, key: str, refs: tuple[SecretRef, ...], box: Box) -> Record:
@@ -189,9 +206,16 @@ class Effects(Protocol):
         ...
 
     def opened(self, box: Box) -> None:
-        """A new box: one of this key that is on record as stopped is stopped before anything runs in it."""
+        """A new box: one of this key that is on record as stopped is stopped before anything runs in it.
+
+        Called again for a box that got its `due` later (`@run`, a sub-playbook's, `@lane` after the root's finally).
+        """
         ...
 
     def emit(self, kind: str, key: str, data: Mapping[str, Any]) -> None:
-        """Tell the journal something that it need not answer (step.ended, milestone, warning). Idempotent by kind and key."""
+        """Tell the journal something that it need not answer. Idempotent by kind and key.
+
+        `step.ended` and `warning` by step, `milestone` and `milestone.taken_back` by the step that met it (`name` says
+        which; it is met while one of its steps stands), `undone` by operation, `lane.left` by step.
+        """
         ...

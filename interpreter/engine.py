@@ -2,29 +2,28 @@
 
 Four ideas carry it.
 1. Outcomes are values. Nothing that a playbook, the world or a person does is an exception.
-2. A Box is the only thing that stops work, and it is data. Clean-up hangs from `@hard`, not from the work, so nothing needs
-   a shield.
-3. A stop is *seen* in two places only, a step's start record and a leaf's record; a stop that the engine itself decides is
-   recorded before it acts; time enters by the same records. So replay is a lookup by key.
+2. A Box is the only thing that stops work, and it is data. Clean-up hangs from `@hard`, not from the work, so nothing
+   needs a shield.
+3. A stop is *seen* in two places only, a step's start record and a leaf's record; a stop that the engine itself decides
+   is recorded before it acts; time enters by the same records. So replay is a lookup by key.
 4. `Outcome.by` names the box that stopped the work. Only the step that owns this box may swallow it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, assert_never
 
-from runbook.interpreter import gather, lane, playing
+from runbook.interpreter import events, gather, lane, playing
 from runbook.interpreter.attempts import act
-from runbook.interpreter.changes import Done, inside, plain
+from runbook.interpreter.changes import Done, plain
 from runbook.interpreter.effects import Box, Effects, Fault, Record
-from runbook.interpreter.expressions import ExpressionError, decide, evaluate, render
+from runbook.interpreter.expressions import ExpressionError, decide, evaluate
 from runbook.interpreter.model import (
     Action,
     Block,
     Choose,
-    Common,
     Fallback,
     Foreach,
     Parallel,
@@ -34,20 +33,19 @@ from runbook.interpreter.model import (
     Tolerance,
 )
 from runbook.interpreter.outcome import Outcome, failed, stopped
-from runbook.interpreter.run import Run
+from runbook.interpreter.rounds import Rounds
 from runbook.interpreter.scope import RunInfo, Scope, seconds
-from runbook.interpreter.undo import Playback
-from runbook.interpreter.unwind import Handlers, Left, Unwinding, handler, unwind
-from runbook.interpreter.values import Unknown, to_wire
+from runbook.interpreter.unwind import Handlers, unwind
+from runbook.interpreter.values import Unknown
 
 __all__ = ["Done", "Engine", "Outcome", "RunInfo"]
 
 
-class Engine(Run):
+class Engine(Rounds):
     """A run of a playbook. `fx` is the world; all else is decided here.
 
-    After `run` (a replay, where the run was before): `undo(n)` plays the whole log back, `finish(n)` what a second cancel
-    left of the clean-up; n counts from 1 and makes the keys. During them `work` and `hard` are boxes of that round.
+    After `run` (a replay, where the run was before) come rounds: `undo(n)` plays the whole log back, `finish(n)` what a
+    second cancel left of the clean-up. n counts from 1 and makes their keys.
     """
 
     def __init__(
@@ -56,7 +54,6 @@ class Engine(Run):
         super().__init__(info, fx, interactive=interactive)
         self.playbook = playbook
         self.scope = playing.root(playbook, inputs, info)
-        self._finishing = False
         self._ended: dict[str, Outcome] = {}  # steps of handlers: what `finish` need not repeat
 
     async def run(self) -> Outcome:
@@ -95,97 +92,18 @@ class Engine(Run):
             out = replace(out, kind="refused")
         return replace(out, outputs=playing.outputs(self.scope, out.at))
 
-    async def undo(self, number: int) -> Outcome:
-        """`runbook undo`: the whole log played back by the same code that plays it in a run."""
-        key = f"@undo[{number}]"
-        begun = await self._round(key)
-        if begun.by is not None:
-            return stopped(begun, "not started")
-        changes = self.log.within("")
-        out = await Playback(self, "", erase=True).play(changes, key, self.work)
-        return await self._tidied(key, replace(out, at=max(out.at, begun.at), undone=out.ok and bool(out.outputs)))
-
-    async def finish(self, number: int) -> Outcome:
-        """After a second cancel: the clean-up that was skipped or cut, innermost first, and nothing else."""
-        key = f"@finish[{number}]"
-        begun = await self._round(key)
-        if begun.by is not None:
-            return stopped(begun, "not started")
-        self._finishing = True
-        out = Outcome(at=begun.at, wall=begun.wall)
-        todo, self.left = self.unfinished(), []
-        for left in todo:
-            out = await self._finished(left, number, out)
-        out = await self._tidied(key, out)
-        await lane.joined(self)
-        return out
-
-    async def _finished(self, left: Left, number: int, out: Outcome) -> Outcome:
-        key = f"{left.key}~{number}"
-        begun = await self.fx.start(
-            key, self.work, {"id": left.phase, "kind": "phase", "name": left.phase, "action": ""}
-        )
-        if begun.by is not None:
-            self.left.append(left)
-            return stopped(begun, "not started") if out.ok else out
-        room = self.box(key, self.work, begun.at + left.cleanup)
-        if left.phase == "undo":
-            done = await Playback(self, left.path, erase=True).play(self.log.within(left.path), key, room)
-        elif left.phase == "temporary":
-            done = await Playback(self, left.path, erase=False).play(self.log.open(left.path), key, room)
-        else:
-            assert left.scope is not None
-            done = await handler(self, left.steps, left.scope, left.cleanup)(key, room)
-        if done.by is not None and done.by != key:
-            self.left.append(left)
-        if done.ok:
-            return replace(out, at=max(out.at, done.at))
-        error = done.error or Fault(done.status)
-        if out.ok:
-            return replace(done, by=None if done.by == key else done.by)
-        return replace(out, others=(*out.others, error), at=max(out.at, done.at))
-
-    async def _round(self, key: str) -> Record:
-        self.work = Box(key, None)
-        self.hard = Box(f"{key}@hard", None)
-        self.lane = Box(f"{key}@lane", self.hard)
-        self.lanes, self.telling = {}, []
-        for box in (self.work, self.hard, self.lane):
-            self.fx.opened(box)
-        return await self.fx.start(key, self.work, {"id": "", "kind": "round", "name": key, "action": ""})
-
-    async def _tidied(self, key: str, out: Outcome) -> Outcome:
-        """Temporary changes that are (again) not back, at the end of a round."""
-        end = Unwinding(self, key, self.playbook.cleanup, out)
-        changes = self.log.open("")
-        if changes:
-            await end.phase("temporary", lambda at, room: Playback(self, "", erase=False).play(changes, at, room))
-        return end.result()
-
-    def unfinished(self) -> list[Left]:
-        """The clean-up that a second cancel skipped or cut."""
-        repeated = [plain(left.key) for left in self.left if left.steps]
-        kept = [left for left in self.left if not any(_repeats(key, plain(left.path)) for key in repeated)]
-        shown = [left for left in kept if left.phase != "temporary" or self._still_open(left, kept)]
-        return sorted(shown, key=lambda left: left.seq)
-
-    def _still_open(self, left: Left, kept: Sequence[Left]) -> bool:
-        """Whether there is a temporary change that no scope further in gives back."""
-        inner = [one.path for one in kept if one.phase == "temporary" and inside(one.path, left.path)]
-        return any(not any(inside(plain(done.path), path) for path in inner) for done in self.log.open(left.path))
-
     # --- one step ---------------------------------------------------------------------------------------------------
 
     async def execute(
         self, step: Step, scope: Scope, path: str, box: Box, *, gate: Box | None = None, alternative: bool = False
     ) -> Outcome:
         """Joins -> start record -> when -> locks -> box -> body -> unwinding -> swallow? See Run.execute."""
-        if self._finishing and (earlier := self._ended.get(plain(path))) is not None:
+        if self.finishing and (earlier := self._ended.get(plain(path))) is not None:
             return earlier
         late = await self._joined(step, scope)
         if late is not None:
             return late
-        begun = await self.fx.start(path, gate or box, _about(step, scope))
+        begun = await self.fx.start(path, gate or box, events.begun(step, scope))
         if begun.by is not None:
             out = stopped(begun, "not started")
             self.ended(step, scope, path, begun, out, alternative=alternative)
@@ -206,7 +124,7 @@ class Engine(Run):
         return out
 
     async def _joined(self, step: Step, scope: Scope) -> Outcome | None:
-        """Wait for the background steps and notifications that the step's own templates name; the failure of one, if any."""
+        """Wait for the background steps and notifications that the step's own templates name; the first failure."""
         bad: list[Outcome] = []
         named = step.sees
         if isinstance(step, Action) and step.effect == "notify":  # waits in its lane, unless its `when` asks
@@ -252,7 +170,7 @@ class Engine(Run):
                 return failed(record.error or Fault("the locks were not given", kind="lock"), record, step.id, path)
         scope = scope.holding(locks)
         out = await self._body(step, scope, path, mine, begun, args)
-        self._cover(step, scope, path, begun, out)
+        self._cover(step, scope, path, out)
         handlers = Handlers(step.on_failure, step.finally_, step.cleanup)
         if not isinstance(step, Action) or step.finally_ or step.on_failure.undo or step.on_failure.steps:
             out = await unwind(self, handlers, path, scope, out)
@@ -316,19 +234,18 @@ class Engine(Run):
         """Steps in order."""
         return await gather.sequence(self, steps, scope, path, box, tolerance)
 
-    def _cover(self, step: Common, scope: Scope, path: str, begun: Record, out: Outcome) -> None:
-        """`undo: {steps}` of a block stands for the inverses of what is inside."""
-        if isinstance(step, Action) or step.undo.kind == "auto":
+    def _cover(self, step: Step, scope: Scope, path: str, out: Outcome) -> None:
+        """`undo: {steps}` (or none) of a block stands for the inverses of what is inside."""
+        if isinstance(step, Action) or step.undo.kind not in ("steps", "none"):
             return
-        inner = [done for done in self.log.within(path) if not done.open]
         numbers = list(self.log.effects(path))
-        if step.undo.kind == "again" or not numbers:
+        if not numbers:
             return
-        for done in inner:
-            done.covered = True
+        for done in self.log.within(path):
+            done.covered = done.covered or not done.open
         if step.undo.kind == "steps":
             seen = scope.naming(result=out.outputs, error=None)
-            self.log.remember(Done(max(numbers), path, step, seen, authored=True, locks=scope.held))  # type: ignore[arg-type]  # Common of a Step
+            self.log.remember(Done(max(numbers), path, step, seen, authored=True, locks=scope.held))
 
     def ended(
         self, step: Step, scope: Scope, path: str, begun: Record, out: Outcome, *, alternative: bool = False
@@ -337,69 +254,13 @@ class Engine(Run):
         scope.frame.close(step.id, out, begun)
         if "!" in path and (out.status in ("succeeded", "skipped") or (out.tolerated and out.by is None)):
             self._ended[plain(path)] = out
-        data: dict[str, Any] = {
-            "id": step.id,
-            "kind": _kind_of(step),
-            "name": _name(step, scope),
-            "status": out.status,
-            "tolerated": out.tolerated,
-            "error": None if out.error is None else _fault(out.error),
-            "outputs": to_wire(out.outputs),
-            "attempts": out.attempts,
-            "started": begun.wall,
-            "duration": max(0.0, out.at - begun.at),
-            "background": step.background,
-            "undone": out.undone,
-        }
-        if not out.ok and step.place.line:
-            data["place"] = str(step.place)
-        if out.by is not None:
-            data["by"] = out.by
-        if out.others:
-            data["others"] = [_fault(fault) for fault in out.others]
-        if isinstance(out.outputs, Mapping) and "chosen" in out.outputs and isinstance(step, (Fallback, Choose)):
-            data["chosen"] = to_wire(out.outputs["chosen"])
+        data = events.ended(step, scope, begun, out)
         if alternative:
             data["alternative"] = True
         self.fx.emit("step.ended", path, data)
         if step.milestone is not None and out.status == "succeeded" and not out.tolerated:
             told = isinstance(step, Action) and step.effect in ("notify", "ask")
             self.met(step.milestone, scope, path, out, told=told)
-
-
-def _repeats(key: str, path: str) -> bool:
-    """Whether the handler at `key`, played again, unwinds the scope at `path` itself."""
-    return path == key or inside(path, key)
-
-
-def _fault(fault: Fault) -> dict[str, Any]:
-    shown = {"message": fault.message, "kind": fault.kind, "temporary": fault.temporary, "attempt": fault.attempt}
-    return {**shown, "hint": fault.hint} if fault.hint else shown
-
-
-def _kind_of(step: Step) -> str:
-    return "playbook" if isinstance(step, SubPlaybook) else type(step).__name__.lower()
-
-
-def _name(step: Step, scope: Scope) -> str:
-    """The name for people. It never decides anything: what it cannot say stays open."""
-    if "{{" not in step.name:
-        return step.name
-    try:
-        name = render(step.name, scope.at(0.0), lenient=True)
-    except ExpressionError:
-        return step.name
-    return name if isinstance(name, str) else str(to_wire(name))
-
-
-def _about(step: Step, scope: Scope) -> dict[str, Any]:
-    action = step.action if isinstance(step, Action) else ""
-    about: dict[str, Any] = {"id": step.id, "kind": _kind_of(step), "name": _name(step, scope), "action": action}
-    if step.background:
-        about["background"] = True
-    if step.milestone is not None:
-        about["milestone"] = scope.book.prefix + step.milestone
-    return about
 
 
 def _limit(step: Step, names: Mapping[str, Any]) -> float | None:

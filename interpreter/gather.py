@@ -23,7 +23,7 @@ LABEL = 60  # characters of an item that is shown whole
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """`keep_going`, computed. `run_all`: a failure does not keep the others from starting; `allowed`: so many may fail."""
+    """`keep_going`, computed. `run_all`: a failure keeps no other from starting; `allowed`: so many may fail."""
 
     run_all: bool = False
     allowed: float = 0.0
@@ -134,9 +134,9 @@ async def _together(
 ) -> list[Outcome | None]:
     """So many workers over the jobs, in order. None: never started.
 
-    Whether a job starts is on record (its start record, which the gate forbids): a replay must not decide it again. Jobs
-    start in order, so behind one that the gate refused none was started. The gate closes before the worker goes on, or one
-    more job would start after the failure.
+    Whether a job starts is on record (its start record, which the gate forbids): a replay must not decide it again.
+    Jobs start in order, so behind one that the gate refused none was started. The gate closes before the worker goes
+    on, or one more job would start after the failure.
     """
     gate = run.box(f"{path}@gate", box)
     outs: list[Outcome | None] = [None] * len(jobs)
@@ -277,12 +277,13 @@ def _iteration(run: Run, step: Foreach, scope: Scope, path: str, box: Box, item:
     loop = {"index": number + 1, "first": number == 0, "last": number == total - 1, "length": total}
 
     async def job(gate: Box) -> Outcome:
-        begun = await run.fx.start(key, gate, {"id": str(number), "kind": "iteration", "name": label(item), "action": ""})
+        about = {"id": str(number), "kind": "iteration", "name": label(item), "action": ""}
+        begun = await run.fx.start(key, gate, about)
         if begun.by is not None:
             return stopped(begun, "not started")
         inner = scope.iteration(**{step.as_: item, "loop": loop})
         out = await sequence(run, step.steps, inner, key, box)
-        out = replace(out, at=max(out.at, begun.at), outputs=_outputs(step, inner, out))
+        out = replace(out, at=max(out.at, begun.at), outputs=_outputs(step, inner))
         if out.status == "succeeded" and step.outputs:
             try:
                 own = {name: evaluate(bare.source, inner.at(out.at)) for name, bare in step.outputs}
@@ -294,7 +295,7 @@ def _iteration(run: Run, step: Foreach, scope: Scope, path: str, box: Box, item:
     return job
 
 
-def _outputs(step: Foreach, scope: Scope, out: Outcome) -> dict[str, Any]:
+def _outputs(step: Foreach, scope: Scope) -> dict[str, Any]:
     """What an iteration shows: the outputs of its steps by id."""
     views = scope.frame.views
     return {child.id: views[child.id]["outputs"] for child in step.steps if child.id in views}

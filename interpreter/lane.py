@@ -17,7 +17,7 @@ PATIENCE = 20.0  # seconds after the root's finally
 
 
 async def post(run: Run, step: Action, scope: Scope, path: str, begun: Record) -> Outcome:
-    """Queue a notification. Its texts say how things are now, unless they name another notification that is not told yet."""
+    """Queue a notification. Its texts say how things are now, unless they name another that is not told yet."""
     try:
         verdict = "yes" if step.when is None else decide(evaluate(step.when.source, scope.at(begun.at)))
         if verdict == "no":

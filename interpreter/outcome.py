@@ -15,10 +15,11 @@ FailureKind = Literal["none", "failed", "timed_out", "cancelled", "in_doubt", "r
 class Outcome:
     """What became of a step, a block, a phase or the run.
 
-    `by` names the box that stopped it while that box is still further out: only its owner may swallow the stop. `seq` is the
-    number of the record that decided it ("first" is always first in the journal), `at` the running time and `wall` the Unix time when it ended.
-    `kind`, `step` and `path` say who is to blame (`failure.*`); where a box ended, step and path are ''. `others`: what went
-    wrong in handlers. `sure` is False in previews: it may turn out otherwise; `perhaps`: nobody knows whether it runs at all. `undone`: its changes were taken back.
+    `by` names the box that stopped it while that box is still further out: only its owner may swallow the stop. `seq`
+    is the number of the record that decided it ("first" is always first in the journal), `at` the running time and
+    `wall` the Unix time when it ended. `kind`, `step` and `path` say who is to blame (`failure.*`); where a box ended,
+    step and path are ''. `others`: what went wrong in handlers. `undone`: its changes were taken back. In previews
+    `sure` is False where it may turn out otherwise, and `perhaps` says that nobody knows whether it runs at all.
     """
 
     status: Status = "succeeded"
@@ -59,13 +60,13 @@ _STOPS: Mapping[str, str] = {"timed_out": "timeout", "cancelled": "cancelled"}
 
 
 def failed(error: Fault | str, record: Record, step: str = "", path: str = "") -> Outcome:
-    """A failure decided at `record`, for which the step at `path` is to blame. A plain text is an expression's error."""
+    """A failure decided at `record`; the step at `path` is to blame. A plain text is an expression's error."""
     fault = Fault(error, kind="expression") if isinstance(error, str) else error
     return Outcome("failed", {}, fault, None, record.seq, record.at, record.wall, "failed", step, path)
 
 
 def worst(bad: Iterable[Outcome]) -> Outcome:
-    """What a block with these failed children fails with: an outer stop before a failure, the earlier record before the later.
+    """What a block with these failed children fails with: an outer stop before a failure, the earlier before the later.
 
     What went wrong in handlers stays with it, so that no `continue` further out swallows that.
     """

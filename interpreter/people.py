@@ -1,4 +1,4 @@
-"""Questions for people: `manual.*`, an action in doubt, a failure in `--interactive`. Answers are records like any other."""
+"""Questions for people: `manual.*`, and a failure in `--interactive`. Answers are records like any other."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ AT_FAILURE = ("retry", "continue", "undo", "abort")
 
 
 async def ask(run: Run, step: Action, scope: Scope, path: str, box: Box, args: Mapping[str, Any]) -> Outcome:
-    """`manual.*`. A refusal cancels the run; inside handlers it is that handler's failure. Too late: a choice takes its default."""
+    """`manual.*`. A refusal cancels the run; inside handlers it is their failure. Too late: a choice's default."""
     kind = _KINDS[step.action]
     text = args.get("message")
     question = Question(f"{path}#1", path, kind, text if isinstance(text, str) else "", args, scope.maybe)
@@ -53,7 +53,7 @@ async def _declined(run: Run, step: Action, path: str, box: Box, record: Record)
 
 
 def asks(run: Run, step: Action, box: Box, out: Outcome) -> bool:
-    """Whether a person decides about this failure (`--interactive`): not about what the playbook itself puts up with."""
+    """Whether a person decides about this failure (`--interactive`): not where the playbook itself puts up with it."""
     if not run.interactive or out.ok or out.by is not None or step.effect == "notify":
         return False
     return step.on_failure.then != "continue" and not run.unwinding(box)

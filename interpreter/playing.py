@@ -41,7 +41,7 @@ async def call(run: Run, step: SubPlaybook, scope: Scope, path: str, box: Box, b
     return out
 
 
-class Unprepared(Exception):  # noqa: N818  # carries an outcome to the place that deals with it; no error of the program
+class Unprepared(Exception):  # noqa: N818  # carries an outcome to who deals with it; no error of the program
     """A playbook could not begin: its vars, secrets or locks."""
 
     def __init__(self, out: Outcome) -> None:
@@ -143,7 +143,7 @@ def lock_names(templates: tuple[Template, ...], names: Mapping[str, Any]) -> tup
 
 
 def known_locks(scope: Scope, at: float) -> tuple[str, ...]:
-    """The names of all locks of the static tree that are known before the first step. ExpressionError for the root's own."""
+    """All locks of the static tree whose names are known before the first step. ExpressionError for the root's own."""
     names = scope.at(at)
     found = set(lock_names(scope.book.playbook.locks, names))
     todo: list[tuple[Step, bool]] = [(step, True) for step in _steps(scope.book.playbook)]

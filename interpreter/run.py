@@ -28,6 +28,7 @@ class Run(ABC):
         self.hard = Box("@hard", None)
         self.lane = Box("@lane", self.hard)
         self.log = Log()
+        self.finishing = False  # only what is left of the clean-up is played
         self.undo_all = False  # a person said so at a failure
         self.asserted: set[int] = set()  # numbers of records in which an assertion did not hold
         self.milestones: dict[str, tuple[str, bool]] = {}  # step key -> name, and whether it was only told
@@ -39,7 +40,10 @@ class Run(ABC):
     async def execute(
         self, step: Step, scope: Scope, path: str, box: Box, *, gate: Box | None = None, alternative: bool = False
     ) -> Outcome:
-        """Run one step to its outcome. `gate`: what may forbid that it starts, and nothing more. Never raises for the world."""
+        """Run one step to its outcome. `gate`: what may forbid that it starts, and nothing more.
+
+        Never raises for what happens in the world. `alternative`: of a fallback, where a failure is only a note.
+        """
 
     @abstractmethod
     async def sequence(self, steps: tuple[Step, ...], scope: Scope, path: str, box: Box) -> Outcome:

@@ -26,7 +26,7 @@ class RunInfo:
 
 @dataclass(frozen=True, slots=True)
 class Book:
-    """One playbook being played. `path`: '' for the root, `<step path>/` inside a sub-playbook; `prefix` of its milestones."""
+    """One playbook being played. `path`: '' for the root, `<step path>/` of a called one; `prefix`: its milestones'."""
 
     playbook: Playbook
     info: RunInfo
@@ -55,7 +55,7 @@ def children(step: Step) -> list[Step]:
 
 
 class Frame:
-    """The steps of one lexical level (a playbook, or one iteration): their views, and the tasks that somebody may join."""
+    """The steps of one lexical level (a playbook, one iteration): their views, and the tasks that somebody may join."""
 
     __slots__ = ("outer", "tasks", "telling", "views")
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from runbook.interpreter.changes import Done, inside
-from runbook.interpreter.effects import Box, Call, Fault
 from runbook.interpreter.doubt import settled
+from runbook.interpreter.effects import Box, Call, Fault
 from runbook.interpreter.outcome import Outcome, failed, stopped
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ class Playback:
     """Takes changes back under `path`. `held`: locks that the unwinding scope still holds.
 
     `erase` (an undo): neither a change nor its inverse is ever taken back again by an outer undo. A return of temporary
-    changes does not erase: change and return stay in the log, so that an outer undo stops the writers, goes back, starts
-    them; and if it gets stuck in between, they are `open` again and the next phase starts them.
+    changes does not erase: change and return stay in the log, so that an outer undo stops the writers, goes back,
+    starts them; and if it gets stuck in between, they are `open` again and the next phase starts them.
     """
 
     run: Run

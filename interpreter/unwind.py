@@ -1,7 +1,7 @@
 """Unwinding: what happens when a scope ends. Failure, time-out and cancel alike: undo, on_failure, temporary, finally.
 
-Every phase has its own time and hangs from `hard`: neither a deadline nor a first cancel reaches it. It runs whatever the
-one before it did. What a second cancel skips or cuts stays on a list, for `resume`.
+Every phase has its own time and hangs from `hard`: neither a deadline nor a first cancel reaches it. It runs whatever
+the one before it did. What a second cancel skips or cuts stays on a list, for `resume`.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Unwinding:
         return out
 
     def result(self) -> Outcome:
-        """The scope's outcome: a failed handler is recorded, never hides the first failure, and fails a scope that succeeded."""
+        """The scope's outcome. A failed handler never hides the first failure, and fails a scope that succeeded."""
         others = (*self.out.others, *(fault for fault, _ in self.faults))
         out = replace(self.out, others=others, at=self.ended, undone=self.out.undone or self.undone == "succeeded")
         if self.faults and self.out.ok:

@@ -7,55 +7,15 @@ A `Toy` is one process: made with the journal of the one before, it goes on wher
 
 from __future__ import annotations
 
-import asyncio
-import collections
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from runbook.interpreter import values
 from runbook.interpreter.effects import Box, Call, Fault, Question, Record, SecretRef, StopKind
+from runbook.runner.quiet import Future, QuietLoop
 
-
-class QuietLoop(asyncio.AbstractEventLoop):
-    """The smallest loop that carries tasks, futures and gather: no clock, no selector."""
-
-    def __init__(self) -> None:
-        self.ready: collections.deque[asyncio.Handle] = collections.deque()
-        self.crash: BaseException | None = None
-
-    def call_soon(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:
-        handle = asyncio.Handle(callback, args, self, context)
-        self.ready.append(handle)
-        return handle
-
-    def create_future(self) -> asyncio.Future[Any]:
-        return asyncio.Future(loop=self)
-
-    def create_task(self, coro: Any, *, name: Any = None, context: Any = None) -> asyncio.Task[Any]:
-        return asyncio.Task(coro, loop=self, name=name, context=context)
-
-    def get_debug(self) -> bool:
-        return False
-
-    def is_running(self) -> bool:
-        return True
-
-    def is_closed(self) -> bool:
-        return False
-
-    def call_exception_handler(self, context: dict[str, Any]) -> None:
-        self.crash = self.crash or context.get("exception")
-
-    def run_until_quiet(self) -> None:
-        asyncio._set_running_loop(self)
-        try:
-            while self.ready:
-                handle = self.ready.popleft()
-                if not handle.cancelled():
-                    handle._run()
-        finally:
-            asyncio._set_running_loop(None)
+T = TypeVar("T")
 
 
 @dataclass
@@ -104,7 +64,7 @@ class Flight:
     number: int  # who was first, when two things happen at once
     box: Box
     end: float | None  # None: waits for something else than time
-    future: asyncio.Future[Record]
+    future: Future[Record]
     land: Callable[[], Record | None]
     cut: Callable[[StopKind, str], Record]
 
@@ -129,6 +89,7 @@ class Toy:
         self.dead = False
         self.now = self.disk.time
         self.loop = QuietLoop()
+        self.working: list[Coroutine[Any, Any, Any]] = []
         self.flights: dict[str, Flight] = {}
         self.cancels = cancels[self.disk.cancelled :]
         self.answers = answers or {}
@@ -142,14 +103,15 @@ class Toy:
     def play(self, engine: Any, main: Any = None) -> Any:
         """Run to the end; None when the process died."""
         self.engine = engine
-        task = self.loop.create_task(main if main is not None else engine.run())
+        task: Any = self.spawn(main if main is not None else engine.run())
         while True:
             self.loop.run_until_quiet()
             if self.loop.crash is not None:
                 raise self.loop.crash
             if self.dead:
                 self.disk.time = self.now
-                task._log_destroy_pending = False  # type: ignore[attr-defined]  # the dead clean nothing up
+                for work in self.working:
+                    work.close()  # the dead clean nothing up
                 return None
             if task.done():
                 self.disk.time = self.now
@@ -175,7 +137,7 @@ class Toy:
         if number < 0:
             self.cancels = self.cancels[1:]
             box = self.engine.hard if self.engine.work.stopped is not None else self.engine.work
-            self._task(self._cancel(box))
+            self.loop.spawn(self._cancel(box))
             return
         flight = self.flights[key]
         verdict = flight.box.verdict(self.now)
@@ -193,9 +155,6 @@ class Toy:
     async def _cancel(self, box: Box) -> None:
         await self.stop(box, "cancelled", "the user")
         self.disk.cancelled += 1
-
-    def _task(self, coro: Any) -> None:
-        self.loop.create_task(coro)
 
     def _resolve(self, flight: Flight, key: str, record: Record) -> None:
         if not self._write():
@@ -218,30 +177,38 @@ class Toy:
 
     def _record(self, **what: Any) -> Record:
         outputs = what.pop("outputs", None)
-        return Record(len(self.disk.records) + 1, self.now, 1000.0 + self.now, outputs=values.canonical(outputs), **what)
+        return Record(
+            len(self.disk.records) + 1, self.now, 1000.0 + self.now, outputs=values.canonical(outputs), **what
+        )
 
     async def _keep(self, key: str, **what: Any) -> Record:
         record = self._record(**what)
         if not self._write():
-            await self.loop.create_future()
+            await self.loop.future()
         self.disk.records[key] = record
         return record
 
     async def _intent(self, key: str, inverse: Call | None = None) -> Intent:
         if key not in self.disk.intents:
             if not self._write():
-                await self.loop.create_future()
+                await self.loop.future()
             self.disk.intents[key] = Intent(self.now, self.disk.number, inverse)
         return self.disk.intents[key]
 
     async def _fly(self, key: str, box: Box, end: float | None, land: Any, cut: Any) -> Record:
-        future = self.loop.create_future()
-        number = self.disk.intents[key].number if key in self.disk.intents else self.disk.started[key.removesuffix(" lock")]
+        future = self.loop.future()
+        number = (
+            self.disk.intents[key].number if key in self.disk.intents else self.disk.started[key.removesuffix(" lock")]
+        )
         self.flights[key] = Flight(number, box, end, future, land, cut)
         result: Record = await future
         return result
 
     # --- Effects
+
+    def spawn(self, work: Coroutine[Any, Any, T]) -> Awaitable[T]:
+        self.working.append(work)
+        return self.loop.spawn(work)
 
     async def start(self, key: str, box: Box, about: Mapping[str, Any]) -> Record:
         if key in self.disk.records:
@@ -261,7 +228,9 @@ class Toy:
             return self.disk.records[key]
         verdict = box.verdict(self.now)
         if verdict is not None and key not in self.disk.intents:
-            return await self._keep(key, status=verdict[0], by=verdict[1], error=Fault("not started", kind="not_started"))
+            return await self._keep(
+                key, status=verdict[0], by=verdict[1], error=Fault("not started", kind="not_started")
+            )
         if self.preview and any(isinstance(value, values.Unknown) for value in call.args.values()):
             return await self._keep(key, outputs=values.Unknown(call.step), sure=False)
         doubt = key in self.disk.intents
@@ -269,12 +238,16 @@ class Toy:
             self.disk.firsts.setdefault(call.op, self._inverse(call))
         inverse = self.disk.firsts.get(call.op)
         intent = await self._intent(key, inverse)
-        if "~" in call.key.rpartition("#")[2]:  # repeated after a doubt: the world takes no longer for it than it would have
+        if (
+            "~" in call.key.rpartition("#")[2]
+        ):  # repeated after a doubt: the world takes no longer for it than it would have
             intent = replace(intent, began=self.disk.intents[f"{original(call.key)} call"].began)
         args = call.args
         if doubt and call.effect == "opaque":
             happened = original(call.key) in self.world.get("ran", ())
-            return await self._keep(key, status="in_doubt", outputs={"happened": happened}, error=Fault("killed", kind="in_doubt"))
+            return await self._keep(
+                key, status="in_doubt", outputs={"happened": happened}, error=Fault("killed", kind="in_doubt")
+            )
         if doubt and self.disk.lost.get(call.op) == call.key:
             return await self._keep(key, **self._lost(call), inverse=intent.inverse)  # and it is still lost
         if call.effect == "change" and self._already(call):
@@ -350,7 +323,11 @@ class Toy:
 
     @staticmethod
     def _lost(call: Call) -> dict[str, Any]:
-        return {"status": "failed", "error": Fault(call.args["late"], kind="temporary", temporary=True), "changed": True}
+        return {
+            "status": "failed",
+            "error": Fault(call.args["late"], kind="temporary", temporary=True),
+            "changed": True,
+        }
 
     async def ask(self, question: Question, box: Box) -> Record:
         key = f"{question.key} ask"
@@ -387,7 +364,7 @@ class Toy:
             return await self._keep(key, sure=not jitter)
         intent = await self._intent(key)
         return await self._fly(
-            key, box, intent.began + seconds, lambda: self._record(), lambda kind, by: self._record(status=kind, by=by)
+            key, box, intent.began + seconds, self._record, lambda kind, by: self._record(status=kind, by=by)
         )
 
     async def lock(self, key: str, names: tuple[str, ...], box: Box, *, first: bool = False) -> Record:
@@ -420,7 +397,11 @@ class Toy:
         """Locks that some step holds. What the run took at its start is the run's: its steps still take turns."""
         held: set[str] = set()
         for key, record in self.disk.records.items():
-            if key.endswith(" lock") and record.outputs and f"{key.removesuffix(' lock')} unlock" not in self.disk.records:
+            if (
+                key.endswith(" lock")
+                and record.outputs
+                and f"{key.removesuffix(' lock')} unlock" not in self.disk.records
+            ):
                 held.update(record.outputs["names"])
         return held
 
@@ -433,7 +414,7 @@ class Toy:
     async def stop(self, box: Box, kind: StopKind, why: str) -> None:
         if box.stopped is None:
             if not self._write():
-                await self.loop.create_future()
+                await self.loop.future()
             self.disk.stops[box.key] = kind
             box.stopped = kind
 

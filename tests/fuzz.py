@@ -19,7 +19,7 @@ from itertools import count
 from typing import Any
 
 from runbook.interpreter.model import Action, Choose, OnFailure, Playbook, Retry, Step, SubPlaybook, Undo
-from tests.law import Case, Played, killed, play, somewhere, undisturbed
+from tests.law import Case, Played, somewhere, undisturbed
 from tests.playbooks_toy import (
     act,
     block,
@@ -87,7 +87,9 @@ class Maker:
         if depth:
             kinds += ["block", "block", "parallel", "foreach", "fallback", "choose"] * 2 + ["sub"]
         kind = self.r.choice(kinds)
-        made: Step = getattr(self, f"_{kind}")() if not hasattr(self, f"_deep_{kind}") else getattr(self, f"_deep_{kind}")(depth)
+        made: Step = (
+            getattr(self, f"_{kind}")() if not hasattr(self, f"_deep_{kind}") else getattr(self, f"_deep_{kind}")(depth)
+        )
         if self.r.random() < 0.06 and self.readable:
             made = dataclasses.replace(made, **self._when())
         if kind != "tell":  # whose reader waits for its lane
@@ -110,39 +112,54 @@ class Maker:
             more["locks"] = [self.r.choice(["l1", "l2"])]
         return more
 
-    def key(self, id: str) -> str:
+    def key(self, step_id: str) -> str:
         """A key of the world that only this step writes; in an iteration it holds the item."""
-        return id + "".join(f"_{{{{ {item} }}}}" for item in self.items)
+        return step_id + "".join(f"_{{{{ {item} }}}}" for item in self.items)
 
     def _put(self) -> Step:
-        id, temporary = self.id("put"), self.r.random() < 0.25
+        step_id, temporary = self.id("put"), self.r.random() < 0.25
         more = self.leaf()
         if self.r.random() < 0.1:
             more["on_failure"] = OnFailure(undo=True, then=self.r.choice(["abort", "continue"]))
         back_fails = "stuck" if self.r.random() < 0.04 else ""
-        key = self.key(id) + ("_T" if temporary else "")
+        key = self.key(step_id) + ("_T" if temporary else "")
         return put(
-            id, key, 1, takes=self.seconds(), back=self.seconds(2), temporary=temporary, back_fails=back_fails,
+            step_id, key, 1, takes=self.seconds(), back=self.seconds(2), temporary=temporary, back_fails=back_fails,
             attempt=self.r.choice([300.0, 300.0, self.seconds()]), **more,
         )  # fmt: skip
 
     def _late(self) -> Step:
-        id = self.id("late")
-        retry = Retry(self.r.choice([1, 2, 3]), delay=self.seconds(3), max_duration=self.r.choice([None, None, self.seconds(9)]))
-        return put(id, self.key(id), 1, takes=self.seconds(), back=self.seconds(2), late="answer lost", retry=retry, **self.leaf())
+        step_id = self.id("late")
+        retry = Retry(
+            self.r.choice([1, 2, 3]), delay=self.seconds(3), max_duration=self.r.choice([None, None, self.seconds(9)])
+        )
+        return put(
+            step_id,
+            self.key(step_id),
+            1,
+            takes=self.seconds(),
+            back=self.seconds(2),
+            late="answer lost",
+            retry=retry,
+            **self.leaf(),
+        )
 
     def _restart(self) -> Step:
-        return act(self.id("restart"), "toy.restart", {"name": self.key("app"), "takes": self.seconds(2)}, idempotent=True)
+        return act(
+            self.id("restart"), "toy.restart", {"name": self.key("app"), "takes": self.seconds(2)}, idempotent=True
+        )
 
     def _opaque(self) -> Step:
-        id = self.id("run")
-        undo = self.r.choice([Undo("none"), Undo("steps", (put(f"{id}_back", self.key(id) + "_back", 1, takes=self.seconds(1)),))])
-        return run(id, takes=self.seconds(), undo=undo, **self.leaf())
+        step_id = self.id("run")
+        undo = self.r.choice(
+            [Undo("none"), Undo("steps", (put(f"{step_id}_back", self.key(step_id) + "_back", 1, takes=self.seconds(1)),))]
+        )
+        return run(step_id, takes=self.seconds(), undo=undo, **self.leaf())
 
     def _bad(self) -> Step:
-        id = self.id("bad")
+        step_id = self.id("bad")
         retry = self.r.choice([None, Retry(2, delay=self.seconds(2))])
-        return fail(id, self.seconds(), retry=retry, **self.leaf())
+        return fail(step_id, self.seconds(), retry=retry, **self.leaf())
 
     def _get(self) -> Step:
         more = self.leaf()
@@ -171,7 +188,7 @@ class Maker:
         )  # fmt: skip
 
     def _tell(self) -> Step:
-        id = self.id("tell")
+        step_id = self.id("tell")
         more = self.leaf()
         if self.r.random() < 0.3 and self.readable:
             text = f"now {{{{ steps.{self.r.choice(self.readable)}.status }}}} {{{{ nothing.there }}}}"
@@ -179,10 +196,17 @@ class Maker:
             text = "hello"
         more.pop("on_failure", None)
         more.pop("milestone", None)
-        return tell(id, text, takes=self.seconds(14), fail=self.r.choice(["", "", "no route"]), lane=self.r.choice(["one", "two"]), **more)
+        return tell(
+            step_id,
+            text,
+            takes=self.seconds(14),
+            fail=self.r.choice(["", "", "no route"]),
+            lane=self.r.choice(["one", "two"]),
+            **more,
+        )
 
     def _ask(self) -> Step:
-        id = self.id("ask")
+        step_id = self.id("ask")
         kind = self.r.choice(["manual.approve", "manual.choose"])
         script: dict[str, Any] = {"choice": "a", "after": self.seconds(8)}
         if self.r.random() < 0.2:
@@ -191,16 +215,16 @@ class Maker:
         if kind == "manual.choose":
             args["choices"] = {"a": "one"}
             args["default"] = self.r.choice([None, "a"])
-        self.asks[id] = script
-        # asked by path; the toy looks answers up by the last id too
-        return act(id, kind, args, timeout=self.r.choice([None, self.seconds(9)]), **self.leaf())
+        self.asks[step_id] = script
+        # asked by path; the toy looks answers up by the last step_id too
+        return act(step_id, kind, args, timeout=self.r.choice([None, self.seconds(9)]), **self.leaf())
 
     def outer(self) -> dict[str, Any]:
         r, more = self.r, self.leaf()
         if r.random() < 0.3:
             more["timeout"] = self.seconds(12)
         steps = self.handlers() if r.random() < 0.2 else ()
-        more["on_failure"] = OnFailure(r.random() < 0.5, steps, r.choice(["abort"] * 4 + ["continue"]))
+        more["on_failure"] = OnFailure(r.random() < 0.5, steps, "continue" if r.random() < 0.2 else "abort")
         if r.random() < 0.2:
             more["finally_"] = self.handlers()
         more["cleanup"] = r.choice([500.0, 500.0, 500.0, self.seconds(5)])
@@ -229,18 +253,28 @@ class Maker:
             children.append(dataclasses.replace(self.step(depth - 1), background=False))
         self.readable = before
         return parallel(
-            self.id("parallel"), *children, max_concurrent=self.r.choice([None, 1, 2]), keep_going=self.tolerance(), **self.outer()
+            self.id("parallel"),
+            *children,
+            max_concurrent=self.r.choice([None, 1, 2]),
+            keep_going=self.tolerance(),
+            **self.outer(),
         )
 
     def _deep_foreach(self, depth: int) -> Step:
-        before, id = list(self.readable), self.id("each")
-        self.items.append(id)
+        before, step_id = list(self.readable), self.id("each")
+        self.items.append(step_id)
         children = self.inner(depth)
         self.items.pop()
         self.readable = before
         items = self.r.choice([["p", "q", "q2"], ["p"], [], ["p", "q", "r", "s", "t"]])
         return foreach(
-            id, items, *children, as_=id, max_concurrent=self.r.choice([1, 2, 3]), keep_going=self.tolerance(), **self.outer()
+            step_id,
+            items,
+            *children,
+            as_=step_id,
+            max_concurrent=self.r.choice([1, 2, 3]),
+            keep_going=self.tolerance(),
+            **self.outer(),
         )
 
     def _deep_fallback(self, depth: int) -> Step:
@@ -254,12 +288,12 @@ class Maker:
     def _deep_sub(self, depth: int) -> Step:
         before, items = self.readable, self.items
         self.readable = []
-        id = self.id("sub")
+        step_id = self.id("sub")
         self.items = []
         steps = self.steps(depth - 1, 1, 3)
         called = book(
             *steps,
-            name=f"called_{id}",
+            name=f"called_{step_id}",
             on_failure=OnFailure(self.r.random() < 0.4, self.handlers() if self.r.random() < 0.3 else ()),
             finally_=self.handlers() if self.r.random() < 0.3 else (),
             timeout=self.r.choice([None, self.seconds(12)]),
@@ -267,7 +301,7 @@ class Maker:
             outputs={"status": f"{{{{ steps.{steps[0].id}.status }}}}", "none": "{{ steps.nothing.outputs.x }}"},
         )
         self.readable, self.items = before, items
-        return sub(id, called, **self.outer())
+        return sub(step_id, called, **self.outer())
 
 
 def make(seed: int) -> Case:
@@ -290,20 +324,30 @@ def nothing_left_behind(case: Case, played: Played, world: dict[str, Any]) -> No
     if trouble:
         return
     if case.rounds:
-        stands = [done.path for done in played.toy.engine.log if not done.undone and not done.covered and not done.again]
+        stands = [
+            done.path for done in played.toy.engine.log if not done.undone and not done.covered and not done.again
+        ]
         assert not stands or out.status != "succeeded", f"an undo left {stands}"
     left = {key: value for key, value in world.items() if value not in (None, ()) and key != "ran"}
     temporary = {key for key in left if key.endswith("_T")}
     assert not temporary, f"temporary changes are left: {temporary}"
     if out.status not in ("succeeded", "skipped") and case.playbook.on_failure.undo and out.undone:
-        made = {done.path for done in played.toy.engine.log if not done.undone and not done.covered and done.inverse and not done.again}
+        made = {
+            done.path
+            for done in played.toy.engine.log
+            if not done.undone and not done.covered and done.inverse and not done.again
+        }
         after = {path for path in made if path.startswith("!")}  # the root's own handlers come after its undo
         assert made == after, f"not undone: {sorted(made - after)}"
 
 
 def _short_cleanup(played: Played) -> bool:
     """Whether some clean-up ran out of its time, or an inverse failed."""
-    phases = [status for key, status in played.toy.statuses().items() if key.rpartition("!")[2] in ("undo", "temporary", "finally", "on_failure")]
+    phases = [
+        status
+        for key, status in played.toy.statuses().items()
+        if key.rpartition("!")[2] in ("undo", "temporary", "finally", "on_failure")
+    ]
     return any(status not in ("succeeded", "skipped") for status in phases)
 
 
@@ -332,7 +376,14 @@ def _fewer(steps: tuple[Step, ...]) -> Iterator[tuple[Step, ...]]:
 
 
 def _plainer(step: Step) -> Iterator[Step]:
-    plain: dict[str, Any] = {"timeout": None, "finally_": (), "locks": (), "when": None, "milestone": None, "outputs": ()}
+    plain: dict[str, Any] = {
+        "timeout": None,
+        "finally_": (),
+        "locks": (),
+        "when": None,
+        "milestone": None,
+        "outputs": (),
+    }
     for name, value in plain.items():
         if getattr(step, name) != value:
             yield dataclasses.replace(step, **{name: value})
@@ -344,7 +395,12 @@ def _plainer(step: Step) -> Iterator[Step]:
         for number, branch in enumerate(step.branches):
             for steps in _fewer(branch.steps):
                 yield dataclasses.replace(
-                    step, branches=(*step.branches[:number], dataclasses.replace(branch, steps=steps), *step.branches[number + 1 :])
+                    step,
+                    branches=(
+                        *step.branches[:number],
+                        dataclasses.replace(branch, steps=steps),
+                        *step.branches[number + 1 :],
+                    ),
                 )
     elif isinstance(step, SubPlaybook):
         for called in smaller(step.playbook):
@@ -392,7 +448,11 @@ def shown(case: Case) -> str:
             for one in dataclasses.fields(value):
                 got = getattr(value, one.name)
                 default = one.default if one.default is not dataclasses.MISSING else None
-                if one.name in ("place", "places", "effect", "lane", "file", "reads") or got == default or got in ((), frozenset()):
+                if (
+                    one.name in ("place", "places", "effect", "lane", "file", "reads")
+                    or got == default
+                    or got in ((), frozenset())
+                ):
                     continue
                 parts.append(f"{one.name}={text(got, depth + 1)}")
             return f"{type(value).__name__}({', '.join(parts)})"
@@ -432,4 +492,3 @@ def main(arguments: list[str] | None = None) -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
-

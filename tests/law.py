@@ -57,7 +57,11 @@ def facts(played: Played, world: Mapping[str, Any]) -> dict[str, Any]:
         "by": out.by,
         "blame": (out.step, out.path),
         "undone": out.undone,
-        "world": {key: _unnumbered(repr(value)) for key, value in world.items() if value not in (None, ())},
+        "world": {
+            key: _unnumbered(repr(sorted(value) if isinstance(value, tuple) else value))
+            for key, value in world.items()
+            if value not in (None, ())
+        },
         "steps": {_unnumbered(key): status for key, status in played.toy.statuses().items() if not _told(key)},
         "milestones": standing(played.toy),
         "left": [left.key for left in played.toy.engine.unfinished()],

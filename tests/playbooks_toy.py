@@ -28,9 +28,19 @@ from tests.effects_toy import Toy
 UNDO = OnFailure(undo=True)
 CONTINUE = OnFailure(then="continue")
 _EFFECTS = {
-    "toy.set": "change", "toy.restart": "change", "toy.get": "read", "toy.count": "read", "toy.check": "check",
-    "toy.run": "opaque", "toy.tell": "notify", "flow.wait": "read", "flow.set": "read", "flow.assert": "check",
-    "manual.approve": "ask", "manual.choose": "ask", "manual.checklist": "ask",
+    "toy.set": "change",
+    "toy.restart": "change",
+    "toy.get": "read",
+    "toy.count": "read",
+    "toy.check": "check",
+    "toy.run": "opaque",
+    "toy.tell": "notify",
+    "flow.wait": "read",
+    "flow.set": "read",
+    "flow.assert": "check",
+    "manual.approve": "ask",
+    "manual.choose": "ask",
+    "manual.checklist": "ask",
 }
 
 
@@ -61,73 +71,75 @@ def _common(more: dict[str, Any], *own: Any) -> dict[str, Any]:
     return {"sees": found, **more}
 
 
-def act(id: str, action: str, args: dict[str, Any] | None = None, **more: Any) -> Action:
+def act(id_: str, action: str, args: dict[str, Any] | None = None, **more: Any) -> Action:
     args = args or {}
     more = _common(more, args)
     if action == "toy.restart":
         more.setdefault("undo", Undo("again"))
-    return Action(id=id, action=action, with_=template(args), effect=_EFFECTS[action], **more)  # type: ignore[arg-type]
+    return Action(id=id_, action=action, with_=template(args), effect=_EFFECTS[action], **more)  # type: ignore[arg-type]
 
 
-def put(id: str, key: str, value: Any = 1, *, takes: float = 0, back: float = 0, fail: str = "", late: str = "", **more: Any) -> Action:
+def put(
+    id_: str, key: str, value: Any = 1, *, takes: float = 0, back: float = 0, fail: str = "", late: str = "", **more: Any
+) -> Action:
     extra = {name: more.pop(name) for name in ("temporary_error", "back_fails", "hangs") if name in more}
     args: dict[str, Any] = {"key": key, "value": value, "takes": takes, "back": back, "fail": fail, "late": late}
     if extra.get("temporary_error"):
         args["temporary"] = True
     args |= {name: value for name, value in extra.items() if name != "temporary_error"}
-    return act(id, "toy.set", args, idempotent=True, **more)
+    return act(id_, "toy.set", args, idempotent=True, **more)
 
 
-def fail(id: str, after: float = 0, **more: Any) -> Action:
-    return act(id, "toy.get", {"key": "x", "takes": after, "fail": f"{id} broke"}, **more)
+def fail(id_: str, after: float = 0, **more: Any) -> Action:
+    return act(id_, "toy.get", {"key": "x", "takes": after, "fail": f"{id_} broke"}, **more)
 
 
-def get(id: str, key: str, takes: float = 0, **more: Any) -> Action:
-    return act(id, "toy.get", {"key": key, "takes": takes}, **more)
+def get(id_: str, key: str, takes: float = 0, **more: Any) -> Action:
+    return act(id_, "toy.get", {"key": key, "takes": takes}, **more)
 
 
-def check(id: str, ok: Any = True, **more: Any) -> Action:
-    return act(id, "toy.check", {"ok": ok}, **more)
+def check(id_: str, ok: Any = True, **more: Any) -> Action:
+    return act(id_, "toy.check", {"ok": ok}, **more)
 
 
-def wait(id: str, seconds: float, **more: Any) -> Action:
-    return act(id, "flow.wait", {"for": seconds}, **more)
+def wait(id_: str, seconds: float, **more: Any) -> Action:
+    return act(id_, "flow.wait", {"for": seconds}, **more)
 
 
-def run(id: str, takes: float = 0, fail: str = "", **more: Any) -> Action:
-    return act(id, "toy.run", {"takes": takes, "fail": fail}, **more)
+def run(id_: str, takes: float = 0, fail: str = "", **more: Any) -> Action:
+    return act(id_, "toy.run", {"takes": takes, "fail": fail}, **more)
 
 
-def tell(id: str, text: str = "", takes: float = 0, fail: str = "", **more: Any) -> Action:
+def tell(id_: str, text: str = "", takes: float = 0, fail: str = "", **more: Any) -> Action:
     more = {"lane": "toy", "attempt": 10.0, **more}
-    return act(id, "toy.tell", {"text": text, "takes": takes, "fail": fail}, **more)
+    return act(id_, "toy.tell", {"text": text, "takes": takes, "fail": fail}, **more)
 
 
-def block(id: str, *steps: Step, **more: Any) -> Block:
-    return Block(id=id, steps=steps, **_common(more))
+def block(id_: str, *steps: Step, **more: Any) -> Block:
+    return Block(id=id_, steps=steps, **_common(more))
 
 
-def parallel(id: str, *steps: Step, **more: Any) -> Parallel:
-    return Parallel(id=id, steps=steps, **_common(more))
+def parallel(id_: str, *steps: Step, **more: Any) -> Parallel:
+    return Parallel(id=id_, steps=steps, **_common(more))
 
 
-def fallback(id: str, *steps: Step, **more: Any) -> Fallback:
-    return Fallback(id=id, steps=steps, **_common(more))
+def fallback(id_: str, *steps: Step, **more: Any) -> Fallback:
+    return Fallback(id=id_, steps=steps, **_common(more))
 
 
-def choose(id: str, *branches: tuple[str | None, tuple[Step, ...]], **more: Any) -> Choose:
+def choose(id_: str, *branches: tuple[str | None, tuple[Step, ...]], **more: Any) -> Choose:
     made = tuple(Branch(None if when is None else bare(when), steps) for when, steps in branches)
     reads = frozenset().union(*(b.when.reads for b in made if b.when is not None))
     common = _common(more)
-    return Choose(id=id, branches=made, **{**common, "sees": common["sees"] | reads})
+    return Choose(id=id_, branches=made, **{**common, "sees": common["sees"] | reads})
 
 
-def foreach(id: str, items: Any, *steps: Step, as_: str = "item", **more: Any) -> Foreach:
-    return Foreach(id=id, items=template(items), as_=as_, steps=steps, **_common(more, items))
+def foreach(id_: str, items: Any, *steps: Step, as_: str = "item", **more: Any) -> Foreach:
+    return Foreach(id=id_, items=template(items), as_=as_, steps=steps, **_common(more, items))
 
 
-def sub(id: str, playbook: Playbook, with_: dict[str, Any] | None = None, **more: Any) -> SubPlaybook:
-    return SubPlaybook(id=id, playbook=playbook, with_=template(with_ or {}), **_common(more, with_))
+def sub(id_: str, playbook: Playbook, with_: dict[str, Any] | None = None, **more: Any) -> SubPlaybook:
+    return SubPlaybook(id=id_, playbook=playbook, with_=template(with_ or {}), **_common(more, with_))
 
 
 def book(*steps: Step, name: str = "toy", **more: Any) -> Playbook:
@@ -153,10 +165,14 @@ def engine(playbook: Playbook, toy: Toy, inputs: dict[str, Any] | None = None, *
 
 
 def play(
-    playbook: Playbook, world: dict[str, Any] | None = None, *, inputs: dict[str, Any] | None = None, interactive: bool = False, **more: Any
+    playbook: Playbook,
+    world: dict[str, Any] | None = None,
+    *,
+    inputs: dict[str, Any] | None = None,
+    interactive: bool = False,
+    **more: Any,
 ) -> tuple[Outcome, Toy]:
     """A run from beginning to end, and what it left."""
     toy = Toy({} if world is None else world, **more)
     out = toy.play(engine(playbook, toy, inputs, interactive=interactive))
     return out, toy
-

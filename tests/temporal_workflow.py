@@ -7,20 +7,20 @@ passed through: every module of it is loaded under the sandbox's eyes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from temporalio import activity, workflow
 from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():  # foreign code, slow to import again for each run
     import _ruamel_yaml  # noqa: F401
-    import jinja2  # noqa: F401
+    import jinja2
     import jinja2.nativetypes
-    import jinja2.sandbox
+    import jinja2.sandbox  # noqa: F401
     import markupsafe  # noqa: F401
-    import ruamel.yaml  # noqa: F401
 
 import runbook.interpreter.environment
 import runbook.interpreter.syntax  # noqa: F401  # both come late otherwise: the interpreter imports jinja2 when it must
@@ -31,6 +31,7 @@ from runbook.interpreter.inputs import coerce
 from runbook.interpreter.load import load
 from runbook.interpreter.values import from_wire, to_wire
 
+T = TypeVar("T")
 HELD: dict[str, list[str]] = {"calls": []}  # the activities' side: what really happened
 
 
@@ -78,6 +79,9 @@ class PlaybookWorkflow:
 
     # --- Effects
 
+    def spawn(self, work: Coroutine[Any, Any, T]) -> Awaitable[T]:
+        return asyncio.create_task(work)
+
     def now(self) -> float:
         return workflow.time() - self.began
 
@@ -101,12 +105,14 @@ class PlaybookWorkflow:
             return self.record(status=cut[0], by=cut[1])
         try:
             answer = await handle
-        except ActivityError as error:
-            return self.record(status="failed", error=Fault(str(error.cause), temporary=True))
+        except ActivityError as raised:
+            return self.record(status="failed", error=Fault(str(raised.cause), temporary=True))
         back = answer.get("inverse")
         inverse = None if back is None else Call("", "", "", "toy.set", back, "change")
         error = None if answer.get("error") is None else Fault(answer["error"])
-        return self.record(status=answer["status"], outputs=from_wire(answer.get("outputs")), error=error, inverse=inverse)
+        return self.record(
+            status=answer["status"], outputs=from_wire(answer.get("outputs")), error=error, inverse=inverse
+        )
 
     async def until(self, done: Callable[[], bool], box: Box, seconds: float | None) -> tuple[StopKind, str] | None:
         """Wait until it is done, for so many seconds, or until the box is over: why, if it was that."""
@@ -114,10 +120,8 @@ class PlaybookWorkflow:
         while not done():
             moments = [moment for moment in (end, box.deadline()) if moment is not None]
             left = None if not moments else max(0.001, min(moments) - self.now())
-            try:
+            with contextlib.suppress(TimeoutError):
                 await workflow.wait_condition(lambda: done() or box.verdict(self.now()) is not None, timeout=left)
-            except TimeoutError:
-                pass
             if done() or (end is not None and self.now() >= end):
                 return None
             if (verdict := box.verdict(self.now())) is not None:
@@ -150,5 +154,3 @@ class PlaybookWorkflow:
         to_wire(dict(data))
         if kind == "step.ended":
             self.ended.append((key, data["status"]))
-
-

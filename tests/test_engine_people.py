@@ -48,7 +48,12 @@ def test_an_approval_goes_on_and_its_answer_is_the_steps_outputs() -> None:
 
 def test_a_refusal_cancels_the_run_and_nothing_swallows_it() -> None:
     playbook = book(
-        block("b", put("a", "a"), fallback("f", APPROVE, put("other", "other")), on_failure=OnFailure(undo=True, then="continue")),
+        block(
+            "b",
+            put("a", "a"),
+            fallback("f", APPROVE, put("other", "other")),
+            on_failure=OnFailure(undo=True, then="continue"),
+        ),
         put("never", "never"),
     )
     out, toy = play(playbook, answers={"ok": {"after": 5.0, "declines": True}})
@@ -62,11 +67,13 @@ def test_a_refusal_inside_a_handler_is_that_handlers_failure() -> None:
 
 
 def test_at_its_timeout_a_choice_takes_its_default_and_an_approval_fails() -> None:
-    choice = act("pick", "manual.choose", {"message": "which?", "choices": {"a": "", "b": ""}, "default": "b"}, timeout=3.0)
+    choice = act(
+        "pick", "manual.choose", {"message": "which?", "choices": {"a": "", "b": ""}, "default": "b"}, timeout=3.0
+    )
     out, toy = play(book(choice))
     assert (out.status, view(toy, "pick")["outputs"]["choice"], out.at) == ("succeeded", "b", 3.0)
     late = act("ok", "manual.approve", {"message": "go on?"}, timeout=3.0)
-    out, toy = play(book(late))
+    out, _ = play(book(late))
     assert (out.status, out.kind, out.path) == ("failed", "timed_out", "ok")
 
 
@@ -120,7 +127,11 @@ def test_a_notification_has_two_attempts_of_its_own_time() -> None:
 
 def test_the_first_template_that_names_a_notification_waits_for_it() -> None:
     out, toy = play(
-        book(tell("news", "hello", takes=5), act("use", "flow.set", {"values": {"s": "{{ steps.news.status }}"}}), put("a", "a"))
+        book(
+            tell("news", "hello", takes=5),
+            act("use", "flow.set", {"values": {"s": "{{ steps.news.status }}"}}),
+            put("a", "a"),
+        )
     )
     assert (view(toy, "use")["outputs"]["s"], toy.done[-1], out.status) == ("succeeded", "5s a=1", "succeeded")
 
@@ -175,7 +186,7 @@ def test_a_failed_background_step_fails_its_block_unless_it_continues() -> None:
 
 def test_a_reader_deep_inside_joins_a_step_from_further_out() -> None:
     reader = foreach("each", [1], parallel("p", act("use", "flow.set", {"values": {"v": "{{ steps.side.status }}"}})))
-    out, toy = play(book(get("side", "k", takes=5, background=True), reader))
+    out, _ = play(book(get("side", "k", takes=5, background=True), reader))
     assert (out.status, out.at) == ("succeeded", 5.0)
 
 
@@ -187,7 +198,11 @@ def called(**more: Any) -> Playbook:
         put("set", "{{ inputs.key }}", "{{ inputs.wait }}"),
         name="called",
         inputs=(Input("key", "string"), Input("wait", "duration", required=False, default=Duration(60.0, "1m"))),
-        outputs={"key": "{{ inputs.key }}", "run": "{{ run.name }} of {{ run.parent }}", "nothing": "{{ steps.set.outputs.x }}"},
+        outputs={
+            "key": "{{ inputs.key }}",
+            "run": "{{ run.name }} of {{ run.parent }}",
+            "nothing": "{{ steps.set.outputs.x }}",
+        },
         **more,
     )
 
@@ -255,4 +270,7 @@ def test_undo_none_is_accepted_and_an_opaque_step_without_it_stops_an_undo() -> 
     assert play(book(accepted))[1].world["a"] is None
     stuck = block("b", put("a", "a"), run("r"), fail("bad"), on_failure=UNDO)
     out, toy = play(book(stuck))
-    assert (toy.world["a"], [fault.message for fault in out.others]) == (1, ["undo: stopped at b/r: nothing takes toy.run back"])
+    assert (toy.world["a"], [fault.message for fault in out.others]) == (
+        1,
+        ["undo: stopped at b/r: nothing takes toy.run back"],
+    )

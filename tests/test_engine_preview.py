@@ -48,12 +48,21 @@ def test_a_plan_changes_nothing() -> None:
 
 
 def test_when_that_is_not_known_is_maybe_and_so_is_what_follows_from_it() -> None:
-    playbook = book(UNKNOWN, put("a", "a", when="steps.ask_world.outputs.rc == 0"), put("b", "b", when="steps.a.status == 'succeeded'"), put("c", "c"))
+    playbook = book(
+        UNKNOWN,
+        put("a", "a", when="steps.ask_world.outputs.rc == 0"),
+        put("b", "b", when="steps.a.status == 'succeeded'"),
+        put("c", "c"),
+    )
     assert shown(previewed(playbook)[1]) == ["ask_world", "a?", "b?", "c"]
 
 
 def test_choose_shows_the_branches_that_may_hold() -> None:
-    branches = ("steps.ask_world.outputs.rc == 0", (put("a", "a"),)), ("false", (put("b", "b"),)), (None, (put("c", "c"),))
+    branches = (
+        ("steps.ask_world.outputs.rc == 0", (put("a", "a"),)),
+        ("false", (put("b", "b"),)),
+        (None, (put("c", "c"),)),
+    )
     assert shown(previewed(book(UNKNOWN, choose("pick", *branches)))[1]) == ["ask_world", "pick/a?", "pick/c?"]
 
 
@@ -65,17 +74,26 @@ def test_fallback_shows_all_alternatives_until_one_is_sure() -> None:
 
 
 def test_foreach_over_unknown_items_shows_its_body_once() -> None:
-    each = foreach("each", "{{ steps.ask_world.outputs.pods }}", act("set", "toy.set", {"key": "{{ item }}", "value": 1}))
+    each = foreach(
+        "each", "{{ steps.ask_world.outputs.pods }}", act("set", "toy.set", {"key": "{{ item }}", "value": 1})
+    )
     assert shown(previewed(book(UNKNOWN, each))[1]) == ["ask_world", "each[0]/set?"]
 
 
 def test_handlers_are_shown_as_maybe_and_finally_as_sure() -> None:
-    guarded = block("b", put("a", "a"), on_failure=OnFailure(undo=True, steps=(put("told", "t"),)), finally_=(put("f", "f"),))
+    guarded = block(
+        "b", put("a", "a"), on_failure=OnFailure(undo=True, steps=(put("told", "t"),)), finally_=(put("f", "f"),)
+    )
     assert shown(previewed(book(guarded))[1]) == ["b/a", "b!on_failure/told?", "b!finally/f"]
 
 
 def test_a_checks_no_is_not_fatal_and_a_poll_looks_once() -> None:
-    playbook = book(put("a", "k", 1), check("ok", False), act("wait", "toy.check", {"key": "k", "value": 1}, poll=poll("result.ok")), put("b", "b"))
+    playbook = book(
+        put("a", "k", 1),
+        check("ok", False),
+        act("wait", "toy.check", {"key": "k", "value": 1}, poll=poll("result.ok")),
+        put("b", "b"),
+    )
     out, toy = previewed(playbook)
     assert (out.status, shown(toy)) == ("succeeded", ["a", "ok", "wait", "b"])
 
@@ -127,7 +145,8 @@ def _without_waiting(playbook: Playbook) -> Playbook:
             changes["steps"] = tuple(calm(child) for child in step.steps)
         if hasattr(step, "branches"):
             changes["branches"] = tuple(
-                dataclasses.replace(branch, steps=tuple(calm(child) for child in branch.steps)) for branch in step.branches
+                dataclasses.replace(branch, steps=tuple(calm(child) for child in branch.steps))
+                for branch in step.branches
             )
         if hasattr(step, "with_"):
             data = {key: value for key, value in step.with_.data.items() if key not in ("takes", "back", "back_fails")}

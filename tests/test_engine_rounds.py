@@ -25,7 +25,9 @@ def with_rounds(playbook: Playbook, toy: Toy, *rounds: tuple[str, int]) -> Outco
     return out
 
 
-def killed_in(playbook: Playbook, world: dict[str, object], cancels: tuple[float, ...], *rounds: tuple[str, int]) -> int:
+def killed_in(
+    playbook: Playbook, world: dict[str, object], cancels: tuple[float, ...], *rounds: tuple[str, int]
+) -> int:
     """Killed at every write of the rounds and resumed: the same end. How many kills."""
     first = Toy(dict(world), cancels=cancels)
     with_rounds(playbook, first)
@@ -59,7 +61,12 @@ def test_undo_of_a_finished_run_gives_back_the_observed_state() -> None:
     toy = Toy({"a": "old", "quiet": False})
     out = with_rounds(SWITCH, toy, ("undo", 1))
     assert out.status == "succeeded"
-    assert {key: toy.world[key] for key in ("a", "b", "c", "quiet")} == {"a": "old", "b": None, "c": None, "quiet": False}
+    assert {key: toy.world[key] for key in ("a", "b", "c", "quiet")} == {
+        "a": "old",
+        "b": None,
+        "c": None,
+        "quiet": False,
+    }
     assert len(toy.world["app"]) == 2  # restarted once more, at the end
     assert toy.done[-1].endswith("restart app")
 
@@ -155,7 +162,9 @@ def test_writers_start_again_when_clean_up_runs_out_of_time_in_the_middle_of_a_p
 
 
 def test_a_sibling_failed_is_on_record_before_it_acts_and_holds_after_a_resume() -> None:
-    case = Case(book(parallel("p", fail("bad", after=1), put("slow", "s", 1, takes=3), put("never", "n"), max_concurrent=2)))
+    case = Case(
+        book(parallel("p", fail("bad", after=1), put("slow", "s", 1, takes=3), put("never", "n"), max_concurrent=2))
+    )
     assert everywhere(case) > 0
 
 
@@ -178,7 +187,12 @@ def test_already_so_does_not_turn_a_restart_into_nothing() -> None:
 
 @pytest.mark.parametrize("width", [1, 2])
 def test_foreach_items_touching_one_object_keep_their_own_before(width: int) -> None:
-    each = foreach("each", ["u", "v", "w"], act("set", "toy.set", {"key": "k", "value": "{{ item }}", "takes": 1}), max_concurrent=width)
+    each = foreach(
+        "each",
+        ["u", "v", "w"],
+        act("set", "toy.set", {"key": "k", "value": "{{ item }}", "takes": 1}),
+        max_concurrent=width,
+    )
     _, toy = play(book(block("b", each, fail("bad"), on_failure=UNDO)), {"k": "old"})
     if width == 1:
         assert toy.world["k"] == "old"
@@ -188,7 +202,13 @@ def test_foreach_items_touching_one_object_keep_their_own_before(width: int) -> 
 
 def test_each_phase_has_its_own_time_and_a_first_cancel_waits() -> None:
     playbook = book(
-        block("b", put("a", "a", back=4), fail("bad"), on_failure=OnFailure(undo=True, steps=(put("x", "x", 1, takes=4),)), cleanup=5.0),
+        block(
+            "b",
+            put("a", "a", back=4),
+            fail("bad"),
+            on_failure=OnFailure(undo=True, steps=(put("x", "x", 1, takes=4),)),
+            cleanup=5.0,
+        ),
         finally_=(put("fin", "fin", 1, takes=4),),
         cleanup=5.0,
     )
@@ -203,7 +223,10 @@ def test_a_failing_finally_fails_a_succeeded_scope_and_continue_does_not_swallow
 
 def test_a_failing_handler_never_hides_the_first_failure() -> None:
     out, _ = play(book(fail("first"), on_failure=OnFailure(steps=(fail("second"),)), finally_=(fail("third"),)))
-    assert (out.path, [fault.message for fault in out.others]) == ("first", ["on_failure: second broke", "finally: third broke"])
+    assert (out.path, [fault.message for fault in out.others]) == (
+        "first",
+        ["on_failure: second broke", "finally: third broke"],
+    )
 
 
 def test_undo_of_this_very_action() -> None:
@@ -215,6 +238,8 @@ def test_undo_of_this_very_action() -> None:
 def test_a_replay_of_a_whole_run_touches_nothing() -> None:
     _, toy = play(SWITCH, {"a": "old"})
     nothing: dict[str, object] = {}
-    replayed = Toy(nothing, Disk(dict(toy.disk.records), dict(toy.disk.intents), dict(toy.disk.firsts), dict(toy.disk.stops)))
+    replayed = Toy(
+        nothing, Disk(dict(toy.disk.records), dict(toy.disk.intents), dict(toy.disk.firsts), dict(toy.disk.stops))
+    )
     assert replayed.play(engine(SWITCH, replayed)).status == "succeeded"
     assert (nothing, replayed.writes) == ({}, 0)

@@ -42,7 +42,9 @@ def error_of(out: Outcome) -> str:
 
 
 def test_every_step_exists_before_it_runs() -> None:
-    out, toy = play(book(get("a", "k", when="steps.z.status == 'pending' and steps.z.outputs == {}"), get("z", "k")), {"k": 7})
+    out, toy = play(
+        book(get("a", "k", when="steps.z.status == 'pending' and steps.z.outputs == {}"), get("z", "k")), {"k": 7}
+    )
     assert out.status == "succeeded"
     assert view(toy, "a")["outputs"] == {"value": 7}
 
@@ -58,7 +60,11 @@ def test_vars_are_computed_once_from_top_to_bottom_and_elapsed_is_running_time()
     out, toy = play(
         book(
             wait("nap", 3),
-            act("now", "flow.set", {"values": {"at": "{{ run.elapsed }}", "by": "{{ run.initiator }}", "v": "{{ vars.b }}"}}),
+            act(
+                "now",
+                "flow.set",
+                {"values": {"at": "{{ run.elapsed }}", "by": "{{ run.initiator }}", "v": "{{ vars.b }}"}},
+            ),
             vars={"a": "{{ inputs.n + 1 }}", "b": "{{ vars.a * 2 }}"},
             outputs={"at": "{{ steps.now.outputs.at }}", "missing": "{{ steps.now.outputs.nothing }}"},
         ),
@@ -79,7 +85,10 @@ def test_secrets_are_seals_and_an_absent_optional_one_is_null() -> None:
         SecretSource("hook", "env", template("HOOK"), optional=True),
     )
     out, toy = play(
-        book(act("a", "flow.set", {"values": {"t": "Bearer {{ secrets.token }}", "h": "{{ secrets.hook }}"}}), secrets=sources),
+        book(
+            act("a", "flow.set", {"values": {"t": "Bearer {{ secrets.token }}", "h": "{{ secrets.hook }}"}}),
+            secrets=sources,
+        ),
         {"secret:token": True},
     )
     assert out.status == "succeeded"
@@ -141,7 +150,12 @@ def test_a_blocks_outputs_are_counts_and_expressions_over_inner_steps() -> None:
 
 
 def test_temporary_errors_are_retried_with_backoff_and_the_step_counts_its_attempts() -> None:
-    step = act("a", "toy.get", {"key": "k", "fail": "busy", "temporary": True}, retry=Retry(max_attempts=3, delay=2.0, backoff=3.0))
+    step = act(
+        "a",
+        "toy.get",
+        {"key": "k", "fail": "busy", "temporary": True},
+        retry=Retry(max_attempts=3, delay=2.0, backoff=3.0),
+    )
     out, toy = play(book(step))
     assert (out.status, out.attempts, out.at) == ("failed", 3, 8.0)
     assert view(toy, "a")["error"] == {"message": "busy", "kind": "temporary", "temporary": True, "attempt": 3}
@@ -218,7 +232,10 @@ def test_temporary_errors_and_slow_attempts_are_not_yet_in_a_poll() -> None:
 
 
 def test_fallback_takes_the_first_that_succeeds_and_its_outputs() -> None:
-    _, toy = play(book(fallback("f", fail("one"), get("skipped", "k", when="false"), get("two", "k"), get("three", "k"))), {"k": 4})
+    _, toy = play(
+        book(fallback("f", fail("one"), get("skipped", "k", when="false"), get("two", "k"), get("three", "k"))),
+        {"k": 4},
+    )
     outputs = view(toy, "f")["outputs"]
     assert (outputs["chosen"], outputs["value"]) == ("two", 4)
     assert view(toy, "three")["status"] == "pending"
@@ -306,7 +323,9 @@ def test_the_failure_reported_is_the_first_in_the_journal() -> None:
 
 
 def test_max_concurrent_bounds_how_many_run_at_once() -> None:
-    step = foreach("each", [1, 2, 3, 4, 5], act("a", "toy.set", {"key": "k{{ item }}", "value": 1, "takes": 1.0}), max_concurrent=2)
+    step = foreach(
+        "each", [1, 2, 3, 4, 5], act("a", "toy.set", {"key": "k{{ item }}", "value": 1, "takes": 1.0}), max_concurrent=2
+    )
     _, toy = play(book(step))
     assert toy.done == ["1s k1=1", "1s k2=1", "2s k3=1", "2s k4=1", "3s k5=1"]
 
@@ -326,7 +345,9 @@ def test_continue_swallows_its_own_time_out() -> None:
 
 
 def test_then_continue_comes_after_undo_and_steps() -> None:
-    handler = OnFailure(undo=True, steps=(put("told", "told", "{{ failure.step }} {{ failure.undo }}"),), then="continue")
+    handler = OnFailure(
+        undo=True, steps=(put("told", "told", "{{ failure.step }} {{ failure.undo }}"),), then="continue"
+    )
     out, toy = play(book(block("b", put("a", "a"), fail("bad"), on_failure=handler)))
     assert (out.status, toy.world) == ("succeeded", {"a": None, "told": "bad succeeded"})
 
@@ -341,7 +362,11 @@ def test_locks_are_re_entrant_along_the_path_and_exclude_siblings() -> None:
 
 
 def test_a_lock_that_is_held_at_the_start_refuses_the_run() -> None:
-    out, toy = play(book(put("a", "a", locks=["db/{{ inputs.env }}"]), finally_=(put("f", "f"),)), {"lock:db/prod": True}, inputs={"env": "prod"})
+    out, toy = play(
+        book(put("a", "a", locks=["db/{{ inputs.env }}"]), finally_=(put("f", "f"),)),
+        {"lock:db/prod": True},
+        inputs={"env": "prod"},
+    )
     assert (out.kind, toy.done) == ("refused", [])
 
 

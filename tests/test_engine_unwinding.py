@@ -127,7 +127,11 @@ CASES: dict[str, tuple[Case, str, list[str]]] = {
                 foreach(
                     "each",
                     ["u", "v", "v", "w"],
-                    act("set", "toy.set", {"key": "{{ it }}", "value": 1, "takes": 1, "fail": "{{ 'no v' if it == 'v' else '' }}"}),
+                    act(
+                        "set",
+                        "toy.set",
+                        {"key": "{{ it }}", "value": 1, "takes": 1, "fail": "{{ 'no v' if it == 'v' else '' }}"},
+                    ),
                     as_="it",
                     keep_going=True,
                     max_concurrent=2,
@@ -153,7 +157,16 @@ CASES: dict[str, tuple[Case, str, list[str]]] = {
             {"cfg": "new", "flag": 1},
         ),
         "failed",
-        ["0s cfg=old", "0s quiet=True", "0s restart api", "0s flag=0", "0s flag=1", "0s quiet=None", "0s cfg=new", "0s restart api"],
+        [
+            "0s cfg=old",
+            "0s quiet=True",
+            "0s restart api",
+            "0s flag=0",
+            "0s flag=1",
+            "0s quiet=None",
+            "0s cfg=new",
+            "0s restart api",
+        ],
     ),
     "background is joined by its reader; its failure is the reader's block's": (
         Case(
@@ -211,7 +224,9 @@ CASES: dict[str, tuple[Case, str, list[str]]] = {
             book(
                 parallel(
                     "p",
-                    choose("c", ("1 == 2", (put("x", "x", 1),)), (None, (put("y", "y", 1, takes=2),)), locks=["l2", "l1"]),
+                    choose(
+                        "c", ("1 == 2", (put("x", "x", 1),)), (None, (put("y", "y", 1, takes=2),)), locks=["l2", "l1"]
+                    ),
                     put("z", "z", 1, takes=1, locks=["l1", "l2"]),
                     put("no", "no", 1, when="1 == 2"),
                 )
@@ -243,5 +258,7 @@ def test_scenario(name: str) -> None:
     played = play(case, world)
     assert played.out is not None
     assert (played.out.status, played.toy.done) == (status, done)
-    if "answer of the first was lost" not in name:  # there, resumed, it is observed that it did happen: one attempt less
+    if (
+        "answer of the first was lost" not in name
+    ):  # there, resumed, it is observed that it did happen: one attempt less
         assert everywhere(case) > 0

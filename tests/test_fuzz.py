@@ -24,7 +24,9 @@ def test_killed_anywhere_and_resumed_a_run_is_what_it_would_have_been() -> None:
         case = make(seed)
         wrong = broken(seed, case)
         if wrong is not None:
-            pytest.fail(f"playbook {seed}: {wrong}\n{shown(shrunk(seed, case))}\nagain: python -m tests.fuzz --only {seed}")
+            pytest.fail(
+                f"playbook {seed}: {wrong}\n{shown(shrunk(seed, case))}\nagain: python -m tests.fuzz --only {seed}"
+            )
         kills += violations(seed, case, 1)
     assert seed > SECONDS / 2
     assert kills > seed / 2

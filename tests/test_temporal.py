@@ -113,7 +113,9 @@ def server() -> Iterator[str]:
     testbed = Path(os.environ.get("RUNBOOK_TESTBED", "~/.cache/runbook-testbed")).expanduser()
     binary = testbed / "temporal"
     if not os.access(binary, os.X_OK):
-        pytest.skip(f"no Temporal development server ({binary}; tests/testbed builds it, RUNBOOK_TESTBED names another place)")
+        pytest.skip(
+            f"no Temporal development server ({binary}; tests/testbed builds it, RUNBOOK_TESTBED names another place)"
+        )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -141,7 +143,12 @@ async def worker(client: Client) -> AsyncIterator[str]:
     """A worker that evicts every workflow after every task: each goes on by replay."""
     queue = uuid.uuid4().hex
     async with Worker(
-        client, task_queue=queue, workflows=[PlaybookWorkflow], activities=[act], workflow_runner=sandboxed(), max_cached_workflows=0
+        client,
+        task_queue=queue,
+        workflows=[PlaybookWorkflow],
+        activities=[act],
+        workflow_runner=sandboxed(),
+        max_cached_workflows=0,
     ):
         yield queue
 
@@ -165,7 +172,10 @@ def test_a_playbook_loads_and_runs_inside_the_workflow_sandbox(server: str) -> N
                 "Playbook", spec(PLAYBOOK, names=["x", "y"]), id=uuid.uuid4().hex, task_queue=queue
             )
             result = await handle.result()
-        assert (result["status"], result["outputs"]) == ("succeeded", {"value": "k_2", "all": ["succeeded", "succeeded"]})
+        assert (result["status"], result["outputs"]) == (
+            "succeeded",
+            {"value": "k_2", "all": ["succeeded", "succeeded"]},
+        )
         steps = dict(result["steps"])
         shown = [steps[key] for key in ("ways/one", "ways/one!undo", "ways", "slow", "!finally/tidy")]
         assert shown == ["failed", "succeeded", "succeeded", "timed_out", "succeeded"]
