@@ -187,9 +187,9 @@ class Effects(Protocol):
     async def lock(self, key: str, names: tuple[str, ...], box: Box, *, first: bool = False) -> Record:
         """Take locks, in sorted order, for the step `key`.
 
-        """Give back what the step `key` took. What the run took at its start is its own until `@run` gives it back."""
-        its steps still take turns at: a branch waits for the step of another branch that has it. The engine never asks
-        for a name that an enclosing step holds.
+        `first`: at the run's start (key `@run`), where a held lock refuses; later ones are waited for. What the run
+        holds, its steps still take turns at: a branch waits for the step of another branch that has it. The engine
+        never asks for a name that an enclosing step holds.
         """
         ...
 
