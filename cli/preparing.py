@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from runbook.cli import writing
+from runbook.cli.looking import store
 from runbook.cli.terminal import Terminal
 from runbook.interpreter.errors import Exit, InvalidError, Place, Problem
+from runbook.runner import compiled
 from runbook.runner.wording import one_line
 
 if TYPE_CHECKING:
     from runbook.interpreter.effects import Question
-    from runbook.interpreter.load import Loaded
-    from runbook.interpreter.model import Input, Playbook
+    from runbook.interpreter.model import Input, Loaded, Playbook
     from runbook.runner import people, session
 
 COMMAND_LINE = Place("<command line>")
@@ -69,7 +70,7 @@ def prepare(file: str, given: Sequence[str], files: Sequence[str], scenario: str
     """
     if not file:
         raise click.UsageError("no playbook was given (--sandbox takes the word after it: put it after the playbook)")
-    loaded = writing.read(file)
+    loaded = compiled.read_playbook(file, store())
     if loaded.problems:
         writing.show_problems(loaded, terminal)
     if loaded.playbook is None or writing.errors(loaded.problems):

@@ -76,6 +76,8 @@ class Declarations:
         self._families()
 
     def _families(self) -> None:
+        if not self.declared.family:
+            return
         families: dict[str, set[str]] = {}
         for spec in self.catalogue.values():
             families.setdefault(spec.family, set()).update(spec.parameters.get("properties", {}))

@@ -6,20 +6,22 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from runbook.interpreter import merge, rules, schema, source
 from runbook.interpreter.build import Builder
 from runbook.interpreter.catalogue import Catalogue
 from runbook.interpreter.declare import Declarations
-from runbook.interpreter.errors import Place, Problem
-from runbook.interpreter.model import OnFailure, Playbook
+from runbook.interpreter.errors import Place
+from runbook.interpreter.model import Loaded, OnFailure, Playbook
 from runbook.interpreter.naming import Names, Site
 from runbook.interpreter.problems import MOST, Problems, TooManyError
 from runbook.interpreter.references import BODY, END, FINALLY, Turn, index_of
 from runbook.interpreter.source import Source
 from runbook.interpreter.worst_case import LEAST_CLEANUP, phases
+
+__all__ = ["Loaded", "load"]
 
 MOST_NESTED = 20  # sub-playbooks in each other
 _NEEDS_ALL = frozenset(
@@ -30,23 +32,6 @@ _BY_NAME = frozenset({"inputs", "secrets", "vars", "objectives", "outputs", "def
 """Sections whose entries stand for themselves."""
 _ROOT = Site((), "")
 _BEFORE = Site((), "", steps=False, failure=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A playbook, everything that is wrong with it, and every text that was read (the run's snapshot).
-
-    `playbook` is None when there are errors, and for a file that may only be imported (then without errors).
-    """
-
-    playbook: Playbook | None
-    problems: tuple[Problem, ...]
-    files: Mapping[str, str]
-
-    @property
-    def ok(self) -> bool:
-        """Whether there are no errors (warnings do not count)."""
-        return all(problem.severity != "error" for problem in self.problems)
 
 
 def load(file: str, read: Callable[[str], str], catalogue: Catalogue) -> Loaded:

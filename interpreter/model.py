@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from runbook.interpreter.errors import Place
+from runbook.interpreter.errors import Place, Problem
 
 NOWHERE = Place("<none>")
 
@@ -238,3 +238,20 @@ class Playbook:
     finally_: tuple[Step, ...] = ()
     outputs: tuple[tuple[str, Template], ...] = ()
     place: Place = NOWHERE
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A playbook, everything that is wrong with it, and every text that was read (the run's snapshot).
+
+    `playbook` is None when there are errors, and for a file that may only be imported (then without errors).
+    """
+
+    playbook: Playbook | None
+    problems: tuple[Problem, ...]
+    files: Mapping[str, str]
+
+    @property
+    def ok(self) -> bool:
+        """Whether there are no errors (warnings do not count)."""
+        return all(problem.severity != "error" for problem in self.problems)
