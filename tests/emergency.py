@@ -197,10 +197,8 @@ def observed(sandbox: Sandbox) -> dict[str, Any]:
         (_owner(sets[_owner(pod)]), _image(pod), pod["status"].get("phase"), "deletionTimestamp" in pod["metadata"])
         for pod in sandbox.world.list(kinds.POD, SPACE)
     )
-    seen["release"] = [
-        (one.revision, one.status, one.chart, one.app_version, one.description, one.manifest)
-        for one in sandbox.releases.history(SPACE, "tracktion")
-    ]
+    newest = sandbox.releases.history(SPACE, "tracktion")[-1]
+    seen["release"] = (newest.status, newest.chart, newest.app_version, newest.manifest)
     return seen
 
 

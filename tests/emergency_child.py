@@ -2,7 +2,8 @@
 
 `python -m tests.emergency_child` reads orders as JSON lines: {folder, playbook, what: start | resume | undo, at, when}.
 `folder/coordinates.json` says where the world is: a sandbox in another process, or an environment for a real cluster.
-SIGKILL comes from itself, before or after the at-th commit (0: never). The answer is a line: {signal} or its outcome.
+SIGKILL comes from itself: before, after, or a moment after (amid) the at-th commit (0: never).
+The answer is a line: {signal} or its outcome.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,9 @@ from runbook.sandbox import surroundings
 from tests import emergency
 
 WARM = ("k8s", "helm", "prometheus", "pg", "slack", "pagerduty", "statuspage", "_kube", "_kube_forward")
+
+
+AMID = 0.3  # seconds after a commit: the action that it let begin is at its work
 
 
 def serve() -> None:
@@ -53,24 +58,34 @@ def serve() -> None:
 
 def _live(order: dict[str, Any], pipe: int) -> None:
     """In the fork. Never returns."""
-    deaths = {"at": int(order["at"]), "when": order["when"], "count": 0}
-    write = Journal._write
+    write, writes = Journal._write, 0
+    marks: dict[str, int] = {}
+
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
 
     def dying(self: Journal) -> None:
-        deaths["count"] += 1
-        if deaths["count"] == deaths["at"] and deaths["when"] == "before":
-            os.kill(os.getpid(), signal.SIGKILL)
+        nonlocal writes
+        writes += 1
+        for event in self._fresh:
+            marks.setdefault(f"{event.kind} {event.key}", writes)
+        now = order["when"] if writes == order["at"] else ""
+        if now == "before":
+            die()
         write(self)
-        if deaths["count"] == deaths["at"] and deaths["when"] == "after":
-            os.kill(os.getpid(), signal.SIGKILL)
+        if now == "after":
+            die()
+        if now == "amid":
+            threading.Timer(AMID, die).start()
 
     Journal._write = dying  # type: ignore[method-assign]  # the fault of this test
     code = 70
     try:
         found = _go(order)
-        found["writes"] = deaths["count"]
+        found |= {"writes": writes, "marks": marks}
         code = found["exit"]
-        os.write(pipe, json.dumps(found).encode())
+        with os.fdopen(pipe, "w") as answer:
+            answer.write(json.dumps(found))
     finally:
         os._exit(code)
 
@@ -91,12 +106,13 @@ def _go(order: dict[str, Any]) -> dict[str, Any]:
         else:
             ended = session.resume("last", world=around)
     except RunbookError as error:
-        return {"error": type(error).__name__, "message": error.message, "exit": int(error.exit)}
+        return {"raised": type(error).__name__, "message": error.message, "exit": int(error.exit)}
     outcome = ended.outcome
     return {
         "status": ended.status,
         "exit": int(ended.exit),
         "outputs": dict(outcome.outputs) if outcome is not None else None,
+        "error": outcome.error.message if outcome is not None and outcome.error is not None else None,
         "questions": [question.key for question in ended.questions],
     }
 
