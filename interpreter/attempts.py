@@ -162,12 +162,15 @@ class _Action:
         assert poll.until is not None
         every, hold = seconds(poll.every, names) or 0.0, seconds(poll.hold, names) or 0.0
         since, attempt, good = begun.at, 1, None
+        seen: tuple[Fault, Any] | None = None  # what the attempt before said: the one that was cut knows nothing
         while True:
             key = f"{self.path}#{attempt}"
             one = self.run.box(key, self.box, since + max(every, LEAST_POLL))
             record = await self.perform(key, attempt, one)
             if record.by is not None and record.by != one.key:
-                return replace(stopped(record, outputs=_map(record.outputs)), attempts=attempt)
+                fault, outputs = seen or (None, _map(record.outputs))
+                out = replace(stopped(record, outputs=outputs), attempts=attempt)
+                return out if fault is None else replace(out, error=fault)
             out = Outcome(
                 "succeeded",
                 _map(record.outputs),
@@ -213,7 +216,7 @@ class _Action:
                 return replace(stopped(rest), error=fault, outputs=out.outputs, attempts=attempt)
             if not rest.sure:
                 return replace(out, sure=False)
-            since, attempt = rest.at, attempt + 1
+            since, attempt, seen = rest.at, attempt + 1, (fault, out.outputs)
 
     async def perform(self, key: str, attempt: int, one: Box) -> Record:
         """One call, noted in the log of changes; in doubt, a person decides."""

@@ -38,12 +38,15 @@ class Log(list[Done]):
         super().__init__()
         self.begun: list[tuple[int, str]] = []  # every effect that may have happened, reversible or not: number, path
         self._paths: dict[str, Done] = {}
+        self._temporary: list[Done] = []
 
     def remember(self, done: Done) -> None:
         """The first attempt's inverse is kept: a later one may already see what the first did."""
         if done.path not in self._paths:
             self._paths[done.path] = done
             self.append(done)
+            if done.open:
+                self._temporary.append(done)
 
     def within(self, path: str, *, own: bool = True) -> list[Done]:
         """What is to be taken back under `path`. `own`: the change of that very step too."""
@@ -52,7 +55,7 @@ class Log(list[Done]):
 
     def open(self, path: str) -> list[Done]:
         """Temporary changes inside `path` that are not back."""
-        return [d for d in self if d.open and not d.undone and inside(plain(d.path), plain(path))]
+        return [d for d in self._temporary if d.open and not d.undone and inside(plain(d.path), plain(path))]
 
     def effects(self, path: str) -> Iterator[int]:
         """Numbers of the effects that began at or inside `path`."""

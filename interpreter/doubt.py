@@ -19,7 +19,7 @@ async def settled(run: Run, call: Call, box: Box) -> Record:
     first: Record | None = None
     key, repeats = call.key, 0
     while True:
-        record = await run.fx.call(replace(call, key=key), box)
+        record = await run.fx.call(call if repeats == 0 else replace(call, key=key), box)
         first = first or record
         if first.inverse is not None and record.inverse is None:
             record = replace(record, inverse=first.inverse)

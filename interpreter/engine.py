@@ -30,6 +30,7 @@ from runbook.interpreter.model import (
     Playbook,
     Step,
     SubPlaybook,
+    Template,
     Tolerance,
 )
 from runbook.interpreter.outcome import Outcome, failed, stopped
@@ -157,8 +158,8 @@ class Engine(Rounds):
     ) -> Outcome:
         """Locks enclose the unwinding, the time box does not."""
         try:
-            limit = _limit(step, scope.at(begun.at))
-            locks = tuple(name for name in playing.lock_names(step.locks, scope.at(begun.at)) if name not in scope.held)
+            limit = _limit(step, scope, begun.at)
+            locks = _locks(step, scope, begun.at) if step.locks else ()
         except ExpressionError as error:
             return failed(error.message, begun, step.id, path)
         mine = self.box(path, box, None if limit is None else begun.at + limit)
@@ -263,13 +264,19 @@ class Engine(Rounds):
             self.met(step.milestone, scope, path, out, told=told)
 
 
-def _limit(step: Step, names: Mapping[str, Any]) -> float | None:
+def _locks(step: Step, scope: Scope, at: float) -> tuple[str, ...]:
+    """The step's locks that no enclosing step holds."""
+    return tuple(name for name in playing.lock_names(step.locks, scope.at(at)) if name not in scope.held)
+
+
+def _limit(step: Step, scope: Scope, at: float) -> float | None:
     """The bound of the whole step, in seconds; None: none of its own."""
-    if not isinstance(step, Action):
-        return seconds(step.timeout, names)
-    bounds = [seconds(step.timeout, names)]
-    if step.poll is not None and step.poll.until is not None:
-        bounds.append(seconds(step.poll.timeout, names))
-    if step.retry is not None:
-        bounds.append(step.retry.max_duration)
-    return min((bound for bound in bounds if bound is not None), default=None)
+    bounds = [step.timeout]
+    if isinstance(step, Action):
+        if step.poll is not None and step.poll.until is not None:
+            bounds.append(step.poll.timeout)
+        if step.retry is not None:
+            bounds.append(step.retry.max_duration)
+    names = scope.at(at) if any(isinstance(one, Template) for one in bounds) else {}
+    found = [length for one in bounds if (length := seconds(one, names)) is not None]
+    return min(found, default=None)

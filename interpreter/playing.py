@@ -12,7 +12,7 @@ from runbook.interpreter.inputs import coerce
 from runbook.interpreter.model import Playbook, Step, SubPlaybook, Template
 from runbook.interpreter.outcome import Outcome, failed, stopped
 from runbook.interpreter.run import Run
-from runbook.interpreter.scope import Book, Frame, RunInfo, Scope, children, ids_of, seconds
+from runbook.interpreter.scope import Book, Frame, RunInfo, Scope, children, seconds
 from runbook.interpreter.unwind import Handlers, unwind
 from runbook.interpreter.values import kind_of, secret
 
@@ -26,7 +26,7 @@ async def call(run: Run, step: SubPlaybook, scope: Scope, path: str, box: Box, b
         return failed(Fault("; ".join(wrong)), begun, step.id, path)
     caller = scope.book
     info = replace(caller.info, name=step.playbook.name, parent=caller.playbook.name)
-    book = Book(step.playbook, info, ids_of(step.playbook), f"{path}/", f"{caller.prefix}{step.id}.")
+    book = Book.of(step.playbook, info, f"{path}/", f"{caller.prefix}{step.id}.")
     inner = Scope(book, Frame(), {"inputs": inputs, "vars": {}, "secrets": {}}, scope.held, scope.maybe)
     mine = run.box(book.path, box)
     try:
@@ -173,5 +173,4 @@ def _constant(template: Template) -> bool:
 
 def root(playbook: Playbook, inputs: Mapping[str, Any], info: RunInfo) -> Scope:
     """The scope of the run's own playbook."""
-    book = Book(playbook, info, ids_of(playbook))
-    return Scope(book, Frame(), {"inputs": dict(inputs), "vars": {}, "secrets": {}})
+    return Scope(Book.of(playbook, info), Frame(), {"inputs": dict(inputs), "vars": {}, "secrets": {}})

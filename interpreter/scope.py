@@ -30,9 +30,26 @@ class Book:
 
     playbook: Playbook
     info: RunInfo
+    path: str
+    prefix: str
     ids: frozenset[str]
-    path: str = ""
-    prefix: str = ""
+    facts: Mapping[str, Any]  # `run`, but for the time
+
+    @classmethod
+    def of(cls, playbook: Playbook, info: RunInfo, path: str = "", prefix: str = "") -> Book:
+        """Computed once: every expression needs it."""
+        facts = {
+            "id": info.id,
+            "name": info.name,
+            "started_at": values.Timestamp(info.started_at),
+            "initiator": info.initiator,
+            "parent": info.parent,
+            "trigger": info.trigger,
+        }
+        return cls(playbook, info, path, prefix, ids_of(playbook), facts)
+
+
+NO_FAILURE: Mapping[str, Any] = failure_view(None)
 
 
 def ids_of(playbook: Playbook) -> frozenset[str]:
@@ -149,21 +166,12 @@ class Scope:
 
     def at(self, moment: float, **more: Any) -> dict[str, Any]:
         """All names, for an expression evaluated at running time `moment`."""
-        info = self.book.info
-        run = {
-            "id": info.id,
-            "name": info.name,
-            "elapsed": values.Duration(moment),
-            "started_at": values.Timestamp(info.started_at),
-            "initiator": info.initiator,
-            "parent": info.parent,
-            "trigger": info.trigger,
-        }
+        book = self.book
         return {
-            "failure": failure_view(None),
+            "failure": NO_FAILURE,
             **self.names,
-            "steps": Steps(self.frame, self.book.ids),
-            "run": run,
+            "steps": Steps(self.frame, book.ids),
+            "run": {**book.facts, "elapsed": values.Duration(moment)},
             **more,
         }
 

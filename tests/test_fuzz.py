@@ -7,9 +7,16 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Coroutine
+from typing import Any
 
 import pytest
 
+from runbook.interpreter.changes import Done
+from runbook.interpreter.effects import Box, StopKind
+from runbook.interpreter.engine import Outcome
+from runbook.interpreter.undo import Playback
+from tests.effects_toy import Toy
 from tests.fuzz import broken, main, make, shown, shrunk, violations
 
 SECONDS = float(os.environ.get("RUNBOOK_FUZZ_SECONDS", "60"))
@@ -32,12 +39,26 @@ def test_killed_anywhere_and_resumed_a_run_is_what_it_would_have_been() -> None:
     assert kills > seed / 2
 
 
-def test_the_fuzz_finds_a_broken_law(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An engine that forgets the sibling's failure after a resume is found, or the law tests nothing."""
-    from runbook.interpreter import gather
+def _unrecorded(self: Toy, box: Box, kind: StopKind, why: str) -> Coroutine[Any, Any, None]:
+    async def stop() -> None:
+        box.stopped = box.stopped or kind
 
-    monkeypatch.setattr(gather.Bound, "exceeded", lambda self, bad: bool(bad) and len(bad) % 2 == 0)
-    assert any(broken(seed, make(seed)) is not None for seed in range(1, 60))
+    return stop()
+
+
+def _forgotten(self: Playback, done: Done, out: Outcome) -> None:
+    """As if an undo did not erase."""
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [(Toy, "stop", _unrecorded), (Playback, "_erased", _forgotten)],
+    ids=["a sibling's failure is not on record", "an undo does not erase"],
+)
+def test_the_fuzz_finds_a_mistake(mistake: tuple[type, str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mistakes that were made before; if they pass, the law tests nothing."""
+    monkeypatch.setattr(*mistake)
+    assert any(broken(seed, make(seed)) is not None for seed in range(1, 150))
 
 
 def test_the_command_prints_its_figures(capsys: pytest.CaptureFixture[str]) -> None:
