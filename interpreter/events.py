@@ -45,7 +45,7 @@ def begun(step: Step, scope: Scope) -> dict[str, Any]:
 
 
 def ended(step: Step, scope: Scope, since: Record, out: Outcome) -> dict[str, Any]:
-    """A step that ended: `step.ended`, in values of the language; whoever writes it makes JSON of them."""
+    """A step that ended: `step.ended`, as JSON."""
     data: dict[str, Any] = {
         "id": step.id,
         "kind": _kind_of(step),
@@ -53,7 +53,7 @@ def ended(step: Step, scope: Scope, since: Record, out: Outcome) -> dict[str, An
         "status": out.status,
         "tolerated": out.tolerated,
         "error": None if out.error is None else _fault(out.error),
-        "outputs": out.outputs,
+        "outputs": to_wire(out.outputs),
         "attempts": out.attempts,
         "started": since.wall,
         "duration": max(0.0, out.at - since.at),
@@ -67,5 +67,5 @@ def ended(step: Step, scope: Scope, since: Record, out: Outcome) -> dict[str, An
     if out.others:
         data["others"] = [_fault(fault) for fault in out.others]
     if isinstance(out.outputs, Mapping) and "chosen" in out.outputs and isinstance(step, (Fallback, Choose)):
-        data["chosen"] = out.outputs["chosen"]
+        data["chosen"] = to_wire(out.outputs["chosen"])
     return data
