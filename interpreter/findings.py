@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -54,6 +53,8 @@ def did_you_mean(word: str, words: Iterable[str]) -> str:
     by_fold = {one.lower().replace("-", "_"): one for one in names}
     begun = [one for one in names if size > 2 and one.startswith(word)]
     exact = begun[0] if len(begun) == 1 else by_fold.get(word.lower().replace("-", "_"))
+    import difflib
+
     near = [exact] if exact else difflib.get_close_matches(word[:100], names[:200], n=1, cutoff=0.6)
     return f"did you mean `{near[0]}`?" if near else ""
 

@@ -11,8 +11,16 @@ from runbook.interpreter.effects import SecretRef
 from runbook.interpreter.errors import Place, Problem
 from runbook.interpreter.findings import did_you_mean, kind_of, shown
 from runbook.interpreter.model import Input
-from runbook.interpreter.source import NUMBER, parse
-from runbook.interpreter.values import Duration, Sealed, Timestamp, Unknown, parse_duration, parse_timestamp, secret
+from runbook.interpreter.values import (
+    NUMBER,
+    Duration,
+    Sealed,
+    Timestamp,
+    Unknown,
+    parse_duration,
+    parse_timestamp,
+    secret,
+)
 
 WORDS: Mapping[str, str] = {
     "string": "text",
@@ -80,6 +88,8 @@ def from_text(one: Input, text: str) -> Any:
     Raises Misfit. The result still goes through `coerce`.
     """
     if one.secret or one.type in ("list", "map"):
+        from runbook.interpreter.source import parse
+
         source = parse(text, f"-i {one.name}")
         if source.problems:
             raise Misfit(f"{{name}} is no YAML: {source.problems[0].message}", WORDS[one.type], source.problems[0].hint)

@@ -20,7 +20,7 @@ from ruamel.yaml.events import ScalarEvent
 from runbook.interpreter import yaml_errors
 from runbook.interpreter.errors import Place, Problem
 from runbook.interpreter.places import Source
-from runbook.interpreter.yaml_reader import MAX_NODES, NUMBER, Reader
+from runbook.interpreter.yaml_reader import MAX_NODES, Reader
 
 MAX_CHARACTERS = 8_000_000
 
@@ -97,4 +97,4 @@ def _restoring(get_event: Events) -> Events:
     return restored
 
 
-__all__ = ["MAX_NODES", "NUMBER", "Source", "parse"]
+__all__ = ["MAX_NODES", "Source", "parse"]

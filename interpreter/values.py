@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 Part: TypeAlias = str | tuple[Any, ...]
 """Text, `("ref", name, kind, where)` (a declared secret) or `("enc", token, label)` (sealed by the host)."""
+NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+"""How a number is written in JSON, and so in the language (RFC 8259, section 6)."""
 
 
 @final

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,12 +21,12 @@ from ruamel.yaml.events import (
 from runbook.interpreter import yaml_errors
 from runbook.interpreter.errors import Problem
 from runbook.interpreter.places import Mark, Marks, Source, place_of_mark
+from runbook.interpreter.values import NUMBER
 
 MAX_DEPTH = 100
 MAX_PROBLEMS = 100
 MAX_NODES = 400_000  # aliases count as what they stand for; 5,000 rich steps are 100,000
 MAX_NUMBER = 300  # characters of a number
-NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _CONSTANTS = {"true": True, "false": False, "null": None, "": None}
 _MAYBE_JSON = frozenset(["", *"-0123456789tfn"])  # how a plain scalar begins that may be more than text
 _KNOWN_TAGS = {"!": "str", "tag:yaml.org,2002:str": "str", "tag:yaml.org,2002:map": "", "tag:yaml.org,2002:seq": ""}

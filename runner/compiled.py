@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from runbook.interpreter.catalogue import ActionSpec, Catalogue
-from runbook.interpreter.errors import RunbookError
 from runbook.interpreter.model import Loaded, Playbook
 from runbook.runner import files, registry
-from runbook.runner.store import Store, private
+from runbook.runner.store import Store
 
 MOST = 64  # entries that are kept, those that were made last
 _DIGEST = hashlib.sha256().digest_size
@@ -53,8 +52,7 @@ def read_playbook(path: str, store: Store) -> Loaded:
     asked = _Asked(registry.catalogue())
     loaded = load(path, read, asked)
     if loaded.playbook is not None and not loaded.problems and asked.only_shipped():
-        with contextlib.suppress(OSError, RunbookError):  # a cache that cannot be written is none
-            store.prepare()
+        with contextlib.suppress(OSError):  # a cache that cannot be written is none
             _keep(folder, name, loaded)
     return loaded
 
@@ -113,9 +111,11 @@ def _look(path: Path, read: Callable[[str], str]) -> Loaded | None:
 
 
 def _keep(folder: Path, name: str, loaded: Loaded) -> None:
-    """Write an entry, whole or not at all; the oldest ones make room."""
-    folder.mkdir(mode=0o700, exist_ok=True)
-    private(folder)
+    """Write an entry, whole or not at all, into folders that are only ours; the oldest ones make room."""
+    for private in (folder.parent, folder):
+        private.mkdir(parents=True, mode=0o700, exist_ok=True)
+        if not _ours(private, stat.S_ISDIR):
+            return
     content = pickle.dumps(({file: _digest(text) for file, text in loaded.files.items()}, loaded.playbook), 5)
     temporary = folder / f".{name}.{os.getpid()}"
     descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)

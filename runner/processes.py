@@ -7,7 +7,6 @@ import functools
 import getpass
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Mapping
@@ -29,7 +28,7 @@ class Identity:
 
 def me() -> Identity:
     """This process."""
-    return Identity(socket.gethostname(), boot(), os.getpid(), started(os.getpid()), user())
+    return Identity(os.uname().nodename, boot(), os.getpid(), started(os.getpid()), user())
 
 
 def user() -> str:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import secrets
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,22 +74,38 @@ class Store:
         return self.home / "key"
 
     def prepare(self) -> None:
-        """Make the private folders, or check that they are private (0700, ours). RefusedError says what is open."""
-        if not self.home.is_dir():
-            self.home.mkdir(parents=True, mode=0o700, exist_ok=True)
-        private(self.home, ours=self._runs.name)
-        if not self._runs.is_dir():
-            self._runs.mkdir(mode=0o700, exist_ok=True)
-        private(self._runs)
+        """Make the private folders, or check that they are private (0700, ours). RefusedError says what is wrong."""
+        with self._writable():
+            if not self.home.is_dir():
+                self.home.mkdir(parents=True, mode=0o700, exist_ok=True)
+            private(self.home, ours=self._runs.name)
+            if not self._runs.is_dir():
+                self._runs.mkdir(mode=0o700, exist_ok=True)
+            private(self._runs)
+
+    @contextlib.contextmanager
+    def _writable(self) -> Iterator[None]:
+        """A home that cannot be written is a sentence before anything is run, not a bug."""
+        try:
+            yield
+        except OSError as error:
+            raise RefusedError(
+                f"runs cannot be kept in {self.home}: {error.strerror}",
+                "make it writable, or set RUNBOOK_HOME to another folder",
+            ) from error
 
     def new_run(self, name: str) -> RunFolder:
         """A folder for a new run of the playbook `name`: `20260115-033012-emergency-rollback-x7f`, the time in UTC."""
         self.prepare()
+        with self._writable():
+            return self._new_run(name)
+
+    def _new_run(self, name: str) -> RunFolder:
         slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-") or "run"
         while True:
             now = time.time()
             moment = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now))
-            tail = _within_second(now) + secrets.choice(_ALPHABET)
+            tail = _within_second(now) + _ALPHABET[os.urandom(1)[0] % len(_ALPHABET)]
             folder = RunFolder(f"{moment}-{slug}-{tail}", self._runs / f"{moment}-{slug}-{tail}")
             with contextlib.suppress(FileExistsError):
                 folder.path.mkdir(mode=0o700)
@@ -165,7 +180,7 @@ def check_private(path: Path) -> None:
 
 def write_private(path: Path, content: bytes) -> None:
     """A file of mode 0600, complete or not there, on disk when this returns."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
