@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import click
 
+from runbook.cli.screen import PHASES
 from runbook.cli.terminal import Terminal
 from runbook.interpreter.errors import Exit, InvalidError, RunbookError
 from runbook.runner.run_tree import RoundView, StepView, step_of
@@ -31,7 +34,7 @@ def lines(view: RunView, terminal: Terminal, report: str = "") -> list[str]:
         return _round(view, later, terminal)
     status = _status(view)
     simulated = terminal.paint("  SIMULATED", "yellow") if view.simulated else ""
-    title = f"{view.name} {status_word(status)}"
+    title = f"{view.name} {'refused' if view.exit == int(Exit.REFUSED) else status_word(status)}"
     after = "" if status == "waiting" else f" after {span(view.elapsed())}"
     rows = [*_objectives(view, terminal)]
     if view.exit == int(Exit.WAITING):
@@ -69,7 +72,9 @@ def _round(view: RunView, later: RoundView, terminal: Terminal) -> list[str]:
             rows.insert(1, ("", one_line(str(error["hint"]))))
     rows += _left(view)
     if later.exit:
-        rows.append(("Next", f"runbook undo {view.id}   (when the reason is gone)"))
+        why = "when the reason is gone" if later.what == "undo" else "takes back what stands"
+        if later.what == "undo" or _can_be_undone(view):
+            rows.append(("Next", f"runbook undo {view.id}   ({why})"))
     return ["", f"{terminal.status(later.status, title)}{simulated}", *_laid_out(rows, terminal)]
 
 
@@ -152,7 +157,15 @@ def _left(view: RunView) -> list[tuple[str, str]]:
         rows.append(f"{call.op} ({call.action}) {state}{why}")
     if not rows and not view.unfinished:
         return [("Left", "nothing: no change of this run stands" if view.changes() else "nothing: no change was made")]
-    return [*_list("Left", rows), *_list("Clean-up", [value(entry, 160) for entry in view.unfinished])]
+    return [*_list("Left", rows), *_list("Clean-up", [phase_of(entry) for entry in view.unfinished])]
+
+
+def phase_of(entry: object) -> str:
+    """Clean-up that is open, in words: `finally of deploy`."""
+    if not isinstance(entry, Mapping) or "phase" not in entry:
+        return value(entry, 160)
+    phase = PHASES.get(str(entry["phase"]), str(entry["phase"]))
+    return f"{phase}, of {one_line(str(entry.get('path') or 'the playbook'))}: not played to its end"
 
 
 def _warnings(view: RunView) -> list[tuple[str, str]]:
@@ -181,15 +194,20 @@ def _next(view: RunView) -> list[tuple[str, str]]:
     if view.exit in (None, int(Exit.SUCCEEDED)):
         return [("Next", f"runbook resume {run}")] if view.exit is None else []
     rows = []
-    if any(call.status == "succeeded" for call in view.left()):
+    if _can_be_undone(view):
         rows.append(("Next", f"runbook undo {run}   (takes back what stands)"))
     rows.append(("Next" if not rows else "", f"runbook report {run}   (everything that happened)"))
     return rows
 
 
+def _can_be_undone(view: RunView) -> bool:
+    """Whether an undo may find anything: what is irreversible stays."""
+    return any(call.status == "succeeded" and not call.irreversible for call in view.left())
+
+
 def _choices(kind: str) -> str:
     words = {
-        "approve": "yes|no",
+        "approve": "approve|decline",
         "checklist": "",
         "in_doubt": "done|repeat|fail",
         "failure": "retry|continue|undo|abort",

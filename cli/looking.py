@@ -72,7 +72,8 @@ def runs(limit: int, everything: bool, output: str) -> None:
         return
     rows = [["RUN", "STATUS", "STARTED", "TOOK", "BY"]]
     for entry in found:
-        status = terminal.status(entry.state) + (" SIMULATED" if entry.simulated else "")
+        status = terminal.status(entry.state) + (f", {entry.after}" if entry.after else "")
+        status += " SIMULATED" if entry.simulated else ""
         rows.append([entry.run, status, entry.started, span(entry.elapsed), entry.initiator])
     for line in columns(rows):
         click.echo(line)
@@ -92,6 +93,7 @@ class _Line:
     initiator: str = ""
     simulated: bool = False
     error: str = ""
+    after: str = ""  # `undone`, where an undo came later
 
 
 def _line(folder: RunFolder) -> _Line:
@@ -108,7 +110,15 @@ def _line(folder: RunFolder) -> _Line:
         initiator=value(view.initiator),
         simulated=view.simulated,
         error=value((view.error or {}).get("message", "")),
+        after=_after(view),
     )
+
+
+def _after(view: RunView) -> str:
+    later = view.last_round
+    if later is None or later.what != "undo":
+        return ""
+    return "undone" if later.status == "succeeded" else "undo failed" if later.ended else "undo not ended"
 
 
 @click.command(short_help="Show a run and what to do next.")
@@ -127,7 +137,7 @@ def show(run: str, verbose: bool, output: str) -> None:
         click.echo(json.dumps(reports.to_data(view), ensure_ascii=False, indent=2, default=str))
         return
     click.echo(ending.opening(view))
-    click.echo(terminal.paint(f"playbook {view.file}, version {view.version}", "dim"))
+    click.echo(terminal.paint(f"playbook {view.file}, run by runbook {view.version}", "dim"))
     for name, given in view.inputs.items():
         click.echo(f"  {name} = {value(given, 160)}")
     click.echo("")
@@ -142,7 +152,7 @@ def show(run: str, verbose: bool, output: str) -> None:
         return
     for line in ending.stopped(view, terminal) if state == "stopped" else ending.lines(view, terminal):
         click.echo(line)
-    click.echo(terminal.paint(f"  journal head {view.head or view.digest}", "dim"))
+    click.echo(terminal.paint(f"  journal head {view.digest}", "dim"))
 
 
 @click.command(short_help="Print what the actions wrote (-f follows).")
@@ -152,8 +162,12 @@ def show(run: str, verbose: bool, output: str) -> None:
 def logs(run: str, step: str, follow: bool) -> None:
     """Print what the actions of a run wrote (of one STEP: its log as it is)."""
     folder = store().find(run)
+    said = False
     for line in _log_lines(folder, step, follow):
         click.echo(line)
+        said = True
+    if not said:
+        click.echo(f"{folder.id}: {f'step {step} wrote nothing' if step else 'no step wrote anything'}", err=True)
 
 
 def _log_lines(folder: RunFolder, step: str, follow: bool) -> Iterator[str]:

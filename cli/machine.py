@@ -78,8 +78,11 @@ def _home() -> Iterator[Finding]:
                 db.execute("insert into t values (?)", (number,))
             took = (time.monotonic() - began) / 5
             db.close()
-    except (OSError, sqlite3.Error, RunbookError) as error:
-        yield "runs", "bad", f"{kept.home}: {error}"
+    except RunbookError as error:
+        yield "runs", "bad", "; ".join(part for part in (error.message, error.hint) if part)
+        return
+    except (OSError, sqlite3.Error) as error:
+        yield "runs", "bad", f"{kept.home}: {getattr(error, 'strerror', None) or error}"
         return
     if mode != "wal":
         yield "runs", "bad", f"{kept.home}: SQLite's WAL does not work there (a network disk?); set RUNBOOK_HOME"

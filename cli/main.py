@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Mapping
@@ -11,8 +12,8 @@ from typing import NoReturn
 import click
 
 from runbook import __version__
-from runbook.cli.terminal import Terminal
-from runbook.interpreter.errors import Exit, RunbookError
+from runbook.cli.terminal import Terminal, silence
+from runbook.interpreter.errors import CrashError, Exit, RunbookError
 
 COMMANDS: Mapping[str, str] = {
     "plan": "planning:plan",
@@ -99,6 +100,9 @@ def cli() -> None:
 
 def main(argv: list[str] | None = None) -> NoReturn:
     """The console script. Leaves without waiting for threads that an action left hanging (they are daemons)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without our signs gets `?`, never an error
     code = perform(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -114,6 +118,9 @@ def perform(argv: list[str]) -> int:
         result: object = cli.main(argv, prog_name="runbook", standalone_mode=False)
     except click.exceptions.Exit as stop:
         return int(stop.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return int(Exit.INVALID)
     except click.UsageError as error:
         _usage(error)
         return int(Exit.INVALID)
@@ -124,8 +131,12 @@ def perform(argv: list[str]) -> int:
         click.echo("\nCancelled; nothing was changed by this command.", err=True)
         return int(Exit.CANCELLED)
     except BrokenPipeError:
-        _silence()
+        silence()
         return int(Exit.SUCCEEDED)
+    except CrashError as error:
+        from runbook.cli.crash import record
+
+        return record(error, argv)
     except RunbookError as error:
         from runbook.cli.ending import show_error
 
@@ -145,12 +156,6 @@ def _usage(error: click.UsageError) -> None:
     if error.ctx is not None:
         click.echo(error.ctx.get_usage(), err=True)
         click.echo(f"Try: {error.ctx.command_path} --help", err=True)
-
-
-def _silence() -> None:
-    """Whoever read our output left (`| head`): nothing more can be said, and Python must not try at exit."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, sys.stdout.fileno())
 
 
 if __name__ == "__main__":

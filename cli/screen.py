@@ -26,7 +26,7 @@ def tree(view: RunView, terminal: Terminal, *, now: float | None = None, verbose
         yield indent + step_line(step, terminal, now)
         for line in _below(step, verbose):
             yield terminal.paint(
-                cut(f"{indent}    {line}", terminal.width), "dim" if step.status != "failed" else "red"
+                fitted(f"{indent}    {line}", terminal.width), "dim" if step.status != "failed" else "red"
             )
 
 
@@ -90,7 +90,7 @@ def fitted(line: str, width: int) -> str:
     over = len(line) - width
     where, colon, change = line.partition(": ")
     name = where.lstrip()
-    if over > 0 and colon and " -> " in change and len(name) > SHORT_NAME:
+    if over > 0 and colon and (" → " in change or change[:2] in ("+ ", "- ")) and len(name) > SHORT_NAME:
         kept = name[min(over + 1, len(name) - SHORT_NAME) :]
         line = f"{' ' * (len(where) - len(name))}…{kept}{colon}{change}"
     return cut(line, width)

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, TextIO
 
 from runbook.cli.screen import said, title
-from runbook.cli.terminal import STATUS_STYLE, Terminal
+from runbook.cli.terminal import STATUS_STYLE, Terminal, silence
 from runbook.runner.journal import Event
 from runbook.runner.run_tree import StepView, step_of
 from runbook.runner.view import RunView
@@ -37,6 +37,18 @@ class Screen(Protocol):
     def quiet(self) -> AbstractContextManager[None]:
         """Nothing is drawn while this is open: a person types."""
         ...
+
+
+def write(text: str, stream: TextIO | None = None) -> None:
+    """Say something, at once. A reader that left (`| head`) does not stop a recovery: the run goes on in silence."""
+    stream = stream or sys.stdout
+    try:
+        stream.write(text)
+        stream.flush()
+    except OSError:
+        if stream is not sys.stdout:
+            raise
+        silence()
 
 
 class Lines:
@@ -80,9 +92,7 @@ class Lines:
 
     def _say(self, lines: list[str]) -> None:
         if lines:
-            stream = self._stream or sys.stdout
-            stream.write("\n".join([*lines, ""]))
-            stream.flush()
+            write("\n".join([*lines, ""]), self._stream)
 
     def _lines(self, event: Event) -> Iterator[str]:
         paint, data = self._terminal.paint, event.data
@@ -196,6 +206,4 @@ class JsonLines:
                 },
                 ensure_ascii=False,
             )
-            stream = self._stream or sys.stdout
-            stream.write(line + "\n")
-            stream.flush()
+            write(line + "\n", self._stream)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -75,6 +76,14 @@ class Terminal:
 
         shown = status_word(status) if text is None else text
         return self.paint(f"{STATUS_MARK.get(status, '·')} {shown}", STATUS_STYLE.get(status, "dim"))
+
+
+def silence() -> None:
+    """Whoever read our output left (`| head`, a closed window): nothing more can be said, nor tried again at exit."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(null, sys.stdout.fileno())
+    os.close(null)
 
 
 def columns(rows: list[list[str]], gap: str = "  ") -> list[str]:

@@ -173,6 +173,14 @@ def _result(view: RunView, event: Event) -> None:
     if call.is_inverse:
         node = node_of(view, step_of(event.key))
         node.status, node.ended, node.error = call.status, event.wall, call.error
+        if call.status == "succeeded" and "!temporary[" in event.key:
+            _returned(view, data.get("undoes"), True)
+
+
+def _returned(view: RunView, seq: object, back: bool) -> None:
+    for call in view.calls.values():
+        if call.seq == seq:
+            call.returned = back
 
 
 def _sleep_began(view: RunView, event: Event) -> None:
@@ -260,6 +268,8 @@ def _undone(view: RunView, event: Event) -> None:
         call.undo_error = error.get("message", "") if isinstance(error, Mapping) else str(error or "")
     if event.key in view.steps and ok:
         view.steps[event.key].undone = True
+    if ok and "!temporary[" in event.key:  # the giving back was taken back, so it is there again
+        _returned(view, int(event.key.rpartition("[")[2].rstrip("]")), False)
 
 
 def _lane_left(view: RunView, event: Event) -> None:

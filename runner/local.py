@@ -8,6 +8,7 @@ the same things under the same keys and goes on where the record ends. Nothing i
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import heapq
 import itertools
@@ -324,7 +325,8 @@ class Local:
                 listener(event)
             except Exception as error:  # noqa: BLE001  # a broken screen must not stop a recovery
                 self._listeners.remove(listener)
-                print(f"runbook: a listener failed and is left out: {error!r}", file=sys.stderr)  # noqa: T201
+                with contextlib.suppress(OSError):  # nobody reads that either
+                    print(f"runbook: a listener failed and is left out: {error!r}", file=sys.stderr)  # noqa: T201
 
     def _collect(self) -> None:
         """Wait until something happened, then take all that has happened by then: the group commit."""

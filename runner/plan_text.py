@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from runbook.runner.diff import ABSENT, Difference
 from runbook.runner.plan import Plan, Row
-from runbook.runner.wording import one_line, span, value
+from runbook.runner.wording import difference_lines, one_line, span, value
 
 MARKS = {
     "change": ("~", "yellow"),
@@ -105,8 +104,8 @@ def _row(row: Row, color: bool) -> Iterator[str]:
         + (f"  {_painted(words, style, color)}" if words else "")
     )
     pad = indent + "    "
-    for difference in row.diff:
-        yield pad + _painted(_difference(difference), "yellow", color)
+    for line in difference_lines(row.diff, WIDTH):
+        yield pad + _painted(line, "yellow", color)
     if row.detail:
         yield from (pad + one_line(line) for line in row.detail.splitlines())
     if row.error:
@@ -129,15 +128,6 @@ def _words(row: Row) -> str:
     if row.tolerated and row.verdict in ("failed", "forbidden"):
         parts.append("(tolerated)")
     return ", ".join(part for part in parts if part)
-
-
-def _difference(difference: Difference) -> str:
-    where = difference.object.rpartition(":")[2] + "".join(f".{part}" for part in difference.path)
-    if difference.before is ABSENT:
-        return f"{where}: + {value(difference.after, WIDTH)}"
-    if difference.after is ABSENT:
-        return f"{where}: - {value(difference.before, WIDTH)}"
-    return f"{where}: {value(difference.before, WIDTH)} → {value(difference.after, WIDTH)}"
 
 
 def _summary(plan: Plan, color: bool) -> Iterator[str]:

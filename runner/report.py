@@ -79,7 +79,7 @@ def to_data(view: RunView) -> dict[str, Any]:
         ],
         "stops": [{"box": box, "kind": kind, "why": why} for box, kind, why in view.stops],
         "resumed": len(view.resumed),
-        "head": view.head or view.digest,
+        "head": view.digest,
     }
 
 
@@ -146,6 +146,7 @@ def _change(call: CallView) -> dict[str, Any]:
         "status": call.status,
         "undone": call.undone,
         "undo_error": call.undo_error,
+        "returned": call.returned,
         "irreversible": call.irreversible,
         "diff": change_lines(call.diff, call.before, call.after),
     }
@@ -251,7 +252,7 @@ def _step_row(step: Mapping[str, Any]) -> list[str]:
 
 
 def _now(change: Mapping[str, Any]) -> str:
-    word = undo_word(change["undone"], change["irreversible"])
+    word = "given back" if change["returned"] else undo_word(change["undone"], change["irreversible"])
     return f"{word}: {change['undo_error']}" if change["undo_error"] else word
 
 

@@ -31,6 +31,7 @@ class CallView:
     undone: bool | None = None  # None: nobody tried; False: its inverse failed or was refused
     undo_error: str = ""
     undone_at: float | None = None  # Unix time
+    returned: bool = False  # a temporary change that was given back at its place
     is_inverse: bool = False
     seq: int = 0  # of its result
     started: float = 0.0
@@ -40,7 +41,7 @@ class CallView:
     @property
     def effective(self) -> bool:
         """Whether it left, or may have left, something in the world: nothing has an effect before its intent."""
-        if self.effect not in ("change", "opaque") or not self.intended:
+        if self.effect not in ("change", "opaque") or not self.intended or self.returned:
             return False
         return self.changed or self.status in ("in_doubt", "running")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -30,10 +31,16 @@ class StepLogs:
             self._file = os.fdopen(descriptor, "a", encoding="utf-8")
         line = json.dumps({"wall": round(event.wall, 3), "key": event.key, "text": event.data.get("text", "")})
         self._left -= len(line)
-        self._file.write(line + "\n")
-        self._file.flush()
+        try:
+            self._file.write(line + "\n")
+            self._file.flush()
+        except OSError:  # a full disk: the journal, which says so, is what the run depends on
+            self._left = 0
+            self.close()
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        """Never fails: what the disk did not take is lost."""
+        file, self._file = self._file, None
+        if file is not None:
+            with contextlib.suppress(OSError):
+                file.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -103,13 +103,33 @@ def change_lines(shown: Any, before: Any = None, after: Any = None, limit: int |
         return [_entry(entry, limit) for entry in shown]
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         found = diff.masked(diff.diff(before, after), unwired)  # a sealed leaf shows only that it changed
-        return [_entry(difference.to_data(), limit) for difference in found]
+        return difference_lines(found, limit)
     return []
+
+
+def difference_lines(differences: Sequence[diff.Difference], limit: int | None = 120) -> list[str]:
+    """One line each: `production/Service/web#spec.selector.slot: green → blue`, `+` and `-` where one side is absent.
+
+    Where a file's content is shown, its digest and size say nothing more and are left out.
+    """
+    told = {difference.object for difference in differences if difference.path == ("content",)}
+    return [
+        _difference(difference, limit)
+        for difference in differences
+        if difference.object not in told or difference.path not in (("sha256",), ("size",))
+    ]
+
+
+def _difference(difference: diff.Difference, limit: int | None) -> str:
+    _, family, name = difference.object.partition(":")  # the reader sees what a thing is; its family is for the journal
+    where = one_line("".join((name if family else difference.object, *(f".{part}" for part in difference.path))))
+    old, new = (None if s is diff.ABSENT else value(s, limit) for s in (difference.before, difference.after))
+    if old is None:
+        return f"{where}: + {new}"
+    return f"{where}: - {old}" if new is None else f"{where}: {old} → {new}"
 
 
 def _entry(entry: Any, limit: int | None) -> str:
     if not isinstance(entry, Mapping) or "path" not in entry:
         return one_line(entry) if isinstance(entry, str) else value(entry, limit)
-    where = ".".join(str(part) for part in entry["path"])
-    old, new = (value(entry[side], limit) if side in entry else "(absent)" for side in ("before", "after"))
-    return one_line(f"{entry.get('object', '')} {where}".strip()) + f": {old} -> {new}"
+    return _difference(diff.Difference.from_data({"object": "", **entry}), limit)

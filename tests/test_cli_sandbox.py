@@ -49,7 +49,7 @@ def test_a_rehearsal_says_simulated_everywhere(cli: Commands) -> None:
     said = cli("run", "scale.yaml", "--sandbox", "world.yaml")
     assert said.code == 0, said.out + said.err
     assert said.out.count("SIMULATED") == 2
-    assert "replicas: 2 -> 3" in said.out
+    assert "replicas: 2 → 3" in said.out
     for words in (("show",), ("runs",), ("report",), ("report", "--format", "html")):
         assert "SIMULATED" in cli(*words).out
     assert json.loads(cli("report", "--format", "json").out)["simulated"] is True

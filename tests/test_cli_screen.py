@@ -229,10 +229,10 @@ def test_columns_align_whatever_the_colour() -> None:
 
 
 def test_a_long_difference_keeps_what_changed() -> None:
-    line = "    k8s:production/tracktion/Deployment/notification-service-blue#spec.replicas: 1 -> 2"
-    assert fitted(line, 60) == "    …loyment/notification-service-blue#spec.replicas: 1 -> 2"
+    line = "    k8s:production/tracktion/Deployment/notification-service-blue#spec.replicas: 1 → 2"
+    assert fitted(line, 60) == "    …ployment/notification-service-blue#spec.replicas: 1 → 2"
     assert len(fitted(line, 60)) == 60
-    assert fitted(line, 60).endswith("1 -> 2")
+    assert fitted(line, 60).endswith("1 → 2")
     assert fitted(line, 200) == line
     assert fitted("x" * 80, 10) == "xxxxxxxxx…"
 

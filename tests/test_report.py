@@ -330,7 +330,12 @@ def test_a_sealed_value_prints_as_its_mask() -> None:
 
 def test_changes_are_shown_leaf_by_leaf() -> None:
     assert change_lines(None, {"o": {"a": 1, "b": 2}}, {"o": {"a": 1, "b": 3, "c": None}}) == [
-        "o b: 2 -> 3",
-        "o c: (absent) -> null",
+        "o.b: 2 → 3",
+        "o.c: + null",
+    ]
+    file = {"file:/etc/a.conf": {"content": "1", "sha256": "6b86", "size": 1}}
+    assert change_lines(None, {"file:/etc/a.conf": {"mode": "0644"}}, file) == [
+        "/etc/a.conf.mode: - 0644",
+        "/etc/a.conf.content: + 1",  # its digest and its size say nothing more
     ]
     assert change_lines("-a\n+b") == ["-a", "+b"]
