@@ -20,7 +20,7 @@ from runbook.actions import _process
 from runbook.actions._kube import connect
 from runbook.actions._kube_config import IN_CLUSTER, context_name
 from runbook.actions._kube_kinds import Ref
-from runbook.contract import Context, PermanentError, TemporaryError, param
+from runbook.contract import Context, PermanentError, TemporaryError, param, shorten
 
 KEEP = 16 << 20
 """Bytes of output kept: manifests are long."""
@@ -81,7 +81,7 @@ def helm(ctx: Context, args: HelmArgs, *arguments: str) -> _process.Finished:
 def said(done: _process.Finished, what: str) -> Exception:
     """The contract's error for a helm that failed."""
     text = (done.stderr.strip() or done.stdout.strip() or f"exit status {done.rc}").removeprefix("Error: ")
-    sentence = f"{what}: {' '.join(text.split())[:2000]}"
+    sentence = f"{what}: {shorten(' '.join(text.split()), 2000)}"
     low = text.lower()
     if "another operation" in low and "in progress" in low:
         return TemporaryError(sentence)
@@ -124,7 +124,7 @@ def history(ctx: Context, args: HelmArgs) -> list[Release]:
     try:
         listed = json.loads(done.stdout)
     except ValueError as error:
-        raise PermanentError(f"helm history {args.release} is no JSON: {done.stdout[:200]}") from error
+        raise PermanentError(f"helm history {args.release} is no JSON: {shorten(done.stdout, 200)}") from error
     origins: dict[int, int] = {}
     found = []
     for entry in sorted(listed, key=lambda item: int(item["revision"])):
@@ -159,14 +159,15 @@ def target(listed: list[Release]) -> Release | None:
     """Where a roll-back goes: the newest once-deployed revision before the current one.
 
     A `Rollback to N` counts as N, so that two in a row do not return to the bad version; a roll-back that failed or was
-    killed counts as not having been tried.
+    killed counts as not having been tried. Helm keeps ten revisions: where all before the current one are gone, it is
+    the newest that has the content of one of them.
     """
     serving = next((entry for entry in reversed(listed) if not entry.spoiled_rollback), None)
     if serving is None:
         return None
-    return next(
-        (entry for entry in reversed(listed) if entry.revision < serving.origin and entry.status in _STEPS), None
-    )
+    once = [entry for entry in reversed(listed) if entry.status in _STEPS]
+    kept = next((entry for entry in once if entry.revision < serving.origin), None)
+    return kept or next((entry for entry in once if entry.origin < serving.origin), None)
 
 
 def numbered(listed: Iterable[Release], wanted: int) -> Release | None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
-from runbook.contract import Context, PermanentError, TemporaryError
+from runbook.contract import Context, PermanentError, TemporaryError, shorten
 
 if TYPE_CHECKING:
     from urllib3.connectionpool import HTTPConnectionPool
@@ -339,7 +339,7 @@ def _reason(failure: BaseException) -> str:
         return f"the name is not known ({failure.strerror})"
     if isinstance(failure, OSError) and failure.strerror:
         return failure.strerror.lower()
-    return f"{type(failure).__name__}: {failure}"[:300]
+    return shorten(f"{type(failure).__name__}: {failure}", 300)
 
 
 def place(url: str) -> str:
@@ -352,7 +352,7 @@ def place(url: str) -> str:
 
 def refuse(reply: Reply, who: str, *, outputs: dict[str, Any] | None = None) -> TemporaryError | PermanentError:
     """The error that a status is: 408, 429 (Retry-After) and 5xx are temporary, others permanent."""
-    said = " ".join(reply.text().split())[:300]
+    said = shorten(" ".join(reply.text().split()), 300)
     text = f"{who}: HTTP {reply.status}" + (f": {said}" if said else "")
     if reply.status in (408, 429, 420) or reply.status >= 500:
         return TemporaryError(text, retry_after=retry_after(reply), outputs=outputs)

@@ -17,7 +17,7 @@ from runbook.actions import _kube_kinds as kinds
 from runbook.actions._kube_config import configuration, context_name
 from runbook.actions._kube_kinds import Kind, Ref
 from runbook.actions._kube_transport import Answer, Bounds, Transport, Within
-from runbook.contract import Context, PermanentError, Sensitive, TemporaryError
+from runbook.contract import Context, PermanentError, Sensitive, TemporaryError, shorten
 
 MANAGER = "runbook"
 CONTENT_TYPES = {
@@ -204,7 +204,7 @@ class Cluster:
 def explain(answer: Answer, what: str, context: str) -> Exception:
     """The contract's error for a status that is no success. `what`: verb, resource, name and namespace."""
     said = answer.json()
-    raw = answer.body[:500].decode("utf-8", "replace").strip()
+    raw = shorten(answer.body.decode("utf-8", "replace").strip(), 500)
     message = str(said.get("message") or raw or f"HTTP {answer.status}")
     status = answer.status
     if status == 401:

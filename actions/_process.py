@@ -54,6 +54,7 @@ class _Stream:
         self._keep = keep
         self._log = log
         self._line = b""
+        self._long = False  # the rest of a line that is not logged any more
         self._logged = 0
         self.dropped = 0
 
@@ -86,14 +87,23 @@ class _Stream:
         if self._log is None or not chunk or self._logged > LOGGED:
             return
         *lines, self._line = (self._line + chunk).split(b"\n")
-        if len(self._line) > LINE:
-            lines.append(self._line)
+        if self._long and lines:
+            self._long = False
+            del lines[0]
+        if self._long:
             self._line = b""
+        elif len(self._line) > LINE:
+            lines.append(self._line)
+            self._line, self._long = b"", True
         if not lines:
             return
-        block = b"\n".join(line[:LINE].rstrip(b"\r") for line in lines)
+        block = b"\n".join(_short(line) for line in lines)
         self._logged += len(block) + 1
         self._log(decode(block) if self._logged <= LOGGED else "[more output is not logged]")
+
+
+def _short(line: bytes) -> bytes:
+    return line.rstrip(b"\r") if len(line) <= LINE else line[:LINE] + "…".encode()
 
 
 def decode(raw: bytes) -> str:

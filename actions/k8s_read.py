@@ -17,6 +17,9 @@ from runbook.actions._kube_action import KubeArgs, Right, Rights
 from runbook.actions._kube_kinds import Ref
 from runbook.contract import Context, Duration, Local, Outputs, PermanentError, Read, param
 
+PIECE = 4 << 20  # bytes of a log that are masked at once
+CUT = "…\n".encode()
+
 
 @dataclass(frozen=True, kw_only=True)
 class GetArgs(KubeArgs):
@@ -200,14 +203,16 @@ class Logs(Rights, Local[LogsArgs]):
             for previous in ([True, False] if args.previous else [False])
         ]
         path = _log_file(ctx, args.selector)
-        written = 0
+        read = 0
         with path.open("wb") as out:
+            path.chmod(0o600)
             for number, (pod, container, previous) in enumerate(wanted):
                 ctx.progress(number, len(wanted))
-                share = (args.max_bytes - written) // (len(wanted) - number)
-                written += out.write(_log(cluster, ctx, args, (pod, container, previous), share)[: max(0, share)])
-        path.chmod(0o600)
-        return {"path": str(path), "bytes": written}
+                share = (args.max_bytes - read) // (len(wanted) - number)
+                content = _log(cluster, ctx, args, (pod, container, previous), share)[: max(0, share)]
+                read += len(content)
+                out.writelines(_masked(ctx, content, cut=len(content) >= share))
+        return {"path": str(path), "bytes": path.stat().st_size}
 
 
 def _containers(pod: Mapping[str, Any]) -> list[str]:
@@ -235,6 +240,16 @@ def _log(cluster: Cluster, ctx: Context, args: LogsArgs, which: tuple[str, str, 
             ctx.log(error.message)
         return b"" if previous else title + error.message.encode() + b"\n"
     return title + text.rstrip(b"\n") + b"\n"
+
+
+def _masked(ctx: Context, content: bytes, *, cut: bool) -> Iterator[bytes]:
+    """What a pod logged, without secrets, in pieces of whole lines. `cut`: the last line may have lost its end."""
+    while content:
+        end = content.find(b"\n", PIECE) + 1 or len(content)
+        piece, content = content[:end], content[end:]
+        if cut and not content:
+            piece = piece[: -len(CUT)].rstrip(b"\n") + CUT
+        yield ctx.mask(piece.decode("utf-8", "replace")).encode()
 
 
 def _log_file(ctx: Context, selector: str) -> Path:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from runbook.contract import Context, Duration, Outputs, PermanentError, Read, TemporaryError, param
+from runbook.contract import Context, Duration, Outputs, PermanentError, Read, TemporaryError, param, shorten
 
 if TYPE_CHECKING:
     import psycopg
@@ -234,7 +234,7 @@ def _cut(connection: psycopg.Connection[Any]) -> None:
 
 def _told(failure: psycopg.Error, *, connecting: bool) -> TemporaryError | PermanentError:
     state = failure.sqlstate or ""
-    text = " ".join(str(failure).split())[:500]
+    text = shorten(" ".join(str(failure).split()), 500)
     sentence = f"PostgreSQL: {text}" + (f" ({state})" if state else "")
     if state == "25006":
         return PermanentError(sentence, hint="pg.query only reads; a change needs an action that says so")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from runbook.actions import _process
-from runbook.contract import Context, Opaque, Outputs, PermanentError, TemporaryError, param
+from runbook.contract import Context, Opaque, Outputs, PermanentError, TemporaryError, param, shorten
 
 SSH_LATER = "`host` (over ssh) comes in a later version; leave it out to work on this machine"
 
@@ -90,7 +90,7 @@ class Run(Opaque[RunArgs]):
 def _sentence(done: _process.Finished) -> str:
     """Never the command itself: a value in it may be nobody's business."""
     said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-    last = f": {said[-1][:500]}" if said else ""
+    last = f": {shorten(said[-1], 500)}" if said else ""
     if done.rc > 128 and done.rc - 128 in {number.value for number in signal.Signals}:
         return f"killed by {signal.Signals(done.rc - 128).name}{last}"
     return f"exit status {done.rc}{last}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runbook.actions import _http
-from runbook.contract import Context, Notify, Outputs, PermanentError, TemporaryError, param
+from runbook.contract import Context, Notify, Outputs, PermanentError, TemporaryError, param, shorten
 
 API = "https://slack.com/api/chat.postMessage"
 TEMPORARY = ("ratelimited", "rate_limited", "internal_error", "fatal_error", "service_unavailable", "request_timeout")
@@ -78,7 +78,7 @@ def _by_webhook(ctx: Context, webhook: str, message: dict[str, Any]) -> None:
     """200 and the body `ok`; anything else is an error, whose text says which (docs.slack.dev: incoming webhooks)."""
     reply = _sent(ctx, ctx.address("slack", webhook), message, {})
     if reply.text().strip() != "ok":
-        raise PermanentError(f"Slack did not take it: {reply.text()[:200]}")
+        raise PermanentError(f"Slack did not take it: {shorten(reply.text(), 200)}")
 
 
 def _by_token(ctx: Context, token: str, channel: str, thread: str | None, message: dict[str, Any]) -> str | None:

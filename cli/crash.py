@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 
 from runbook import __version__
-from runbook.interpreter.errors import Exit, RunbookError
+from runbook.interpreter.errors import CrashError, Exit, RunbookError
 from runbook.runner import masking, store
 
 TELLING = re.compile(r"pass|secret|token|key|cred|dsn|auth|webhook|private", re.IGNORECASE)
@@ -23,19 +23,19 @@ TELLING = re.compile(r"pass|secret|token|key|cred|dsn|auth|webhook|private", re.
 
 def record(error: BaseException, argv: list[str]) -> int:
     """Write the crash log and say where it is; the exit code of a bug."""
+    told = error.text if isinstance(error, CrashError) else "".join(traceback.format_exception(error))
+    kind = error.kind if isinstance(error, CrashError) else type(error).__name__
     text = "\n".join(
         [
             f"runbook {__version__}, Python {platform.python_version()}, {platform.platform()}",
             f"at {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}",
             f"runbook {' '.join(argv)}",
             "",
-            "".join(traceback.format_exception(error)),
+            told,
         ]
     )
     path = _write(masked(text, os.environ))
-    click.echo(
-        f"runbook: this is a bug in runbook ({type(error).__name__}); what was done so far is in the journal", err=True
-    )
+    click.echo(f"runbook: this is a bug in runbook ({kind}); what was done so far is in the journal", err=True)
     if path is None:
         click.echo("  its crash log could not be written anywhere", err=True)
     else:

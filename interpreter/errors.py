@@ -83,5 +83,14 @@ class InternalError(RunbookError):
     exit = Exit.BUG
 
 
+class CrashError(InternalError):
+    """A bug in runbook that ended a run. `kind` is its class, `text` its traceback, without the run's secrets."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(f"{kind}: a bug in runbook ended the run", "`runbook resume` goes on when it is mended")
+        self.kind = kind
+        self.text = text
+
+
 class NonDeterminismError(InternalError):
     """A different call stands under a recorded key: this journal was not written by this playbook and this version."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -134,8 +135,13 @@ class Calls:
             flight.due = max(now + SETTLE, flight.due or 0.0)
 
         def work() -> None:
-            outcome = job()
-            flight.away = False
+            try:
+                outcome = job()
+            except BaseException as bug:  # noqa: BLE001  # a host never raises; should it, the run must not wait for it
+                local.post(functools.partial(local.crash, bug))
+                return
+            finally:
+                flight.away = False
             local.post(lambda: self._came(flight, outcome))
 
         def go() -> None:

@@ -140,6 +140,9 @@ class HostContext:
     def progress(self, done: float, total: float) -> None:
         self._outbox.progress(self._key, done, total)
 
+    def mask(self, text: str) -> str:
+        return str(self._secrets.mask(text))
+
     # -- remembering
 
     def note(self, key: str, value: Any) -> None:

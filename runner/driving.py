@@ -7,13 +7,14 @@ import dataclasses
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
 from runbook.interpreter.effects import Call, Fault, Question
-from runbook.interpreter.errors import Exit, RefusedError
+from runbook.interpreter.errors import CrashError, Exit, RefusedError, RunbookError
 from runbook.interpreter.values import from_wire, to_wire
 from runbook.runner import processes
 from runbook.runner.clock import Clock
@@ -205,6 +206,11 @@ class Run:
                 first, last = self.local.run(self._play(engine))
         except WaitingError as waiting:
             return self._parked(waiting)
+        except RunbookError:
+            raise
+        except Exception as bug:  # noqa: BLE001  # told by who does not know the secrets of this run
+            told = self.local.host.secrets.mask("".join(traceback.format_exception(bug)))
+            raise CrashError(type(bug).__name__, str(told)) from None
         if what == "finish" and last.ok:
             last = first  # what the run came to stays what it is; only its clean-up was left
         return self._ended(engine, last, what, round_)

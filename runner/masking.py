@@ -25,8 +25,11 @@ _RUN: Final = r"[A-Za-z0-9+/_-]"
 _WRAPPED: Final = re.compile(rf"(?<!{_RUN}){_RUN}{{40,}}+(?:\r?\n[ \t]*+{_RUN}++={{0,2}})++")  # possessive: linear
 _LONG_END: Final = re.compile(rf"{_RUN}{{40}}\r?")
 _LEFT_OUT: Final = re.compile(r"\n\[[^\]\n]{1,60} left out\]\n")
-_CUT: Final = 4_000  # characters: shorter texts are not cut by anything that feeds us
+_CUT: Final = 4_000  # characters: shorter texts are not cut by anything that feeds us without saying so
+_ELLIPSIS: Final = "…"  # where `runbook.contract.shorten` cut
+_TORN: Final = "\N{REPLACEMENT CHARACTER}"  # a character that was cut in two
 _HALF: Final = 4  # characters of a secret at a cut that are worth hiding
+_URL_PATH: Final = re.compile(r"(?i)https?://[^/?#\s]+/((?=[^\s#]*\d)[^\s#]{16,})")  # a web hook's path is its secret
 _URL_PASSWORD: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#\s:@]*:([^@\s]+)@")
 _DSN_PASSWORD: Final = re.compile(
     r"(?i)\b(?:password|passwd|pwd)\s*=\s*(?:'((?:[^'\\]|\\.)*)'|\"([^\"]*)\"|([^\s;,&'\"]+))"
@@ -56,7 +59,8 @@ def spellings(name: str, value: str) -> tuple[Spelling, ...]:
             found.setdefault(spelling.text, spelling)
     for line in map(str.strip, value.splitlines() if "\n" in value.strip() else ()):
         if len(line) >= WHOLE_WORD and not line.startswith("-----"):
-            found.setdefault(line, Spelling(line, name))
+            for text in (line, *_quoted(line)):
+                found.setdefault(text, Spelling(text, name))
     return tuple(found.values())
 
 
@@ -91,15 +95,21 @@ def _escaped(text: str) -> Iterator[str]:
         escaped = json.dumps(text, ensure_ascii=ascii_only)[1:-1]
         for variant in (escaped, _go_json(escaped)):
             yield variant
+            yield json.dumps(variant, ensure_ascii=ascii_only)[1:-1]  # JSON in JSON: kubectl's last-applied annotation
             yield variant.replace("/", "\\/")
             yield re.sub(r"\\u[0-9a-f]{4}", lambda code: "\\u" + code.group()[2:].upper(), variant)
+    yield from _quoted(text)
+    yield repr(text)[1:-1]
+
+
+def _quoted(text: str) -> Iterator[str]:
+    """Escaped for HTML, a shell, SQL: what leaves line ends as they are."""
     page = html.escape(text)
     yield from (page, html.escape(text, quote=False), page.replace("&quot;", "&#34;").replace("&#x27;", "&#39;"))
     yield shlex.quote(text).removeprefix("'").removesuffix("'")
     yield text.replace("'", "'\\''")
     yield text.replace("'", "''")
     yield _SHELL_SPECIAL.sub(lambda char: "\\" + char.group(), text)
-    yield repr(text)[1:-1]
 
 
 def _go_json(escaped: str) -> str:
@@ -118,7 +128,9 @@ def _cores(raw: bytes) -> Iterator[str]:
 
 
 def _inner(value: str) -> Iterator[str]:
-    """Passwords inside a secret: of a URL, of a connection string, of JSON."""
+    """Secrets inside a secret: the path of a web hook, the password of a URL, of a connection string, of JSON."""
+    if hook := _URL_PATH.fullmatch(value.strip()):
+        yield hook.group(1)
     for found in _URL_PASSWORD.finditer(value):
         yield found.group(1)
         yield urllib.parse.unquote(found.group(1))
@@ -161,7 +173,7 @@ def hits(text: str, table: Iterable[Spelling]) -> list[Hit]:
     if any(_LONG_END.fullmatch(line, len(line) - 40 - line.endswith("\r")) for line in lines if len(line) > 40):
         for block in _WRAPPED.finditer(text):
             found.extend(_in_wrapped(block, table))
-    if len(text) >= _CUT:
+    if len(text) >= _CUT or _ELLIPSIS in text:
         found.extend(_at_cuts(text, lines, table))
     if not found:
         return found
@@ -188,7 +200,7 @@ def _in_wrapped(block: re.Match[str], table: tuple[Spelling, ...]) -> Iterator[H
 
 def _at_cuts(text: str, lines: list[str], table: tuple[Spelling, ...]) -> Iterator[Hit]:
     """Halves of secrets where output was cut before it came here: at its ends, around a note of it, in long lines."""
-    ends, starts, at = [len(text)], [0], 0
+    ends, starts, at = ([len(text)], [0], 0) if len(text) >= _CUT else ([], [], 0)
     for line in lines:
         at += len(line) + 1
         if len(line) >= _CUT:
@@ -196,6 +208,13 @@ def _at_cuts(text: str, lines: list[str], table: tuple[Spelling, ...]) -> Iterat
     for note in _LEFT_OUT.finditer(text):
         ends.append(note.start())
         starts.append(note.end())
+    at = text.find(_ELLIPSIS)
+    while at >= 0:
+        ends.append(at)
+        starts.append(at + 1)
+        at = text.find(_ELLIPSIS, at + 1)
+    ends = [end - text.endswith(_TORN, 0, end) for end in ends]
+    starts = [start + text.startswith(_TORN, start) for start in starts]
     for spelling in table:
         if not spelling.word:
             yield from (hit for end in ends if (hit := _beginning(text, end, spelling)) is not None)

@@ -46,6 +46,7 @@ __all__ = [
     "Settled",
     "TemporaryError",
     "param",
+    "shorten",
 ]
 
 A = TypeVar("A")
@@ -75,6 +76,14 @@ class PermanentError(Exception):
         self.message = message
         self.hint = hint
         self.outputs = outputs
+
+
+def shorten(text: str, limit: int) -> str:
+    """Text from the world for an error: at most `limit` characters, and `…` where the rest was.
+
+    Cut it only so: what an action says is masked when it is over, and at a `…` the half of a secret is hidden, too.
+    """
+    return text if len(text) <= limit else text[: max(0, limit - 1)] + "…"
 
 
 class Duration(float):
@@ -192,6 +201,11 @@ class Context(Protocol):
         ...
 
     def progress(self, done: float, total: float) -> None: ...
+
+    def mask(self, text: str) -> str:
+        """Without secrets: for text that an action itself writes into `folder`. Outputs, errors and the log are masked
+        anyway."""
+        ...
 
     def note(self, key: str, value: Any) -> None:
         """Remember durably in mid-apply (an xid before COMMIT, a pid). On disk when this returns."""
