@@ -36,7 +36,7 @@ from runbook.interpreter.model import (
 from runbook.interpreter.outcome import Outcome, failed, stopped
 from runbook.interpreter.rounds import Rounds
 from runbook.interpreter.scope import RunInfo, Scope, seconds
-from runbook.interpreter.unwind import Handlers, unwind
+from runbook.interpreter.unwind import Handlers, looked, unwind
 from runbook.interpreter.values import Unknown
 
 __all__ = ["Done", "Engine", "Outcome", "RunInfo"]
@@ -187,6 +187,7 @@ class Engine(Rounds):
             out = await self._kind(step, scope, path, box, begun, args)
         except ExpressionError as error:
             return failed(error.message, begun, step.id, path)
+        out = await looked(self, path, box, out)
         out = replace(out, at=max(out.at, begun.at), wall=max(out.wall, begun.wall))
         if out.by == path and out.kind == "timed_out" and not out.step:
             blame = (step.id, path) if isinstance(step, Action) else ("", "")

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from runbook.interpreter.effects import Box, Fault, Record
+from runbook.interpreter.effects import Box, Fault, Record, Status
 from runbook.interpreter.expressions import ExpressionError, decide, evaluate, render
 from runbook.interpreter.model import Choose, Fallback, Foreach, Parallel, Step, Template, Tolerance
 from runbook.interpreter.outcome import Outcome, error_view, failed, stopped, worst
@@ -104,6 +104,7 @@ def _summary(ended: Sequence[Ended], total: int, bad: Sequence[Outcome], limit: 
     last = max((out.at for _, _, out in ended), default=0.0)
     wall = max((out.wall for _, _, out in ended), default=0.0)
     sure = all(out.sure for _, _, out in ended)
+    unwound = any(out.unwound for _, _, out in ended)
     if limit.exceeded(bad):
         first = worst(bad)
         return replace(
@@ -111,7 +112,8 @@ def _summary(ended: Sequence[Ended], total: int, bad: Sequence[Outcome], limit: 
         )
     skipped = bool(ended) and all(out.status == "skipped" for _, _, out in ended)
     seq = max((out.seq for _, _, out in ended), default=0)
-    return Outcome("skipped" if skipped else "succeeded", outputs, seq=seq, at=last, wall=wall, sure=sure)
+    status: Status = "skipped" if skipped else "succeeded"
+    return Outcome(status, outputs, seq=seq, at=last, wall=wall, sure=sure, unwound=unwound)
 
 
 async def parallel(run: Run, step: Parallel, scope: Scope, path: str, box: Box, begun: Record) -> Outcome:
@@ -196,7 +198,9 @@ async def fallback(run: Run, step: Fallback, scope: Scope, path: str, box: Box, 
         return replace(counts, status="succeeded", outputs=outputs, sure=False)
     chosen, won = winners[0]
     outputs = {**counts.outputs, **won.outputs, "chosen": chosen} if isinstance(won.outputs, Mapping) else won.outputs
-    return Outcome("succeeded", outputs, seq=won.seq, at=won.at, wall=won.wall, others=others, sure=won.sure)
+    return Outcome(
+        "succeeded", outputs, None, None, won.seq, won.at, won.wall, others=others, sure=won.sure, unwound=counts.unwound
+    )
 
 
 def _none_won(

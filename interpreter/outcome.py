@@ -18,8 +18,9 @@ class Outcome:
     `by` names the box that stopped it while that box is still further out: only its owner may swallow the stop. `seq`
     is the number of the record that decided it ("first" is always first in the journal), `at` the running time and
     `wall` the Unix time when it ended. `kind`, `step` and `path` say who is to blame (`failure.*`); where a box ended,
-    step and path are ''. `others`: what went wrong in handlers. `undone`: its changes were taken back. In previews
-    `sure` is False where it may turn out otherwise, and `perhaps` says that nobody knows whether it runs at all.
+    step and path are ''. `others`: what went wrong in handlers. `undone`: its changes were taken back. `unwound`:
+    clean-up was played inside, and nobody has looked whether work was stopped meanwhile. In previews `sure` is False
+    where it may turn out otherwise, and `perhaps` says that nobody knows whether it runs at all.
     """
 
     status: Status = "succeeded"
@@ -37,6 +38,7 @@ class Outcome:
     sure: bool = True
     perhaps: bool = False
     undone: bool = False
+    unwound: bool = False
     attempts: int = 1
 
     @property

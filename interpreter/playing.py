@@ -13,7 +13,7 @@ from runbook.interpreter.model import Playbook, Step, SubPlaybook, Template
 from runbook.interpreter.outcome import Outcome, failed, stopped
 from runbook.interpreter.run import Run
 from runbook.interpreter.scope import Book, Frame, RunInfo, Scope, children, seconds
-from runbook.interpreter.unwind import Handlers, unwind
+from runbook.interpreter.unwind import Handlers, looked, unwind
 from runbook.interpreter.values import kind_of, secret
 
 
@@ -90,6 +90,7 @@ def _refs(playbook: Playbook, names: Mapping[str, Any]) -> tuple[SecretRef, ...]
 async def played(run: Run, scope: Scope, box: Box, *, undo: bool = False) -> Outcome:
     """The steps, the playbook's own handlers, its outputs."""
     out = await run.sequence(scope.book.playbook.steps, scope, scope.book.path, box)
+    out = await looked(run, scope.book.path, box, out)
     return await _ended(run, scope, box, out, undo=undo)
 
 

@@ -61,6 +61,7 @@ class Unwinding:
         self.faults: list[tuple[Fault, Outcome]] = []
         self.ended = out.at
         self.undone = "none"
+        self.played = out.unwound
 
     async def phase(
         self, name: PhaseName, play: Play, steps: tuple[Step, ...] = (), scope: Scope | None = None
@@ -72,6 +73,7 @@ class Unwinding:
             out = stopped(begun, "skipped by a second cancel")
         else:
             room = self.run.box(key, self.run.hard, begun.at + self.cleanup)
+            self.played = True
             out = await play(key, room)
             if out.by == key:
                 out = replace(
@@ -105,7 +107,8 @@ class Unwinding:
     def result(self) -> Outcome:
         """The scope's outcome. A failed handler never hides the first failure, and fails a scope that succeeded."""
         others = (*self.out.others, *(fault for fault, _ in self.faults))
-        out = replace(self.out, others=others, at=self.ended, undone=self.out.undone or self.undone == "succeeded")
+        undone = self.out.undone or self.undone == "succeeded"
+        out = replace(self.out, others=others, at=self.ended, undone=undone, unwound=self.played)
         if self.faults and self.out.ok:
             fault, bad = self.faults[0]
             kind = "failed" if bad.kind == "none" else bad.kind
@@ -138,6 +141,17 @@ async def give_back(run: Run, cleanup: float, path: str, out: Outcome, held: tup
     end = Unwinding(run, path, cleanup, out)
     await _returns(end, held)
     return end.result()
+
+
+async def looked(run: Run, path: str, box: Box, out: Outcome) -> Outcome:
+    """Work that succeeded, unless it was stopped while clean-up inside it was played: a stop waits for clean-up."""
+    if not out.unwound or not out.ok:
+        return out
+    record = await run.fx.sleep(f"{path}!end", 0.0, box)
+    out = replace(out, unwound=False, at=max(out.at, record.at), wall=max(out.wall, record.wall))
+    if record.by is None:
+        return out
+    return replace(stopped(record), outputs=out.outputs, others=out.others, at=out.at, wall=out.wall)
 
 
 async def _on_failure(end: Unwinding, handlers: Handlers, scope: Scope) -> None:

@@ -1,4 +1,4 @@
-"""Effects over a dictionary, in virtual time, with a journal in memory, that dies at any write. For tests and the fuzz law.
+"""Effects over a dictionary, in virtual time, with a journal in memory, that dies at any write. For tests.
 
 The world is a dict. The actions: `toy.set` (change), `toy.restart` (change, undone by itself), `toy.get` (read),
 `toy.check` (check), `toy.run` (opaque), `toy.tell` (notify), `manual.*` (answered by a script).

@@ -2,8 +2,8 @@
 
     python -m tests.fuzz --seconds 3600 [--seed N] [--only N]
 
-Each playbook is made from one number, so that a violation is repeated by `--only N`; what it prints is shrunk: steps that
-do not matter are taken out.
+Each playbook is made from one number, so that a violation is repeated by `--only N`; what that prints is shrunk: steps
+that do not matter are taken out.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from tests.playbooks_toy import (
 
 
 class Maker:
-    """Makes one random playbook. Times have odd fractions, so that no two things happen at the same moment by chance."""
+    """Makes one random playbook. Times have odd fractions: no two things happen at the same moment by chance."""
 
     def __init__(self, seed: int) -> None:
         self.r = random.Random(seed)
@@ -152,7 +152,10 @@ class Maker:
     def _opaque(self) -> Step:
         step_id = self.id("run")
         undo = self.r.choice(
-            [Undo("none"), Undo("steps", (put(f"{step_id}_back", self.key(step_id) + "_back", 1, takes=self.seconds(1)),))]
+            [
+                Undo("none"),
+                Undo("steps", (put(f"{step_id}_back", f"{self.key(step_id)}_back", 1, takes=self.seconds(1)),)),
+            ]
         )
         return run(step_id, takes=self.seconds(), undo=undo, **self.leaf())
 
@@ -183,7 +186,10 @@ class Maker:
         wanted = self.r.choice([1, 2, 4, 9])
         return act(
             self.id("poll"), "toy.count", {"takes": self.seconds(1)},
-            poll=poll(f"result.n >= {wanted}", every=self.seconds(3), hold=self.r.choice([0.0, 0.0, self.seconds(4)]), timeout=self.seconds(12)),
+            poll=poll(
+                f"result.n >= {wanted}", every=self.seconds(3), hold=self.r.choice([0.0, 0.0, self.seconds(4)]),
+                timeout=self.seconds(12),
+            ),
             **self.leaf(),
         )  # fmt: skip
 

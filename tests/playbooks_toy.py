@@ -76,11 +76,20 @@ def act(id_: str, action: str, args: dict[str, Any] | None = None, **more: Any) 
     more = _common(more, args)
     if action == "toy.restart":
         more.setdefault("undo", Undo("again"))
-    return Action(id=id_, action=action, with_=template(args), effect=_EFFECTS[action], **more)  # type: ignore[arg-type]
+    effect: Any = _EFFECTS[action]
+    return Action(id=id_, action=action, with_=template(args), effect=effect, **more)
 
 
 def put(
-    id_: str, key: str, value: Any = 1, *, takes: float = 0, back: float = 0, fail: str = "", late: str = "", **more: Any
+    id_: str,
+    key: str,
+    value: Any = 1,
+    *,
+    takes: float = 0,
+    back: float = 0,
+    fail: str = "",
+    late: str = "",
+    **more: Any,
 ) -> Action:
     extra = {name: more.pop(name) for name in ("temporary_error", "back_fails", "hangs") if name in more}
     args: dict[str, Any] = {"key": key, "value": value, "takes": takes, "back": back, "fail": fail, "late": late}

@@ -1,7 +1,7 @@
 """The interpreter inside a Temporal workflow: another `Effects`, nothing else. What the sandbox refuses, refuses here.
 
-Imported twice: by the tests, and again by temporalio's workflow sandbox for each run. There `runbook.interpreter` is not
-passed through: every module of it is loaded under the sandbox's eyes.
+Imported twice: by the tests, and again by temporalio's workflow sandbox for each run. There `runbook.interpreter` is
+not passed through: every module of it is loaded under the sandbox's eyes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""After the run: `runbook undo`, the clean-up that a second cancel left, and mistakes of earlier engines. Virtual seconds."""
+"""After the run: `runbook undo`, the clean-up that a second cancel left; and mistakes of earlier engines."""
 
 from __future__ import annotations
 

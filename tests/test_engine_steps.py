@@ -268,10 +268,18 @@ def test_foreach_gives_results_and_loop_variables() -> None:
         book(
             foreach(
                 "each", "{{ ['u', 'v'] }}",
-                act("say", "flow.set", {"values": {"t": "{{ it }}{{ loop.index }}/{{ loop.length }}{{ loop.first }}{{ loop.last }}"}}),
+                act(
+                    "say",
+                    "flow.set",
+                    {"values": {"t": "{{ it }}{{ loop.index }}/{{ loop.length }}{{ loop.first }}{{ loop.last }}"}},
+                ),
                 as_="it", outputs={"t": "steps.say.outputs.t"},
             ),
-            act("after", "flow.set", {"values": {"all": "{{ steps.each.outputs.results | map(attribute='outputs.t') | list }}"}}),
+            act(
+                "after",
+                "flow.set",
+                {"values": {"all": "{{ steps.each.outputs.results | map(attribute='outputs.t') | list }}"}},
+            ),
         )
     )  # fmt: skip
     assert view(toy, "after")["outputs"]["all"] == ["u1/2truefalse", "v2/2falsetrue"]

@@ -82,7 +82,7 @@ CASES: dict[str, tuple[Case, str, list[str]]] = {
         "cancelled",
         ["0s a=1"],
     ),
-    "time-out of a block whose undo takes time; the outer box ends meanwhile and does not cut it; no next alternative": (
+    "time-out of a block whose undo takes time; the outer box ends meanwhile, does not cut it; no next alternative": (
         Case(
             book(
                 block(

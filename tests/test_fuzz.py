@@ -1,6 +1,6 @@
 """The law, on random playbooks: killed at any journal write, twice, and resumed, a run is what it would have been.
 
-RUNBOOK_FUZZ_SECONDS bounds it (60); `make fuzz` runs the same for hours. The numbers of the playbooks are the same each time.
+RUNBOOK_FUZZ_SECONDS bounds it (60); `make fuzz` runs the same for hours. The playbooks are the same each time.
 """
 
 from __future__ import annotations

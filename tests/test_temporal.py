@@ -1,7 +1,7 @@
 """The interpreter runs in a workflow of Temporal: nothing has crept in that a distributed engine refuses.
 
-Inside temporalio's sandbox (which refuses clocks, random numbers, threads, files), against a development server, evicted
-after every task so that each goes on by replay, and replayed from its history.
+Inside temporalio's sandbox (which refuses clocks, random numbers, threads, files), against a development server,
+evicted after every task so that each goes on by replay, and replayed from its history.
 """
 
 from __future__ import annotations
@@ -82,7 +82,9 @@ steps:
 finally:
   steps:
     - {id: tidy, action: toy.set, with: {key: z, value: "{{ failure.kind }}"}}
-outputs: {value: "{{ steps.first.outputs.value }}", all: "{{ steps.each.outputs.results | map(attribute='status') | list }}"}
+outputs:
+  value: "{{ steps.first.outputs.value }}"
+  all: "{{ steps.each.outputs.results | map(attribute='status') | list }}"
 """
 LONG = """
 runbook: 1
