@@ -1,6 +1,6 @@
 """The form of the language as JSON Schema: every key once, with the sentence that an editor shows for it.
 
-`interpreter/schema.py` compiles it for validation and assembles it with the actions' parameters for editors.
+`schema.py` compiles it for validation; `editor.py` puts it together with the actions' parameters for editors.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from typing import Any, Literal, Union
 
 from runbook.contract import Action, Duration
 from runbook.interpreter.catalogue import from_schema
-from runbook.interpreter.schema import assemble
+from runbook.interpreter.editor import assemble
 from runbook.runner.parameters import DURATION, Parameter, parameters
 from runbook.runner.registry import FAMILIES, SCHEMAS
 

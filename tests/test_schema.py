@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from runbook.interpreter import schema
 from runbook.interpreter.catalogue import ActionSpec
+from runbook.interpreter.editor import assemble
 from runbook.interpreter.form import compile_schema
 from runbook.interpreter.source import parse
 from runbook.interpreter.values import parse_duration
@@ -99,7 +100,8 @@ def test_a_plug_in_may_use_any_keyword() -> None:
     assert schema.check_with(spec, {"a": "{{ steps.x.outputs.y }}"}) == []
 
 
-DOCUMENT = schema.assemble(catalogue())
+DOCUMENT = assemble(catalogue())
+FAMILIES = {spec.family for spec in catalogue().values()}
 
 
 def steps_of(data: Any) -> list[Any]:
@@ -128,8 +130,9 @@ def own_form_fine(step: Any) -> bool:
     if kind == "action":
         spec = catalogue().get(step["action"])
         given = step.get("with", {})
-        if spec is None:  # an editor may know fewer actions than the plug-ins bring
-            return re.match(r"^\w+\.\w+$", step["action"]) is not None and all(map(own_form_fine, handlers(step)))
+        if spec is None:  # an editor may know fewer families than the plug-ins bring
+            foreign = re.match(r"^(\w+)\.\w+$", step["action"])
+            return foreign is not None and foreign[1] not in FAMILIES and all(map(own_form_fine, handlers(step)))
         return all(map(own_form_fine, handlers(step))) and not [
             one for one in schema.check_with(spec, given) if one.rule != "missing-key"
         ]
@@ -213,22 +216,31 @@ def test_editors_and_validation_agree_on_steps() -> None:
     assert min(verdicts.values()) > 100
 
 
+def branches(step: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """By the key that makes the kind: the step's own keys."""
+    found = {}
+    while "if" in step:
+        found[step["if"]["required"][0]] = step["then"]
+        step = step["else"]
+    return {**found, "": step}
+
+
 def test_the_document_is_a_schema_and_describes_every_parameter() -> None:
     jsonschema.Draft202012Validator.check_schema(DOCUMENT)
     assert json.loads(json.dumps(DOCUMENT)) == DOCUMENT
+    kinds = branches(DOCUMENT["$defs"]["step"])
+    assert kinds.keys() == {*schema.KIND_KEYS, ""}
     for name, spec in catalogue().items():
         body = DOCUMENT["$defs"][name]
         assert spec.description in body["description"]
         assert body["properties"].keys() == spec.parameters["properties"].keys()
         assert all(one["description"] for one in body["properties"].values())
-        branches = [
-            one
-            for one in DOCUMENT["$defs"]["step"]["allOf"]
-            if one["if"].get("properties", {}).get("action") == {"const": name}
-        ]
-        assert branches[0]["then"]["properties"]["with"] == {"$ref": f"#/$defs/{name}"}
-    for key, body in {**DOCUMENT["properties"], **DOCUMENT["$defs"]["step"]["properties"]}.items():
-        assert body.get("description"), key
+        cases = [one for one in kinds["action"]["allOf"] if one["if"]["properties"]["action"] == {"const": name}]
+        assert cases[0]["then"]["properties"]["with"] == {"$ref": f"#/$defs/{name}"}
+    for keys in (DOCUMENT, DOCUMENT["$defs"]["step"], *kinds.values()):
+        for key, body in keys["properties"].items():
+            assert body is True or body.get("description") or "$ref" in body or body.get("doNotSuggest"), key
+    assert DOCUMENT["$defs"]["action"]["description"]
 
 
 def test_the_shipped_playbooks_are_fine_in_an_editor() -> None:
