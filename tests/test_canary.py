@@ -445,3 +445,124 @@ def _restored(flown: Flown, name: str) -> str:
         assert said.code == 0, said.out + said.err
         assert Search()(said.out.encode() + said.err.encode()) == []
     return (flown.cli.folder / name).read_text()
+
+
+BUG = """\
+import os
+import runbook.runner.calls as calls
+import runbook.runner.host as host
+from tests import canary
+
+def told():
+    values = [os.environ["CANARY_ONE"], open(os.environ["CANARY_FILE"]).read(), os.environ["SEEN_IN_K8S"]]
+    return " ".join(line for value in values for line in canary.told(value))
+
+def broken(*args, **more):
+    raise RuntimeError("this cannot be: " + told())
+
+if os.environ["BUG"] == "loop":
+    calls.Calls._came = broken
+elif os.environ["BUG"] == "thread":
+    host.Host.perform = broken
+"""
+
+CRASHES = """\
+runbook: 1
+name: crashes
+secrets:
+  by_env: {env: CANARY_ONE}
+  by_file: {file: one.txt}
+  by_k8s: {k8s: {namespace: shop, secret: canary, key: one}}
+steps:
+  - id: uses
+    action: shell.run
+    with: {command: ["true"], env: {A: "{{ secrets.by_env }}{{ secrets.by_file }}{{ secrets.by_k8s }}"}}
+"""
+
+
+@pytest.mark.parametrize("where", ["loop", "thread"])
+def test_no_canary_in_a_crash_log(tmp_path: Path, where: str) -> None:
+    """A bug in runbook itself, whose message holds secrets: of all kinds, in all encodings."""
+    with surroundings.start(scenario.parse(json.dumps(WORLD), "world.json")) as world:
+        cli = Commands(tmp_path)
+        cli.write("one.txt", VALUES["by_file"])
+        cli.write("crashes.yaml", CRASHES)
+        (tmp_path / "bugs").mkdir()
+        cli.write("bugs/sitecustomize.py", BUG)
+        said = cli(
+            "run",
+            "crashes.yaml",
+            environ={
+                "KUBECONFIG": str(world.kubeconfig),
+                "CANARY_ONE": VALUES["by_env"],
+                "CANARY_FILE": str(tmp_path / "one.txt"),
+                "SEEN_IN_K8S": VALUES["by_k8s"],
+                "PYTHONPATH": os.pathsep.join([str(tmp_path / "bugs"), str(Path(__file__).parent.parent)]),
+                "BUG": where,
+            },
+        )
+    assert said.code == Exit.BUG, said.out + said.err
+    assert "this is a bug in runbook (RuntimeError)" in said.err
+    assert "Traceback" not in said.err
+    path = Path(said.err.partition("crash log: ")[2].splitlines()[0])
+    crash = path.read_text()
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert "RuntimeError: this cannot be: " in crash
+    assert "in broken" in crash, "the traceback is there"
+    assert crash.count("‹secret:by_") >= 3 * 8
+    assert Search()(crash.encode()) == []
+    assert Search()(said.out.encode() + said.err.encode()) == []
+    assert Search().files(cli.home) == {}
+    assert cli("resume", environ={"CANARY_ONE": VALUES["by_env"]}).code == Exit.IN_DOUBT, "nothing was said to be done"
+
+
+REHEARSED = """\
+runbook: 1
+name: rehearsed
+secrets:
+  by_env: {env: CANARY_ONE}
+  by_file: {file: /run/canary}
+  by_k8s: {k8s: {namespace: shop, secret: canary, key: one}}
+  tag: {env: IMAGE}
+defaults: {with: {k8s: {namespace: shop}, slack: {token: "{{ secrets.tag }}", channel: "#ops"}}}
+steps:
+  - id: answered
+    action: shell.run
+    undo: none
+    with: {command: ["leak"], env: {A: "{{ secrets.by_env }}{{ secrets.by_file }}"}}
+  - {id: logs, action: k8s.logs, with: {selector: app=web}}
+  - {id: careless, action: k8s.get, with: {kind: ConfigMap, name: careless}}
+  - {id: up, action: k8s.scale, with: {name: web, replicas: 2}}
+  - {id: refused, action: file.write, on_failure: continue, with: {to: /nowhere, content: "{{ secrets.by_k8s }}"}}
+  - {id: tell, action: slack.post, with: {text: "{{ steps.answered.outputs.stdout }} {{ steps.careless.outputs }}"}}
+outputs: {all: "{{ steps }}"}
+"""
+
+
+def test_no_canary_in_a_rehearsal(tmp_path: Path) -> None:
+    """The sandbox: secrets that a scenario sets are secrets, too."""
+    cli = Commands(tmp_path)
+    everything = "\n".join(line for name in ("by_env", "by_file") for line in canary.told(VALUES[name]))
+    world = {
+        **WORLD,
+        "secrets": {"CANARY_ONE": VALUES["by_env"], "/run/canary": VALUES["by_file"], "IMAGE": TAG},
+        "answers": [{"action": "shell.run", "outputs": {"rc": 0, "stdout": everything, "stderr": "", "json": None}}],
+    }
+    cli.write("world.json", json.dumps(world))
+    cli.write("rehearsed.yaml", REHEARSED)
+    found = {}
+    for words in (
+        ("plan", "rehearsed.yaml", "--sandbox", "world.json"),
+        ("run", "rehearsed.yaml", "--sandbox", "world.json", "-v"),
+        ("run", "rehearsed.yaml", "--sandbox", "world.json", "--output", "jsonl"),
+        ("report", "--format", "html"),
+        ("show", "-v"),
+        ("logs",),
+    ):
+        said = cli(*words)
+        assert said.code == 0, said.out + said.err
+        found[" ".join(words)] = Search()(said.out.encode() + said.err.encode())
+        assert words[0] in ("plan", "logs") or "secret:" in said.out, words
+    assert {words: hits for words, hits in found.items() if hits} == {}
+    assert Search().files(cli.home) == {}
+    assert any(path.name.startswith("logs-app-web") for path in cli.home.rglob("*"))
