@@ -164,20 +164,37 @@ class Engine(Rounds):
             return failed(error.message, begun, step.id, path)
         mine = self.box(path, box, None if limit is None else begun.at + limit)
         if locks:
-            record = await self.fx.lock(path, locks, mine)
+            patience = self._patience(step, scope, path, mine, begun)
+            record = await self.fx.lock(path, locks, patience)
             if record.by is not None:
-                return stopped(record, f"it waited for {', '.join(locks)}")
+                return self._waited(step, path, locks, record, patience)
             if record.status != "succeeded":
                 return failed(record.error or Fault("the locks were not given", kind="lock"), record, step.id, path)
         scope = scope.holding(locks)
         out = await self._body(step, scope, path, mine, begun, args)
         self._cover(step, scope, path, out)
+        scope.frame.close(step.id, out, begun)  # its handlers see how it ended
         handlers = Handlers(step.on_failure, step.finally_, step.cleanup)
         if not isinstance(step, Action) or step.finally_ or step.on_failure.undo or step.on_failure.steps:
             out = await unwind(self, handlers, path, scope, out)
         if locks:
             await self.fx.unlock(path, locks)
         return out
+
+    def _patience(self, step: Step, scope: Scope, path: str, mine: Box, begun: Record) -> Box:
+        """How long a step waits for its locks: as long as it may work. An action's own time is that of an attempt."""
+        if not isinstance(step, Action) or step.effect == "ask" or step.action == "flow.wait":
+            return mine
+        limit = seconds(step.attempt, scope.at(begun.at))
+        return mine if limit is None else self.box(f"{path}@locks", mine, begun.at + limit)
+
+    @staticmethod
+    def _waited(step: Step, path: str, locks: tuple[str, ...], record: Record, patience: Box) -> Outcome:
+        """The wait for locks was stopped."""
+        out = stopped(record, f"it waited for {', '.join(locks)}")
+        if out.by != patience.key:
+            return out
+        return replace(out, by=path, step=step.id, path=path) if isinstance(step, Action) else out
 
     async def _body(
         self, step: Step, scope: Scope, path: str, box: Box, begun: Record, args: Mapping[str, Any] | None

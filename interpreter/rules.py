@@ -67,7 +67,7 @@ def _check(step: Step, path: str, problems: Problems, decided: frozenset[str]) -
     if step.temporary:
         _returns(step, path, problems)
     if step.on_failure.undo:
-        _undoable(step, path, f"`{step.id}`", problems)
+        _undoable(step, path, f"`{step.id}`", problems, body=True)
     if isinstance(step, Action) and step.effect in QUIET | {"ask"} and step.undo.kind in ("steps", "again"):
         problems.add(
             step.place,
@@ -136,14 +136,17 @@ def _returns(step: Step, path: str, problems: Problems) -> None:
         )
 
 
-def _stuck(step: Step, path: str) -> Iterator[tuple[str, Action]]:
-    """The actions inside that no inverse brings back and that nobody has said `undo` about."""
+def _stuck(step: Step, path: str, *, body: bool = False) -> Iterator[tuple[str, Action]]:
+    """The actions inside that no inverse brings back and that nobody has said `undo` about.
+
+    `body`: without the step's own `on_failure` and `finally`, which run after its own undo.
+    """
     if step.undo.kind in ("steps", "none"):
         return
     if isinstance(step, Action) and (step.effect == "opaque" or (step.irreversible and step.effect == "change")):
         yield path, step
     for suffix, child in inner(step):
-        if not suffix.startswith("!undo"):
+        if not suffix.startswith("!undo") and not (body and suffix.startswith("!")):
             yield from _stuck(child, path + suffix)
     if isinstance(step, SubPlaybook):
         for child in (*step.playbook.steps, *step.playbook.on_failure.steps, *step.playbook.finally_):
@@ -158,11 +161,11 @@ def _why(step: Action) -> str:
     )
 
 
-def _undoable(step: Step, path: str, owner: str, problems: Problems) -> None:
+def _undoable(step: Step, path: str, owner: str, problems: Problems, *, body: bool = False) -> None:
     """A block with `on_failure: undo` holds nothing that cannot be undone, unless the author says what to do about
     it.
     """
-    for where, one in _stuck(step, path):
+    for where, one in _stuck(step, path, body=body):
         hint = "give the step `undo: {steps: [...]}`, or accept it: `undo: none`"
         problems.add(one.place, f"{owner} is undone on failure, and {_why(one)}", where, rule="undo", hint=hint)
 
