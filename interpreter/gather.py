@@ -67,7 +67,8 @@ async def sequence(
             aside.append((step, task))
             continue
         out = await run.execute(step, scope, join(path, step.id), box)
-        ended.append((step.id, step.name, out))
+        if out.status == "pending" or step.id in scope.frame.views:  # else what it would have read has failed
+            ended.append((step.id, step.name, out))
         if not out.ok:
             bad.append(out)
             if out.by is not None or not limit.run_all:

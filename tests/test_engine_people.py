@@ -180,6 +180,10 @@ def test_a_background_step_is_joined_at_its_blocks_end() -> None:
 def test_a_failed_background_step_fails_its_block_unless_it_continues() -> None:
     out, toy = play(book(fail("side", after=5, background=True), put("a", "a")))
     assert (out.status, out.path, toy.world) == ("failed", "side", {"a": 1})
+    reader = act("use", "flow.set", {"values": {"v": "{{ steps.side.status }}"}})
+    out, toy = play(book(block("b", fail("side", after=5, background=True), reader)))
+    failures = view(toy, "b")["outputs"]["failures"]
+    assert ([one["id"] for one in failures], view(toy, "use")["status"]) == (["side"], "pending")
     out, _ = play(book(fail("side", after=5, background=True, on_failure=CONTINUE), put("a", "a")))
     assert out.status == "succeeded"
 

@@ -360,6 +360,12 @@ def test_then_continue_comes_after_undo_and_steps() -> None:
     assert (out.status, toy.world) == ("succeeded", {"a": None, "told": "bad succeeded"})
 
 
+def test_handlers_see_how_their_step_ended() -> None:
+    handler = OnFailure(steps=(put("told", "told", "{{ steps.b.status }}: {{ steps.b.error.message }}"),))
+    _, toy = play(book(block("b", fail("bad"), on_failure=handler, finally_=(put("f", "f", "{{ steps.b.outputs.failed }}"),))))
+    assert toy.world == {"told": "failed: bad broke", "f": 1}
+
+
 # --- locks, milestones
 
 
