@@ -11,7 +11,7 @@ from runbook.cli.terminal import Terminal
 from runbook.interpreter.errors import Exit, InvalidError, RunbookError
 from runbook.runner.run_tree import RoundView, StepView, step_of
 from runbook.runner.view import RunView
-from runbook.runner.wording import moment, one_line, span, status_word, tame, value
+from runbook.runner.wording import end_of, moment, one_line, span, status_word, tame, value
 
 GOES_ON = frozenset({Exit.WAITING, Exit.IN_DOUBT})
 MANY = 8  # rows of one list; what is more is counted
@@ -34,7 +34,7 @@ def lines(view: RunView, terminal: Terminal, report: str = "") -> list[str]:
         return _round(view, later, terminal)
     status = _status(view)
     simulated = terminal.paint("  SIMULATED", "yellow") if view.simulated else ""
-    title = f"{view.name} {'refused' if view.exit == int(Exit.REFUSED) else status_word(status)}"
+    title = f"{view.name} {status_word(end_of(status, view.exit))}"
     after = "" if status == "waiting" else f" after {span(view.elapsed())}"
     rows = [*_objectives(view, terminal)]
     if view.exit == int(Exit.WAITING):

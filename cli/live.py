@@ -26,7 +26,7 @@ ROOM = 8  # lines of the screen that are not the tree
 WHOLE = 200  # lines of the tree that stay at the end
 BAR = 20  # characters of a progress bar
 SIGNS = "Ctrl-C cancels and cleans up; a second one, after a second, stops at once"
-CANCELLED = "cancelled, cleaning up; Ctrl-C again stops that too and leaves it to `runbook resume`"
+CANCELLED = "cancelled, cleaning up; Ctrl-C again leaves the rest to `runbook resume`"
 CUT = "stopping; what is left of the clean-up stays open"
 
 

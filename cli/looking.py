@@ -18,7 +18,7 @@ from runbook.runner.journal import Journal
 from runbook.runner.run_tree import step_of
 from runbook.runner.store import RunFolder, Store, home
 from runbook.runner.view import RunView, fold
-from runbook.runner.wording import moment, one_line, span, value
+from runbook.runner.wording import end_of, moment, one_line, span, value
 
 FOLLOW_EVERY = 0.3  # seconds between looks at a journal that another process writes
 
@@ -47,7 +47,7 @@ def state_of(view: RunView, holder: str) -> str:
     if view.exit == int(Exit.IN_DOUBT):
         return "in_doubt"
     if view.ended is not None and not any(made.ended is None for made in view.rounds):
-        return view.status
+        return end_of(view.status, view.exit)
     if not holder:
         return "stopped"
     return "waiting" if view.open_questions() else "running"

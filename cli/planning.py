@@ -35,7 +35,7 @@ def plan(file: str, given: tuple[str, ...], files: tuple[str, ...], scenario: st
 
     terminal = Terminal.of_process()
     prepared = preparing.prepare(file, given, files, scenario, terminal)
-    with preparing.world(scenario, prepared.playbook) as around:
+    with preparing.world(scenario, prepared.playbook) as around, terminal.busy("looking at what it would do"):
         made = planning.make(prepared.loaded, prepared.inputs, world=around)
     return _shown(made, terminal, flags["output"], flags["out"])
 
@@ -44,7 +44,9 @@ def show(prepared: Prepared, around: World, terminal: Terminal, output: str) -> 
     """Make a plan and print it; the exit code that `runbook plan` would have."""
     from runbook.runner import planning
 
-    return _shown(planning.make(prepared.loaded, prepared.inputs, world=around), terminal, output, None)
+    with terminal.busy("looking at what it would do"):
+        made = planning.make(prepared.loaded, prepared.inputs, world=around)
+    return _shown(made, terminal, output, None)
 
 
 def _shown(made: Plan, terminal: Terminal, output: str, out: Path | None) -> int:
@@ -101,7 +103,7 @@ def apply(file: Path, scenario: str, yes: bool, **flags: Any) -> int:
     with preparing.world(scenario, loaded.playbook) as around:
         if terminal.asks and not yes and flags["output"] == "text":
             click.echo(render(saved, color=terminal.color))
-            click.confirm(terminal.paint("Run it?", "bold"), abort=True)
+            terminal.confirm("Run it?")
 
         def play(world: World, listeners: list[Listener], ask: Ask | None) -> Ended:
             return planning.apply(text, loaded, world=world, options=options, listeners=listeners, ask=ask)

@@ -91,7 +91,7 @@ def _agree(prepared: Prepared, around: World, terminal: Terminal) -> None:
     if planning.show(prepared, around, terminal, "text") == int(Exit.REFUSED):
         raise RefusedError("something is missing (see above), so nothing was run", hint="--yes runs it all the same")
     click.echo("")
-    click.confirm(terminal.paint("Run it?", "bold"), abort=True)
+    terminal.confirm("Run it?")
 
 
 @click.command(short_help="Go on after a crash, a kill or an answer.")
@@ -147,7 +147,7 @@ def _agree_to_undo(run: str, terminal: Terminal) -> None:
     for call in reversed(stands):
         note = "  nothing takes it back" if call.irreversible else ""
         click.echo(f"  take back {call.op}  {terminal.paint(call.action, 'dim')}{terminal.paint(note, 'yellow')}")
-    click.confirm(terminal.paint("Undo?", "bold"), abort=True)
+    terminal.confirm("Undo?")
 
 
 @click.command(short_help="Stop a run; its clean-up runs.")

@@ -119,8 +119,10 @@ class Lines:
             case "stop" if event.key.startswith("@"):
                 then = STOPS.get(event.key.partition("~")[0], "")
                 yield f"{stamp}{paint('■', 'yellow')} {_said(data, 'why') or 'stopped'}{then}"
-            case "resumed" | "undo.begun":
-                yield f"{stamp}{event.kind.replace('.begun', '')}"
+            case "undone":
+                yield stamp + self._taken_back(event)
+            case "resumed":
+                yield f"{stamp}resumed"
             case "log" if self.view.is_own_word(event.key):
                 if self._told.get(event.key) == data.get("text"):
                     return
@@ -129,6 +131,14 @@ class Lines:
                 yield f"{stamp}{paint('·', 'cyan')} {where}{_said(data, 'text')}"
             case "log" if self._verbose:
                 yield stamp + paint(f"{step} | {_said(data, 'text')}", "dim")
+
+    def _taken_back(self, event: Event) -> str:
+        """One change of an undo."""
+        error = event.data.get("error")
+        why = f": {_said(error, 'message')}" if isinstance(error, Mapping) else ""
+        if event.data.get("ok", True):
+            return f"{self._terminal.paint('✓', 'green')} took back {event.key}"
+        return self._terminal.paint(f"✗ could not take back {event.key}{why}", "red")
 
     def _retried(self, call_key: str) -> Iterator[str]:
         """Why there is another attempt; a poll's "not yet" is said once."""

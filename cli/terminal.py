@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 CODES = {
@@ -22,6 +23,7 @@ CODES = {
 STATUS_STYLE = {
     "succeeded": "green",
     "failed": "red",
+    "refused": "red",
     "timed_out": "red",
     "in_doubt": "magenta",
     "cancelled": "yellow",
@@ -35,6 +37,7 @@ STATUS_STYLE = {
 STATUS_MARK = {
     "succeeded": "✓",
     "failed": "✗",
+    "refused": "✗",
     "timed_out": "✗",
     "in_doubt": "?",
     "cancelled": "■",
@@ -69,6 +72,30 @@ class Terminal:
     def paint(self, text: str, style: str) -> str:
         """`text` in a style of `CODES`, or as it is where colour is not wanted."""
         return f"\x1b[{CODES[style]}m{text}\x1b[0m" if self.color and text and style in CODES else text
+
+    @contextlib.contextmanager
+    def busy(self, what: str) -> Iterator[None]:
+        """Say on a terminal what takes its time; the words go when it is over."""
+        shown = self.live and sys.stderr.isatty()
+        if shown:
+            sys.stderr.write(f"{what} ...")
+            sys.stderr.flush()
+        try:
+            yield
+        finally:
+            if shown:
+                sys.stderr.write("\r\x1b[2K")
+                sys.stderr.flush()
+
+    def confirm(self, question: str) -> None:
+        """Yes or the end (click.Abort). What was typed before the question stood there is no answer to it."""
+        import click
+
+        with contextlib.suppress(ImportError, OSError, ValueError):
+            import termios
+
+            termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
+        click.confirm(self.paint(question, "bold"), abort=True)
 
     def status(self, status: str, text: str | None = None) -> str:
         """A status with its mark and colour."""

@@ -66,6 +66,7 @@ def _ended(view: RunView, event: Event) -> None:
     view.objectives = list(data.get("objectives") or ())
     view.unfinished = list(data.get("unfinished") or ())
     view.head = event.digest
+    _settle(view)
 
 
 def _step_started(view: RunView, event: Event) -> None:
@@ -291,6 +292,17 @@ def _round_ended(view: RunView, event: Event) -> None:
         if made.number == event.key:
             made.ended, made.status = event.wall, event.data.get("status", "")
             made.exit, made.error = event.data.get("exit"), event.data.get("error")
+    _settle(view)
+
+
+def _settle(view: RunView) -> None:
+    """Rounds, and phases that were cut, have no end record of their own: what they hold says what became of them."""
+    for _, node in reversed(list(view.walk())):
+        if node.status == "running" and (node.phase or node.kind == "round"):
+            bad = [child.status for child in node.children if child.status not in ("succeeded", "skipped")]
+            node.status = bad[0] if bad else "succeeded"
+            node.ended = max((child.ended or 0.0 for child in node.children), default=0.0) or view.last
+            node.duration = max(0.0, node.ended - node.started) if node.started is not None else None
 
 
 def _item_name(item: Any) -> str:

@@ -16,7 +16,7 @@ WIDTH = 1100
 MARGIN = 110  # px, room for the words after the last bar
 ROW = 20
 ROWS = 400  # more would make a browser crawl; what is left out is said
-TICKS = (0.1, 0.5, 1, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600, 43200, 86400)
+TICKS = (0.01, 0.05, 0.1, 0.5, 1, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600, 43200, 86400)
 
 COLOURS: Mapping[str, str] = {
     "succeeded": "#2e7d32",
@@ -70,7 +70,7 @@ def svg(view: RunView) -> str:
         parts += _bar(depth, step, axis, top)
         top += ROW
     if left_out > 0:
-        parts.append(f'<text x="8" y="{top + 14}" fill="#666">… and {left_out} more steps</text>')
+        parts.append(f'<text x="8" y="{top + 14}" fill="currentColor">… and {left_out} more steps</text>')
     parts.append("</svg>")
     return "\n".join(parts)
 
@@ -80,8 +80,8 @@ def _ticks(axis: _Axis, height: int) -> Iterator[str]:
     for index in range(int(axis.total / every) + 1):
         x = axis.x(axis.begin + index * every)
         text = span(index * every) if 0 < every < 1 else clock(index * every)
-        yield f'<line x1="{x:.1f}" y1="{ROW}" x2="{x:.1f}" y2="{height}" stroke="#e0e0e0"/>'
-        yield f'<text x="{x:.1f}" y="14" fill="#666" text-anchor="middle">{text}</text>'
+        yield f'<line x1="{x:.1f}" y1="{ROW}" x2="{x:.1f}" y2="{height}" stroke="#888" stroke-opacity="0.3"/>'
+        yield f'<text x="{x:.1f}" y="14" fill="currentColor" fill-opacity="0.7" text-anchor="middle">{text}</text>'
 
 
 def _objective(entry: Mapping[str, Any], axis: _Axis, top: int) -> Iterator[str]:
@@ -92,7 +92,7 @@ def _objective(entry: Mapping[str, Any], axis: _Axis, top: int) -> Iterator[str]
     colour = {"met": "#2e7d32", "missed": "#c62828"}.get(verdict, "#9e9e9e")
     x, width = axis.x(begin), max(2.0, axis.x(begin + within) - axis.x(begin))
     said = f"{name}: within {span(within)}, {verdict}"
-    yield f'<text x="8" y="{top + 14}" font-weight="bold">{_label(name, 0)}</text>'
+    yield f'<text x="8" y="{top + 14}" fill="currentColor" font-weight="bold">{_label(name, 0)}</text>'
     yield (
         f'<rect x="{x:.1f}" y="{top + 5}" width="{width:.1f}" height="10" fill="none" stroke="{colour}" '
         f'stroke-dasharray="4 2"><title>{escape(one_line(said))}</title></rect>'
@@ -110,14 +110,23 @@ def _bar(depth: int, step: StepView, axis: _Axis, top: int) -> Iterator[str]:
     shade = ' fill-opacity="0.35"' if step.children else ""
     took = step.duration if step.duration is not None else ended - started
     title = f"{step.key}: {status_word(step.status)}, {span(took)}" + (", undone" if step.undone else "")
-    yield f'<text x="{8 + 12 * min(depth, 12)}" y="{top + 14}">{_label(step.phase or step.id, depth)}</text>'
+    yield f'<text x="{8 + 12 * min(depth, 12)}" y="{top + 14}" fill="currentColor">{_label(_name(step), depth)}</text>'
     yield (
         f'<rect x="{x:.1f}" y="{top + 4}" width="{width:.1f}" height="12" rx="2" fill="{colour}"{shade}>'
         f"<title>{escape(one_line(title))}</title></rect>"
     )
     mark = span(took) if step.status == "succeeded" else status_word(step.status)
     mark += ", undone" if step.undone else ""
-    yield f'<text x="{x + width + 5:.1f}" y="{top + 14}" fill="#555">{escape(mark)}</text>'
+    yield f'<text x="{x + width + 5:.1f}" y="{top + 14}" fill="currentColor" fill-opacity="0.7">{escape(mark)}</text>'
+
+
+def _name(step: StepView) -> str:
+    """A row's name: an iteration with its item, an inverse with what it takes back, else the id."""
+    if step.kind == "inverse":
+        return f"take back {step.id}"
+    if step.key.endswith("]") and not step.phase:
+        return f"[{step.id}] {step.name}"
+    return step.phase.replace("_", " ") or step.id
 
 
 def _label(text: str, depth: int) -> str:

@@ -74,7 +74,7 @@ def _body(step: model.Step, notes: list[str]) -> tuple[str, tuple[Node, ...], bo
             notes.insert(0, "the first that holds")
             return "choose", tuple(_branch(branch) for branch in branches), True
         case model.SubPlaybook(playbook=playbook):
-            notes.insert(0, playbook.file)
+            notes.insert(0, playbook.file.rpartition("/")[2])
             return "playbook", _scope(playbook), False
 
 
@@ -139,7 +139,9 @@ def _mermaid_text(node: Node) -> str:
 
 # -- SVG
 
-CHAR, LINE, PAD, GAP = 7.0, 17.0, 8.0, 10.0
+LABEL, NOTE = 7.9, 7.2  # px of a character, bold and plain: wide fonts must fit, too
+LINE, PAD, GAP = 17.0, 8.0, 16.0
+ARROW = 24.0  # px from the left edge of the boxes that it joins
 WIDEST = 46  # characters of a label
 FILL = {
     "action": "#ffffff",
@@ -178,7 +180,7 @@ def svg(playbook: model.Playbook) -> str:
 def _measure(node: Node) -> _Placed:
     children = tuple(map(_measure, node.children))
     rows = [_short(node.label), _short(node.note)]
-    head_width = max(len(row) for row in rows) * CHAR + 2 * PAD
+    head_width = max(len(rows[0]) * LABEL, len(rows[1]) * NOTE) + 2 * PAD
     head_height = LINE * sum(1 for row in rows if row) + PAD
     if not children:
         return _Placed(node, max(60.0, head_width), head_height + PAD / 2, ())
@@ -204,12 +206,23 @@ def _draw(placed: _Placed, x: float, y: float) -> Iterator[str]:
             yield f'<text x="{x + PAD:.1f}" y="{line:.1f}" {style}>{escape(_short(text))}</text>'
             line += LINE
     at_x, at_y = x + PAD, line - LINE + PAD
-    for child in placed.children:
+    for number, child in enumerate(placed.children):
+        if number and not node.side_by_side:
+            yield _arrow(at_x + ARROW, at_y - GAP, dashed=child.node.dashed)
         yield from _draw(child, at_x, at_y)
         if node.side_by_side:
             at_x += child.width + GAP
         else:
             at_y += child.height + GAP
+
+
+def _arrow(x: float, y: float, *, dashed: bool) -> str:
+    """What comes next; dashed to a handler."""
+    dash = ' stroke-dasharray="3 2"' if dashed else ""
+    return (
+        f'<path d="M{x:.1f} {y:.1f}v{GAP - 1:.1f}" stroke="#78909c"{dash}/>'
+        f'<path d="M{x - 4:.1f} {y + GAP - 6:.1f}h8l-4 6z" fill="#78909c"/>'
+    )
 
 
 def _short(text: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from runbook.runner import gantt
 from runbook.runner.run_tree import CallView, StepView
 from runbook.runner.view import RunView
-from runbook.runner.wording import change_lines, moment, span, status_word, tame, unwired, value
+from runbook.runner.wording import change_lines, end_of, moment, span, status_word, tame, unwired, value
 
 FORMATS = ("md", "html", "json")
 
@@ -91,7 +91,7 @@ def to_markdown(view: RunView) -> str:
 def to_html(view: RunView) -> str:
     """The report as one file: no scripts, no links to elsewhere, everything escaped."""
     facts = to_data(view)
-    title = f"{facts['name']} · {status_word(facts['status'])}"
+    title = f"{facts['name']} · {status_word(end_of(facts['status'], facts['exit']))}"
     body = "\n".join(_html(facts, gantt.svg(view)))
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -188,7 +188,7 @@ def _head(facts: Mapping[str, Any]) -> list[list[str]]:
         ["Outputs", ", ".join(f"{name}={value(given, 60)}" for name, given in (facts["outputs"] or {}).items())],
         ["Called by", value(facts["parent"]) if facts["parent"] else ""],
         ["Trigger", value(facts["trigger"]) if facts["trigger"] else ""],
-        ["Resumed", f"{facts['resumed']} times" if facts["resumed"] else ""],
+        ["Resumed", {0: "", 1: "once"}.get(facts["resumed"], f"{facts['resumed']} times")],
     ]
     return [row for row in rows if row[1]]
 
@@ -266,6 +266,9 @@ def _blame(facts: Mapping[str, Any]) -> str:
     if not facts["error"]:
         return ""
     message = str(facts["error"].get("message", ""))
+    stops = [stop for stop in facts["stops"] if str(stop["box"]).startswith("@run")]
+    if facts["status"] == "cancelled" and stops:  # what was in flight is not to blame
+        return f"cancelled: {stops[-1]['why']}" if stops[-1]["why"] else "cancelled"
     return f"{facts['culprit']}: {message}" if facts["culprit"] else message
 
 
@@ -273,7 +276,7 @@ def _blame(facts: Mapping[str, Any]) -> str:
 
 
 def _markdown(facts: Mapping[str, Any]) -> Iterator[str]:
-    yield f"# {_cell(facts['name'])}: {status_word(facts['status'])}"
+    yield f"# {_cell(facts['name'])}: {status_word(end_of(facts['status'], facts['exit']))}"
     yield ""
     if facts["simulated"]:
         yield "> **SIMULATED.** This run was a rehearsal in a sandbox; nothing of it happened."
@@ -311,16 +314,23 @@ def _cell(text: str) -> str:
 # -- HTML
 
 _STYLE = (
-    "body{font:15px/1.45 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222}"
-    "table{border-collapse:collapse;margin:.5em 0 1.5em}td,th{border-bottom:1px solid #ddd;padding:.25em .8em .25em 0;"
-    "text-align:left;vertical-align:top;white-space:pre-wrap;overflow-wrap:anywhere}th{font-weight:600}"
-    ".simulated{background:#fff3cd;border:2px solid #b8860b;padding:.6em 1em;font-weight:600}"
-    ".what{border-left:4px solid #c62828;padding:.3em 1em;background:#fdecea}code{overflow-wrap:anywhere}"
+    ":root{color-scheme:light dark}"
+    "body{font:15px/1.45 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;"
+    "color:#222;background:#fff}"
+    "table{border-collapse:collapse;margin:.5em 0 1.5em;display:block;overflow-x:auto}"
+    "td,th{border-bottom:1px solid #8885;padding:.25em .8em .25em 0;text-align:left;vertical-align:top;"
+    "white-space:pre-wrap}td.long{overflow-wrap:anywhere;min-width:20em}th{font-weight:600}"
+    ".simulated{background:#fff3cd;color:#222;border:2px solid #b8860b;padding:.6em 1em;font-weight:600}"
+    ".what{border-left:4px solid #c62828;padding:.3em 1em;background:#c6282818;white-space:pre-wrap}"
+    "code{overflow-wrap:anywhere}"
+    "@media(prefers-color-scheme:dark){body{color:#ddd;background:#181a1b}}"
+    "@media print{body{max-width:none}}"
 )
+LONG = 36  # characters of a word that may be broken; shorter ones keep their column wide enough
 
 
 def _html(facts: Mapping[str, Any], chart: str) -> Iterator[str]:
-    yield f"<h1>{_text(str(facts['name']))}: {_text(status_word(facts['status']))}</h1>"
+    yield f"<h1>{_text(str(facts['name']))}: {_text(status_word(end_of(facts['status'], facts['exit'])))}</h1>"
     if facts["simulated"]:
         yield '<p class="simulated">SIMULATED. This run was a rehearsal in a sandbox; nothing of it happened.</p>'
     if _blame(facts):
@@ -349,5 +359,9 @@ def _html_table(header: Sequence[str], rows: list[list[str]]) -> Iterator[str]:
     if header:
         yield "<tr>" + "".join(f"<th>{_text(cell)}</th>" for cell in header) + "</tr>"
     for row in rows:
-        yield "<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>"
+        yield "<tr>" + "".join(f"<td{_class(cell)}>{_text(cell)}</td>" for cell in row) + "</tr>"
     yield "</table>"
+
+
+def _class(cell: str) -> str:
+    return ' class="long"' if any(len(word) > LONG for word in cell.split()) else ""

@@ -17,9 +17,17 @@ STATUS_WORDS: Mapping[str, str] = {
 }
 
 
+REFUSED = 3  # exit code (language: Exit codes)
+
+
 def status_word(status: str) -> str:
     """`timed_out` as people write it."""
     return STATUS_WORDS.get(status, status)
+
+
+def end_of(status: str, code: int | None) -> str:
+    """How a run ended: its status, but one that was refused (exit 3) did not fail: nothing was begun."""
+    return "refused" if code == REFUSED and status == "failed" else status
 
 
 def span(seconds: float | None) -> str:
@@ -100,7 +108,9 @@ def change_lines(shown: Any, before: Any = None, after: Any = None, limit: int |
     if isinstance(shown, str):
         return tame(shown).splitlines()
     if isinstance(shown, (list, tuple)):
-        return [_entry(entry, limit) for entry in shown]
+        if all(isinstance(entry, Mapping) and {"object", "path"} <= entry.keys() for entry in shown):
+            return difference_lines([diff.Difference.from_data(entry) for entry in shown], limit)
+        return [one_line(entry) if isinstance(entry, str) else value(entry, limit) for entry in shown]
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         found = diff.masked(diff.diff(before, after), unwired)  # a sealed leaf shows only that it changed
         return difference_lines(found, limit)
@@ -127,9 +137,3 @@ def _difference(difference: diff.Difference, limit: int | None) -> str:
     if old is None:
         return f"{where}: + {new}"
     return f"{where}: - {old}" if new is None else f"{where}: {old} → {new}"
-
-
-def _entry(entry: Any, limit: int | None) -> str:
-    if not isinstance(entry, Mapping) or "path" not in entry:
-        return one_line(entry) if isinstance(entry, str) else value(entry, limit)
-    return _difference(diff.Difference.from_data({"object": "", **entry}), limit)
