@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
+import tempfile
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 from runbook.actions import _kube_kinds as kinds
-from runbook.actions._kube_config import configuration, context_name
+from runbook.actions._kube_config import SCRATCH, configuration, context_name
 from runbook.actions._kube_kinds import Kind, Ref
 from runbook.actions._kube_transport import Answer, Bounds, Transport, Within
 from runbook.contract import Context, PermanentError, Sensitive, TemporaryError, shorten
@@ -229,16 +232,24 @@ def connect(ctx: Context, context: str) -> Cluster:
     """The cluster of a context (`current`: the kubeconfig's own), cached per run."""
     name = context_name(ctx.environ, context)
     where = ctx.environ.get("KUBECONFIG") or ctx.environ.get("HOME") or ""
-    return ctx.client(
-        f"k8s:{where}:{name}", lambda: Cluster(Transport(configuration(ctx.environ, name)), name), Cluster.close
-    )
+    return ctx.client(f"k8s:{where}:{name}", lambda: _cluster(ctx.environ, name, ctx.folder), Cluster.close)
+
+
+def _cluster(environ: Mapping[str, str], name: str, folder: Path | None) -> Cluster:
+    """A new connection. `folder`: a private one; None: the system's temporary folder."""
+    scratch = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=folder))
+    try:
+        return Cluster(Transport(configuration(environ, name, scratch), scratch), name)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
 
 
 def read_secret(environ: Mapping[str, str], context: str, namespace: str, name: str, key: str) -> str | None:
     """One key of a Secret, decoded; None where the Secret or the key is absent. TemporaryError, PermanentError else."""
     bounds = Within(10.0)
     resolved = context_name(environ, context)
-    cluster = Cluster(Transport(configuration(environ, resolved)), resolved)
+    cluster = _cluster(environ, resolved, None)
     try:
         found = cluster.find(bounds, Ref(kinds.SECRET, namespace, name))
     finally:

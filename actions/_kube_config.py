@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from runbook.contract import PermanentError
 
 IN_CLUSTER = "in-cluster"
 """The context's name where a pod's own service account is used."""
+
+SCRATCH = "kubeconfig-"
+"""How the names of the private folders begin that `configuration` writes into."""
 
 _ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 
@@ -45,8 +49,12 @@ def context_name(environ: Mapping[str, str], context: str) -> str:
     )
 
 
-def configuration(environ: Mapping[str, str], context: str) -> Any:
-    """The official client's Configuration for a context's name. PermanentError with the reason when there is none."""
+def configuration(environ: Mapping[str, str], context: str, scratch: Path) -> Any:
+    """The official client's Configuration for a context's name. PermanentError with the reason when there is none.
+
+    `scratch`: a private folder for the certificates and keys that stand inside a kubeconfig. The client writes them to
+    files; by itself into the system's temporary folder, where a killed run would leave a private key behind.
+    """
     from kubernetes.client import Configuration
     from kubernetes.config import ConfigException, load_kube_config
     from kubernetes.config.incluster_config import InClusterConfigLoader
@@ -60,9 +68,22 @@ def configuration(environ: Mapping[str, str], context: str) -> Any:
             raise PermanentError(f"there is no kubeconfig to find the context {context!r} in", hint="set KUBECONFIG")
         else:
             load_kube_config(
-                config_file=":".join(files), context=context, client_configuration=made, persist_config=False
+                config_file=":".join(files),
+                context=context,
+                client_configuration=made,
+                persist_config=False,
+                temp_file_path=str(scratch),
             )
+            _own_copies(made, scratch)
     except ConfigException as error:
         raise PermanentError(f"the kubeconfig has no usable context {context!r}: {error}") from error
     made.retries = False  # a retried POST or PATCH would be a second change; retrying is the playbook's decision
     return made
+
+
+def _own_copies(made: Any, scratch: Path) -> None:
+    """The client gives equal content one file for the whole process; another connection's folder may go before ours."""
+    for name in ("ssl_ca_cert", "cert_file", "key_file"):
+        found = getattr(made, name)
+        if found and Path(found).parent.name.startswith(SCRATCH) and Path(found).parent != scratch:
+            setattr(made, name, shutil.copy(found, scratch))

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import socket
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from runbook.contract import PermanentError, TemporaryError
@@ -91,13 +93,15 @@ class _Wire:
 class Transport:
     """A connection pool of the official client; safe for many threads."""
 
-    def __init__(self, configuration: Any) -> None:
+    def __init__(self, configuration: Any, scratch: Path | None = None) -> None:
+        """`scratch`: the folder of the configuration's own files; it goes when the pool is closed."""
         import urllib3
         from kubernetes.client.rest import RESTClientObject
 
         if not configuration.verify_ssl:  # the kubeconfig asked for it; one line on stderr per request helps nobody
             urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
         self.configuration = configuration
+        self._scratch = scratch
         self._pool = RESTClientObject(configuration).pool_manager
         self._wires = threading.local()
         self._pool.pool_classes_by_scheme = {
@@ -107,6 +111,8 @@ class Transport:
     def close(self) -> None:
         """Close the idle connections."""
         self._pool.clear()
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
 
     def authorization(self) -> dict[str, str]:
         """The header that says who asks (tokens are refreshed by the client's own hook)."""

@@ -119,6 +119,7 @@ class Run:
         self._locks = Locks(locks, folder.id, folder.path)
         self._logs = StepLogs(folder.logs)
         self.local: Local
+        self._host: Host | None = None
         self.started_at = 0.0
         self.resumed_by: str | None = None
         self.plan: str | None = None  # the saved plan that this run applies
@@ -143,7 +144,8 @@ class Run:
             from runbook.runner import registry
         folder = self._folder
         secrets = secrets_of(world, folder.path, self.cwd)
-        host = Host(registry, secrets, world.surroundings, folder=folder.path, run_id=folder.id, cwd=self.cwd)
+        around = world.surroundings
+        host = self._host = Host(registry, secrets, around, folder=folder.path, run_id=folder.id, cwd=self.cwd)
         self.local = Local(
             self.journal,
             host,
@@ -275,6 +277,8 @@ class Run:
 
     def close(self) -> None:
         """Give the run back. Never fails and never hangs."""
+        if self._host is not None:
+            self._host.clients.close()
         self._locks.close()
         self._logs.close()
         self.journal.close()

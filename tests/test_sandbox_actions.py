@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -11,7 +12,10 @@ from typing import Any
 import pytest
 
 from runbook.contract import PermanentError, TemporaryError
-from runbook.runner import registry
+from runbook.interpreter.errors import Exit
+from runbook.runner import files, registry, session
+from runbook.runner.session import World
+from runbook.runner.store import Store
 from runbook.sandbox import kinds, scenario, surroundings
 from runbook.sandbox.surroundings import Sandbox
 from tests.context import LocalContext, call
@@ -217,3 +221,24 @@ def test_faults_meet_the_shipped_actions(tmp_path: Path) -> None:
         assert failed
         assert time.monotonic() - begun < 5
         assert sandbox.received("slack") == [], "who hung up was not heard"
+
+
+def test_no_key_of_a_kubeconfig_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client writes what stands inside a kubeconfig into files; they are the run's own, and go with it."""
+    elsewhere = tmp_path / "tmp"
+    elsewhere.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(elsewhere))
+    file = tmp_path / "look.yaml"
+    file.write_text(
+        "runbook: 1\nname: look\nsteps:\n"
+        "  - {id: a, action: k8s.get, with: {namespace: tracktion-production, kind: Service, name: tracktion}}\n"
+        "  - {id: b, action: k8s.get, with: {namespace: tracktion-production, kind: Service, name: tracktion}}\n"
+    )
+    with surroundings.start(SCENARIOS / "traffic.yaml") as running:
+        before = {path.name for path in elsewhere.iterdir()}
+        world = World(store=Store(tmp_path / "home"), surroundings=running)
+        for _ in range(2):
+            ended = session.start(files.read_playbook(str(file), registry.catalogue()), {}, world=world)
+            assert ended.exit == Exit.SUCCEEDED
+            assert list(ended.folder.path.glob("kubeconfig-*")) == []
+        assert {path.name for path in elsewhere.iterdir()} == before
