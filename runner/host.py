@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from runbook.runner.secrets import Secrets
 
 MESSAGE = 8192  # characters of an error's text that are kept
-EFFECTIVE_EVERY = 1.0  # seconds between two looks whether an inverse has become effective
+EFFECTIVE_EVERY = 1.0  # seconds between two looks whether an inverse has become effective; the first ones come sooner
 
 
 class Registry(Protocol):
@@ -244,8 +244,10 @@ class Host:
     @staticmethod
     def _await_effect(ctx: HostContext, impl: Change[Any], args: Any, after: Any) -> None:
         """An inverse is done when it is effective: the time of its phase bounds the wait."""
+        pause = EFFECTIVE_EVERY / 16
         while not impl.effective(args, after, ctx):
-            ctx.sleep(EFFECTIVE_EVERY)
+            ctx.sleep(pause)
+            pause = min(2 * pause, EFFECTIVE_EVERY)
 
     def _unmoved(self, now: Mapping[str, Any], undoes: Undoes) -> None:
         """Nobody else changed what an inverse is about to change."""
