@@ -252,6 +252,8 @@ def release(revision: int, origin: int | None = None, status: str = "superseded"
         ([release(1, status="deployed"), release(2, status="failed")], 1),
         ([release(1, status="deployed"), release(2, status="pending-upgrade")], 1),
         ([release(1), release(2), release(3, 1, "deployed", "Rollback to 1")], None),
+        # Helm has forgotten revisions 1 to 3; what 3 went back to is known from when it did
+        ([release(4, 2, description="Rollback to 2"), release(5, 3, "deployed", "Rollback to 3")], 4),
         ([release(1), release(2), release(3), release(4, 2, "deployed", "Rollback to 2")], 1),
         ([release(1), release(2), release(3, 1, description="Rollback to 1"), release(4, status="deployed")], 3),
         ([release(1), release(2), release(3, status="failed", description='Rollback "app" failed: ...')], 1),
