@@ -262,3 +262,44 @@ def test_killed_at_every_journal_write_and_resumed_the_cluster_is_as_if_never_ki
     record_property("in flight", dict(tally.settled))
     assert tally.kills >= 0.85 * len(points), "the last writes come together now and then, the others do not"
     assert tally.in_flight >= calm.writes / 4
+
+
+def test_undo_killed_at_every_journal_write_gives_back_what_was(nursery: Nursery, tmp_path: Path) -> None:
+    """`runbook undo` after the switch: killed at each of its writes, and resumed."""
+    given = emergency.world("traffic")
+    playbook = emergency.playbook(tmp_path)
+
+    def one(at: int) -> tuple[int, int, str | None]:
+        """Writes of the undo, kills, what is wrong."""
+        folder = tmp_path / f"undo-{at}"
+        with open_in(folder, given) as sandbox:
+            before = calmed(sandbox)
+            assert nursery.order(folder, playbook, "start")["exit"] == 0
+            emergency.at_rest(sandbox)
+            undone = nursery.order(folder, playbook, "undo", at, "before")
+            writes, kills = undone.get("writes", 0), int("signal" in undone)
+            if kills:
+                undone = nursery.order(folder, playbook, "resume" if begun(folder) else "undo")
+            if undone["exit"] != 0:
+                return writes, kills, f"{undone}"
+            emergency.at_rest(sandbox)
+            slots = [spec["selector"]["slot"] for spec in emergency.course(sandbox)["Service/tracktion"]]
+            if slots != ["green", "blue", "green"]:
+                return writes, kills, f"the switch was taken back more or less than once: {slots}"
+            return (
+                writes,
+                kills,
+                "; ".join(emergency.settles(sandbox, before, only=set(before) - {"ReplicaSets"})) or None,
+            )
+
+    def begun(folder: Path) -> bool:
+        return any(event.kind == "undo.begun" for event in events(folder))
+
+    writes, _, why = one(0)
+    assert why is None
+    assert writes >= 5
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        found = list(pool.map(one, range(1, writes + 1)))
+    bad = {f"write {at}": why for at, (_, _, why) in enumerate(found, 1) if why is not None}
+    assert not bad, bad
+    assert sum(kills for _, kills, _ in found) >= 0.8 * writes
