@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from runbook.interpreter.effects import Call, Record
 from runbook.interpreter.model import Step
+from runbook.interpreter.outcome import error_view
 from runbook.interpreter.scope import Scope
 
 
@@ -97,7 +98,8 @@ def change_of(
     done = Done(record.seq, path, step, scope, call.action, record.inverse, locks=locks, open=step.temporary)
     if step.undo.kind == "steps":
         done.inverse, done.authored = None, True
-        done.scope = scope.naming(result=record.outputs, error=None)
+        result = {} if record.outputs is None else record.outputs
+        done.scope = scope.naming(result=result, error=error_view(record.error))
     elif step.undo.kind == "again":
         done.inverse, done.again = record.inverse or call, True
     elif record.irreversible or (record.inverse is None and call.effect == "opaque"):

@@ -19,8 +19,10 @@ Boxes: `@run` the run's work, `@hard` what clean-up hangs from (a second cancel 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal, Protocol, TypeVar
+
+from runbook.interpreter.frozen import frozen
 
 T = TypeVar("T")
 StopKind = Literal["timed_out", "cancelled"]
@@ -67,7 +69,7 @@ class Box:
         return earliest
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Fault:
     """An error as a value: what `steps.<id>.error` shows, plus what decides about it."""
 
@@ -81,7 +83,7 @@ class Fault:
     retry_after: float | None = None  # seconds that the other side asked for
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Call:
     """One attempt of one action.
 
@@ -109,7 +111,7 @@ class Call:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Question:
     """Something for a person. `kind`: approve, choose, checklist, in_doubt, failure (`--interactive`)."""
 
@@ -121,7 +123,7 @@ class Question:
     maybe: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SecretRef:
     """A secret's rendered coordinates: kind env, file or k8s."""
 
@@ -131,7 +133,7 @@ class SecretRef:
     optional: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Record:
     """What crosses from the world to the interpreter, and what the journal holds: canonical JSON data.
 

@@ -192,9 +192,9 @@ class Engine(Rounds):
     def _waited(step: Step, path: str, locks: tuple[str, ...], record: Record, patience: Box) -> Outcome:
         """The wait for locks was stopped."""
         out = stopped(record, f"it waited for {', '.join(locks)}")
-        if out.by != patience.key:
+        if out.by not in (patience.key, path):
             return out
-        return replace(out, by=path, step=step.id, path=path) if isinstance(step, Action) else out
+        return replace(out, by=path, step=step.id, path=path)
 
     async def _body(
         self, step: Step, scope: Scope, path: str, box: Box, begun: Record, args: Mapping[str, Any] | None

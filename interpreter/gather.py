@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from runbook.interpreter.effects import Box, Fault, Record, Status
 from runbook.interpreter.expressions import ExpressionError, decide, evaluate, render
+from runbook.interpreter.frozen import frozen
 from runbook.interpreter.model import Choose, Fallback, Foreach, Parallel, Step, Template, Tolerance
 from runbook.interpreter.outcome import Outcome, error_view, failed, stopped, worst
 from runbook.interpreter.run import Run, join
@@ -21,7 +22,7 @@ Job = Callable[[Box], Awaitable[Outcome]]
 LABEL = 60  # characters of an item that is shown whole
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Bound:
     """`keep_going`, computed. `run_all`: a failure keeps no other from starting; `allowed`: so many may fail."""
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, Literal
 
 from runbook.interpreter.effects import Fault, Record, Status
+from runbook.interpreter.frozen import frozen
 
 FailureKind = Literal["none", "failed", "timed_out", "cancelled", "in_doubt", "refused"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Outcome:
     """What became of a step, a block, a phase or the run.
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 from runbook.interpreter import expressions, values
 from runbook.interpreter.effects import Record
+from runbook.interpreter.frozen import frozen
 from runbook.interpreter.model import Choose, Playbook, Seconds, Step, Template
 from runbook.interpreter.outcome import Outcome, error_view, failure_view
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunInfo:
     """Facts of the run that never change. `started_at` is Unix time; `parent` the caller's run or playbook, if any."""
 
@@ -24,7 +25,7 @@ class RunInfo:
     trigger: Mapping[str, Any] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Book:
     """One playbook being played. `path`: '' for the root, `<step path>/` of a called one; `prefix`: its milestones'."""
 
@@ -154,7 +155,7 @@ class Steps(Mapping[str, Any]):
         return len(self._ids)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Scope:
     """The names at one place, the locks held along the path, and whether in a preview this place is reached at all."""
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from runbook.interpreter.changes import Done, inside
 from runbook.interpreter.doubt import settled
 from runbook.interpreter.effects import Box, Call, Fault
+from runbook.interpreter.frozen import frozen
 from runbook.interpreter.outcome import Outcome, failed, stopped
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ ATTEMPTS = 3
 PAUSE = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Playback:
     """Takes changes back under `path`. `held`: locks that the unwinding scope still holds.
 

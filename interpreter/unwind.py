@@ -7,10 +7,11 @@ the one before it did. What a second cancel skips or cuts stays on a list, for `
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from runbook.interpreter.effects import Box, Fault
+from runbook.interpreter.frozen import frozen
 from runbook.interpreter.model import OnFailure, Step
 from runbook.interpreter.outcome import Outcome, failure_view, stopped
 from runbook.interpreter.scope import Scope
@@ -24,7 +25,7 @@ PhaseName = Literal["undo", "on_failure", "temporary", "finally"]
 Play = Callable[[str, Box], Awaitable[Outcome]]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Handlers:
     """What a scope says about its end. `cleanup`: seconds for each phase."""
 
@@ -33,7 +34,7 @@ class Handlers:
     cleanup: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Left:
     """A phase that a second cancel skipped or cut. `seq` orders them as they would have run."""
 

@@ -198,7 +198,9 @@ class Toy:
     async def _fly(self, key: str, box: Box, end: float | None, land: Any, cut: Any) -> Record:
         future = self.loop.future()
         number = (
-            self.disk.intents[key].number if key in self.disk.intents else self.disk.started[key.removesuffix(" lock")]
+            self.disk.intents[key].number
+            if key in self.disk.intents
+            else self.disk.started[key.removesuffix(" lock").rstrip("/")]
         )
         self.flights[key] = Flight(number, box, end, future, land, cut)
         result: Record = await future

@@ -53,6 +53,17 @@ class Maker:
     def seconds(self, most: float = 5.0) -> float:
         return round(self.r.uniform(0.01, most), 4)
 
+    def takes(self, most: float = 5.0) -> Any:
+        """How long something takes; in an iteration a little more for each item, so that no two end at once."""
+        base = self.seconds(most)
+        if not self.items:
+            return base
+        more = [
+            f"{round(0.0037 * (1 + 0.37 * depth), 6)} * (4 * 'pqrst'.find({item}[0]) + ({item} | length))"
+            for depth, item in enumerate(self.items)
+        ]
+        return f"{{{{ {base} + {' + '.join(more)} }}}}"
+
     def id(self, kind: str) -> str:
         return f"{kind}{next(self.numbers)}"
 
@@ -124,7 +135,7 @@ class Maker:
         back_fails = "stuck" if self.r.random() < 0.04 else ""
         key = self.key(step_id) + ("_T" if temporary else "")
         return put(
-            step_id, key, 1, takes=self.seconds(), back=self.seconds(2), temporary=temporary, back_fails=back_fails,
+            step_id, key, 1, takes=self.takes(), back=self.seconds(2), temporary=temporary, back_fails=back_fails,
             attempt=self.r.choice([300.0, 300.0, self.seconds()]), **more,
         )  # fmt: skip
 
@@ -137,7 +148,7 @@ class Maker:
             step_id,
             self.key(step_id),
             1,
-            takes=self.seconds(),
+            takes=self.takes(),
             back=self.seconds(2),
             late="answer lost",
             retry=retry,
@@ -146,7 +157,7 @@ class Maker:
 
     def _restart(self) -> Step:
         return act(
-            self.id("restart"), "toy.restart", {"name": self.key("app"), "takes": self.seconds(2)}, idempotent=True
+            self.id("restart"), "toy.restart", {"name": self.key("app"), "takes": self.takes(2)}, idempotent=True
         )
 
     def _opaque(self) -> Step:
@@ -154,15 +165,15 @@ class Maker:
         undo = self.r.choice(
             [
                 Undo("none"),
-                Undo("steps", (put(f"{step_id}_back", f"{self.key(step_id)}_back", 1, takes=self.seconds(1)),)),
+                Undo("steps", (put(f"{step_id}_back", f"{self.key(step_id)}_back", 1, takes=self.takes(1)),)),
             ]
         )
-        return run(step_id, takes=self.seconds(), undo=undo, **self.leaf())
+        return run(step_id, takes=self.takes(), undo=undo, **self.leaf())
 
     def _bad(self) -> Step:
         step_id = self.id("bad")
         retry = self.r.choice([None, Retry(2, delay=self.seconds(2))])
-        return fail(step_id, self.seconds(), retry=retry, **self.leaf())
+        return fail(step_id, self.takes(), retry=retry, **self.leaf())
 
     def _get(self) -> Step:
         more = self.leaf()
@@ -170,7 +181,7 @@ class Maker:
             more["outputs"] = {"mine": self.r.choice(["result.value", "result.nothing.at.all"])}
         if self.r.random() < 0.2:
             more["background"] = True
-        return get(self.id("get"), "x", self.seconds(), **more)
+        return get(self.id("get"), "x", self.takes(), **more)
 
     def _check(self) -> Step:
         return check(self.id("check"), self.r.random() < 0.7, **self.leaf())
@@ -185,7 +196,7 @@ class Maker:
     def _poll(self) -> Step:
         wanted = self.r.choice([1, 2, 4, 9])
         return act(
-            self.id("poll"), "toy.count", {"takes": self.seconds(1)},
+            self.id("poll"), "toy.count", {"takes": self.takes(1)},
             poll=poll(
                 f"result.n >= {wanted}", every=self.seconds(3), hold=self.r.choice([0.0, 0.0, self.seconds(4)]),
                 timeout=self.seconds(12),
@@ -205,7 +216,7 @@ class Maker:
         return tell(
             step_id,
             text,
-            takes=self.seconds(14),
+            takes=self.takes(14),
             fail=self.r.choice(["", "", "no route"]),
             lane=self.r.choice(["one", "two"]),
             **more,
@@ -246,7 +257,7 @@ class Maker:
         more = self.outer()
         if self.r.random() < 0.05:
             undo_id = self.id("blockback")
-            more["undo"] = Undo("steps", (put(undo_id, self.key(undo_id), 1, takes=self.seconds(1)),))
+            more["undo"] = Undo("steps", (put(undo_id, self.key(undo_id), 1, takes=self.takes(1)),))
         if self.r.random() < 0.1:
             more["background"] = True
         return block(self.id("block"), *self.inner(depth), keep_going=self.tolerance(), **more)

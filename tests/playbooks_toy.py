@@ -85,7 +85,7 @@ def put(
     key: str,
     value: Any = 1,
     *,
-    takes: float = 0,
+    takes: Any = 0,
     back: float = 0,
     fail: str = "",
     late: str = "",
@@ -99,11 +99,11 @@ def put(
     return act(id_, "toy.set", args, idempotent=True, **more)
 
 
-def fail(id_: str, after: float = 0, **more: Any) -> Action:
+def fail(id_: str, after: Any = 0, **more: Any) -> Action:
     return act(id_, "toy.get", {"key": "x", "takes": after, "fail": f"{id_} broke"}, **more)
 
 
-def get(id_: str, key: str, takes: float = 0, **more: Any) -> Action:
+def get(id_: str, key: str, takes: Any = 0, **more: Any) -> Action:
     return act(id_, "toy.get", {"key": key, "takes": takes}, **more)
 
 
@@ -115,11 +115,11 @@ def wait(id_: str, seconds: float, **more: Any) -> Action:
     return act(id_, "flow.wait", {"for": seconds}, **more)
 
 
-def run(id_: str, takes: float = 0, fail: str = "", **more: Any) -> Action:
+def run(id_: str, takes: Any = 0, fail: str = "", **more: Any) -> Action:
     return act(id_, "toy.run", {"takes": takes, "fail": fail}, **more)
 
 
-def tell(id_: str, text: str = "", takes: float = 0, fail: str = "", **more: Any) -> Action:
+def tell(id_: str, text: str = "", takes: Any = 0, fail: str = "", **more: Any) -> Action:
     more = {"lane": "toy", "attempt": 10.0, **more}
     return act(id_, "toy.tell", {"text": text, "takes": takes, "fail": fail}, **more)
 
