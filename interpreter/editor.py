@@ -20,6 +20,16 @@ _ANY_TYPE: Final = ("string", "number", "boolean", "object", "array", "null")
 _ACTION: Final = {"$ref": "#/$defs/action"}
 _NO_KIND: Final = "this step does nothing: give it one of action, steps, parallel, fallback, choose, foreach, playbook"
 _A_DURATION: Final = "a duration like 90s, 5m or 1h30m"
+_FORMS: Final = {
+    "string": "text",
+    "boolean": "true or false",
+    "integer": "a whole number",
+    "number": "a number",
+    "array": "a list",
+    "object": "a map",
+    "null": "nothing",
+    "duration": "a duration",
+}
 _MARKDOWN: Final = ("`", "\n")
 
 
@@ -135,11 +145,20 @@ def _templated(schema: Any) -> Any:
             body[key] = _templated(body[key])
     if "properties" in body:
         body["properties"] = {name: _templated(one) for name, one in body["properties"].items()}
-    plain_text = body.get("type") == "string" and not {"enum", "pattern", "const"} & body.keys()
-    if plain_text or body.get("type") == list(_ANY_TYPE) or not {"type", "enum", "const", "anyOf"} & body.keys():
-        return body
+    if _takes_text(body):
+        return {**body, "pattern": rf"\{{\{{|{body['pattern']}"} if "pattern" in body else body
     said = {key: body.pop(key) for key in ("description", "markdownDescription", "default") if key in body}
     return {**said, "anyOf": [*(body["anyOf"] if body.keys() == {"anyOf"} else [body]), _alternative(grammar.TEMPLATE)]}
+
+
+def _takes_text(schema: Mapping[str, Any]) -> bool:
+    """Whether text is a value, any or of a pattern: then a template is no form of its own."""
+    if "anyOf" in schema:
+        return any(_takes_text(one) for one in schema["anyOf"])
+    kinds = schema.get("type", "string")
+    return (
+        "string" in ([kinds] if isinstance(kinds, str) else kinds) and not {"enum", "const", "format"} & schema.keys()
+    )
 
 
 def _literal(value: Any) -> str:
@@ -194,8 +213,10 @@ def _shown_part(key: str, value: Any) -> Any:
 
 
 def _alternative(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """One of several forms keeps its title: by it the server tells which of them it was."""
-    return {**_shown(schema), **({"title": schema["title"]} if "title" in schema else {})}
+    """One of several forms has a title: by it the server tells which of them a value has."""
+    kind = schema.get("format", schema.get("type"))
+    title = schema.get("title") or (_FORMS.get(kind) if isinstance(kind, str) else None)
+    return {**_shown(schema), **({"title": title} if title else {})}
 
 
 def _described(schema: dict[str, Any], text: str) -> dict[str, Any]:
