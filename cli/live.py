@@ -7,7 +7,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from rich.console import Console
 from rich.live import Live
@@ -15,6 +14,7 @@ from rich.text import Text
 
 from runbook.cli.screen import step_line, tree
 from runbook.cli.terminal import Terminal
+from runbook.interpreter.frozen import frozen
 from runbook.runner.journal import Event
 from runbook.runner.run_tree import StepView, step_of
 from runbook.runner.view import RunView
@@ -30,7 +30,7 @@ CANCELLED = "cancelled, cleaning up; Ctrl-C again leaves the rest to `runbook re
 CUT = "stopping; what is left of the clean-up stays open"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Clock:
     """One objective to watch: `since` is a milestone's name, a Unix time, or None for the run's start."""
 

@@ -6,13 +6,14 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from runbook.cli.terminal import Terminal, columns
 from runbook.interpreter.errors import Exit, InternalError, RunbookError
+from runbook.interpreter.frozen import frozen
 from runbook.runner import step_logs
 from runbook.runner.journal import Journal
 from runbook.runner.run_tree import step_of
@@ -81,7 +82,7 @@ def runs(limit: int, everything: bool, output: str) -> None:
         click.echo(terminal.paint(f"{len(folders) - len(shown)} older ones: runbook runs --all", "dim"))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Line:
     """One run of the list."""
 

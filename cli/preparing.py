@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from runbook.cli import writing
 from runbook.cli.looking import store
 from runbook.cli.terminal import Terminal
 from runbook.interpreter.errors import Exit, InvalidError, Place, Problem
+from runbook.interpreter.frozen import frozen
 from runbook.runner import compiled
 from runbook.runner.wording import one_line
 
@@ -31,7 +32,7 @@ COORDINATES = "coordinates.json"
 """What a world of `runbook sandbox up` writes into its folder: given as SCENARIO, the run happens in that world."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Prepared:
     """What a run starts with."""
 
@@ -69,7 +70,8 @@ def prepare(file: str, given: Sequence[str], files: Sequence[str], scenario: str
     Raises click's Exit (2) after all problems were shown.
     """
     if not file:
-        raise click.UsageError("no playbook was given (--sandbox takes the word after it: put it after the playbook)")
+        taken = "" if scenario in (NO_SANDBOX, "") else f"; --sandbox took {scenario} as its scenario: write it last"
+        raise click.UsageError(f"no playbook was given{taken}")
     loaded = compiled.read_playbook(file, store())
     if loaded.problems:
         writing.show_problems(loaded, terminal)
@@ -138,6 +140,8 @@ def _read_inputs(path: str) -> dict[str, Any]:
         text = files.read(path)
     except FileNotFoundError as error:
         raise InvalidError(f"--inputs {path}: {error.strerror or 'cannot be read'}") from None
+    except UnicodeDecodeError:
+        raise InvalidError(f"--inputs {path}: not UTF-8") from None
     document = source.parse(text, path)
     wrong = tuple(problem for problem in document.problems if problem.severity == "error")
     if wrong:

@@ -7,7 +7,8 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from runbook.interpreter.frozen import frozen
 
 CODES = {
     "bold": "1",
@@ -49,7 +50,7 @@ STATUS_MARK = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Terminal:
     """`live`: stdout is a terminal that can be redrawn; `asks`: a person can be asked; `color`: escapes are welcome."""
 

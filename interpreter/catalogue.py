@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal
+
+from runbook.interpreter.frozen import frozen
 
 Effect = Literal["read", "check", "change", "opaque", "notify", "local", "ask"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ActionSpec:
     """One action as its family's schema file describes it (`schemas/actions/<family>.schema.json`, `$defs/<name>`).
 

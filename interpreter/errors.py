@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar
 
+from runbook.interpreter.frozen import frozen
+
 
 class Exit(IntEnum):
     """The process exit codes that the language promises."""
@@ -32,7 +34,7 @@ class Place:
         return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Problem:
     """One thing that is wrong with a file, said where it stands.
 

@@ -8,11 +8,11 @@ Jinja; all others compile once, and jinja2 is imported only then.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, Literal, TypeAlias
 
 from runbook.interpreter.bounds import MAX_TEXT
+from runbook.interpreter.frozen import frozen
 from runbook.interpreter.plain_expressions import NotPlainError, plain_expression
 from runbook.interpreter.values import Unknown, joined, kind_of, text_of
 
@@ -37,7 +37,7 @@ class TemplateForm(ValueError):  # noqa: N818  # the form of a template, which i
         self.offset = offset
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Piece:
     """One `{{ ... }}` of a text: the source between the braces, and where that starts."""
 
@@ -45,7 +45,7 @@ class Piece:
     offset: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Analysis:
     """What a template says before it runs. `problem` at `offset` characters from its start, or None.
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from typing import Any, TypeAlias
+
+from runbook.interpreter.frozen import frozen
 
 MANY = 12  # names that an error lists although it has a better hint
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Finding:
     """Something wrong with the node at `path`, seen from the value that was checked. `{name}` in `message` is that
     node.

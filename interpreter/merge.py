@@ -11,6 +11,7 @@ from typing import Any
 
 from runbook.interpreter.catalogue import ActionSpec
 from runbook.interpreter.errors import Place
+from runbook.interpreter.frozen import frozen
 from runbook.interpreter.source import Source
 
 _SOMEWHERE = "/" + "/".join("abcdefghijklmnop")  # deep enough for every `..`; where it is makes no difference
@@ -18,7 +19,7 @@ IMPORTED = ("inputs", "secrets", "vars", "defaults")
 MAY_STAND_IN_LIBRARY = frozenset({"runbook", "name", "description", "import", *IMPORTED})
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Item:
     """A value and where it stands: `holder[key]` in `source`."""
 

@@ -7,15 +7,16 @@ paths are as written plus the file they stand in. Everything here is picklable a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal, TypeAlias
 
 from runbook.interpreter.errors import Place, Problem
+from runbook.interpreter.frozen import frozen
 
 NOWHERE = Place("<none>")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Bare:
     """A bare expression (`when`, `until`, `fail_when`, step `outputs`): Jinja source without braces."""
 
@@ -24,7 +25,7 @@ class Bare:
     reads: frozenset[str] = frozenset()  # ids of steps that it names as steps.<id>
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Template:
     """Plain JSON data whose strings may hold `{{ ... }}`. `places` maps a JSON pointer ('' = the whole) to its place."""
 
@@ -38,7 +39,7 @@ Seconds: TypeAlias = float | Template
 """A duration in seconds, or a template that gives one (a number of seconds or a duration text) when the step starts."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Retry:
     """`retry`. One attempt when absent. `max_duration` alone means: no other bound on the number of attempts."""
 
@@ -50,7 +51,7 @@ class Retry:
     on: tuple[Literal["temporary", "timeout"], ...] = ("temporary", "timeout")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Poll:
     """`until`, `every`, `for`, `fail_when` of a read or check. An attempt gets max(every, 10 s)."""
 
@@ -61,7 +62,7 @@ class Poll:
     timeout: Seconds = 300.0  # of the whole poll; built-in 5 minutes, not defaults.timeout
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OnFailure:
     """`on_failure`. Undo comes first, then the steps, then `then`."""
 
@@ -70,7 +71,7 @@ class OnFailure:
     then: Literal["abort", "continue"] = "abort"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Undo:
     """`undo` of a step: how an undo that contains it takes it back."""
 
@@ -78,7 +79,7 @@ class Undo:
     steps: tuple[Step, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen(kw_only=True)
 class Common:
     """What every step has."""
 
@@ -99,7 +100,7 @@ class Common:
     sees: frozenset[str] = frozenset()  # ids that this step's own keys name (not its children's): joins of background steps
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen(kw_only=True)
 class Action(Common):
     """One call of an action. `timeout` bounds the whole poll or retry loop when set; `attempt` each attempt."""
 
@@ -115,7 +116,7 @@ class Action(Common):
     lane: str = ""  # notify only: the ordered lane (family; what pages people has its own)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen(kw_only=True)
 class Block(Common):
     """`steps`, in order."""
 
@@ -123,7 +124,7 @@ class Block(Common):
     keep_going: Tolerance = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen(kw_only=True)
 class Parallel(Common):
     """`parallel`, at once. After a failure nothing new starts; branches in flight run to their end."""
 
@@ -132,14 +133,14 @@ class Parallel(Common):
     keep_going: Tolerance = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen(kw_only=True)
 class Fallback(Common):
     """`fallback`: in order until one succeeds."""
 
     steps: tuple[Step, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Branch:
     """One branch of `choose`; `when` None is the last, unconditional one."""
 
@@ -148,14 +149,14 @@ class Branch:
     place: Place = NOWHERE
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen(kw_only=True)
 class Choose(Common):
     """`choose`: the first branch that holds; none = failed."""
 
     branches: tuple[Branch, ...]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen(kw_only=True)
 class Foreach(Common):
     """`foreach` with `steps`."""
 
@@ -166,7 +167,7 @@ class Foreach(Common):
     keep_going: Tolerance = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen(kw_only=True)
 class SubPlaybook(Common):
     """`playbook` with `with`: a static path, loaded; own scope, own handlers."""
 
@@ -180,7 +181,7 @@ Tolerance: TypeAlias = bool | int | str | Template | None
 """`keep_going`: None or False = stop at the first failure; True = all run, any failure fails; 2, "25%" = so many may fail."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Input:
     """One declared input. `default` is ABSENT when the input is required."""
 
@@ -199,7 +200,7 @@ class Input:
     secret: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SecretSource:
     """One declared secret: where it is (`kind` env, file, k8s), never what it is. `where` may hold templates of inputs and vars."""
 
@@ -210,7 +211,7 @@ class SecretSource:
     place: Place = NOWHERE
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Objective:
     """A milestone against the wall clock. `since`: None = the run's start, a milestone's name, or a template of a timestamp."""
 
@@ -219,7 +220,7 @@ class Objective:
     since: str | Template | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Playbook:
     """A whole playbook, imports merged, sub-playbooks loaded."""
 
@@ -240,7 +241,7 @@ class Playbook:
     place: Place = NOWHERE
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Loaded:
     """A playbook, everything that is wrong with it, and every text that was read (the run's snapshot).
 

@@ -16,6 +16,7 @@ from typing import Any
 from runbook.interpreter import expressions
 from runbook.interpreter.errors import Place
 from runbook.interpreter.findings import did_you_mean
+from runbook.interpreter.frozen import frozen
 from runbook.interpreter.model import Bare, Template
 from runbook.interpreter.problems import Problems
 from runbook.interpreter.references import Index, Trail
@@ -96,7 +97,7 @@ def _misuse(source: str, bare: bool, allowed: bool, inputs: frozenset[str]) -> s
     return expressions.secret_misuse(source, bare, allowed, inputs)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Site:
     """Where a template stands: what it may name, and how people find it. `words`: names beyond the roots (`as`, loop,
     result).

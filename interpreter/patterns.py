@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from re import _constants as code  # type: ignore[attr-defined]  # the only parser of Python's own patterns
 from re import _parser as parser  # type: ignore[attr-defined]
 from typing import Any, Final, TypeAlias
+
+from runbook.interpreter.frozen import frozen
 
 MAX_PATTERN: Final = 1_000
 MAX_TEXT: Final = 1_000_000
@@ -31,7 +32,7 @@ _END: Final[Characters] = frozenset({""})  # nothing follows: the match is compl
 _REPEATS: Final = (code.MAX_REPEAT, code.MIN_REPEAT, code.POSSESSIVE_REPEAT)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Cost:
     """`degree`: ambiguous unbounded repeats. `factor`: ways of the bounded ones. `scans`: there are other unbounded."""
 

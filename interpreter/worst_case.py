@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
+from runbook.interpreter.frozen import frozen
 from runbook.interpreter.model import (
     Action,
     Block,
@@ -32,7 +32,7 @@ LEAST_CLEANUP = 60.0
 ASSUMED = 300.0  # seconds, for a time limit that a template computes
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class WorstCase:
     """Seconds: of the work, and of all clean-up on top of it. `assumes`: what could not be known, as sentences."""
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
+
+from runbook.interpreter.frozen import frozen
 
 
 class _Absent:
@@ -17,7 +18,7 @@ class _Absent:
 ABSENT: Final = _Absent()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Difference:
     """One leaf that changes. `path`: a part per level; list items are `name=web` where each has a name, else indexes."""
 

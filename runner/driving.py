@@ -9,12 +9,12 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
 from runbook.interpreter.effects import Call, Fault, Question
 from runbook.interpreter.errors import CrashError, Exit, RefusedError, RunbookError
+from runbook.interpreter.frozen import frozen
 from runbook.interpreter.values import from_wire, to_wire
 from runbook.runner import processes
 from runbook.runner.clock import Clock
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 Listener = Callable[[Event], None]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen(kw_only=True)
 class Options:
     """What the command line decided. `cleanup_only`: on resume, end what is open and do nothing new."""
 
@@ -69,7 +69,7 @@ class Options:
 _KEPT = ("wait_lock", "preempt", "in_doubt", "interactive", "yes")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Unfinished:
     """Clean-up that a second cancel skipped or cut: a phase (undo, on_failure, temporary, finally) of a step."""
 
@@ -77,7 +77,7 @@ class Unfinished:
     phase: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen(kw_only=True)
 class Ended:
     """How it ended. `status`: the outcome's, or `waiting`. `questions`: what is waited for. `head`: the last digest."""
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from runbook.interpreter.frozen import frozen
 from runbook.runner.run_tree import StepView
 from runbook.runner.view import RunView
 from runbook.runner.wording import clock, one_line, span, status_word
@@ -31,7 +31,7 @@ COLOURS: Mapping[str, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Axis:
     """Time to pixels. `begin` and `end` are Unix times; what lies beyond the end is drawn at the edge."""
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from html import escape
 
 from runbook.interpreter import model
+from runbook.interpreter.frozen import frozen
 
 PHASES = {"!undo": "undo", "!on_failure": "on failure", "!finally": "finally"}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Node:
     """One box of the picture: a step, or a named group of steps (a branch, a phase)."""
 
@@ -153,7 +153,7 @@ FILL = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Placed:
     node: Node
     width: float

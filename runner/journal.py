@@ -13,11 +13,11 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from runbook.interpreter.errors import InternalError, RunbookError
+from runbook.interpreter.frozen import frozen
 from runbook.runner import leases
 
 SCHEMA = 1
@@ -41,7 +41,7 @@ class JournalError(RunbookError):
     """The journal cannot be written or read: a full or broken disk, a damaged file."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Event:
     """One line of a run's history. `at`: running seconds. `wall`: Unix time. seq 0: passing (a log line), no record."""
 
@@ -54,7 +54,7 @@ class Event:
     digest: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Mail:
     """A command from another process: kind cancel, preempt or answer."""
 

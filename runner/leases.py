@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from dataclasses import dataclass
 
 from runbook.interpreter.errors import RefusedError, RunbookError
+from runbook.interpreter.frozen import frozen
 from runbook.runner import processes
 
 TTL = 30.0  # seconds that a lease lives without a heartbeat
@@ -31,7 +31,7 @@ class LeaseHeldError(RefusedError):
     """Another process runs this run."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Holder:
     """Who holds a lease, and since when (Unix time)."""
 

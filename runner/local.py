@@ -20,6 +20,7 @@ from typing import Any, Literal, TypeVar
 
 from runbook.interpreter.effects import Box, Call, Fault, Question, Record, SecretRef, StopKind
 from runbook.interpreter.errors import NonDeterminismError
+from runbook.interpreter.frozen import frozen
 from runbook.runner import people
 from runbook.runner.calls import Calls
 from runbook.runner.clock import Clock
@@ -51,7 +52,7 @@ class WaitingError(Exception):
         self.questions = tuple(questions)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Policy:
     """What the command line decided."""
 
@@ -215,6 +216,8 @@ class Local:
             box.stopped = self.past.stops[box.key]
         if box.key.startswith("@"):
             self._roots[box.key] = box
+            if box.due is not None:  # it got its end late: what flies in it must hear of it
+                self.alarm(box.due, self.calls.cut_stopped)
 
     def emit(self, kind: str, key: str, data: Mapping[str, Any]) -> None:
         mark = kind, emit_key(kind, key, data)

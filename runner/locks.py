@@ -12,10 +12,10 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from runbook.interpreter.errors import RunbookError
+from runbook.interpreter.frozen import frozen
 from runbook.runner import processes
 
 TTL = 15.0  # seconds that a lock lives without its run; a dead run's children may still act for a while
@@ -37,7 +37,7 @@ class LockLostError(RunbookError):
     """Another run got a lock of ours, because this process did not run for longer than the lock lives."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Holder:
     """Who holds a lock. `since`: Unix time. `parked`: the run waits for a person, no process runs it."""
 

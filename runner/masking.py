@@ -13,8 +13,9 @@ import re
 import shlex
 import urllib.parse
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Final
+
+from runbook.interpreter.frozen import frozen
 
 SHORTEST: Final = 4  # characters: below, half the world would be masked
 WHOLE_WORD: Final = 8  # characters: below, only whole words are masked
@@ -37,7 +38,7 @@ _DSN_PASSWORD: Final = re.compile(
 _SENSITIVE_KEY: Final = re.compile(r"(?i)pass|pwd|secret|token|key|credential")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Spelling:
     """One text that gives a secret away. `word`: only where it stands alone. `base64`: its neighbours carry bits."""
 
@@ -155,7 +156,7 @@ def _leaves(data: object, *, sensitive: bool) -> Iterator[str]:
             yield from _leaves(item, sensitive=sensitive)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Hit:
     """A stretch of text that gives a secret away. `whole`: it is exactly the plain value."""
 

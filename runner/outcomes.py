@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from runbook.interpreter.effects import Call, Fault
+from runbook.interpreter.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Result:
     """How a call ended. `outputs` are masked; `inverse` is sealed."""
 
@@ -25,7 +25,7 @@ class Result:
         return self.status == "succeeded"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Intent:
     """What a change is about to do: made by reads alone, on disk before `apply`. All of it sealed.
 
@@ -47,7 +47,7 @@ class Intent:
         return self.before if self.origin is None else self.origin
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Undoes:
     """The states in which an inverse may find its objects (sealed); in any other somebody else was there.
 
@@ -57,7 +57,7 @@ class Undoes:
     states: tuple[Mapping[str, Any], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Again:
     """Settled: it did not happen, or only in part, and can be applied (again); None: an opaque call, run anew."""
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from runbook.interpreter.effects import Fault, Question, Status
+from runbook.interpreter.frozen import frozen
 from runbook.interpreter.values import Timestamp
 
 YES = frozenset({"approve", "approved", "yes", "y", "ok"})
 NO = frozenset({"decline", "declined", "reject", "no", "n"})
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Answer:
     """One person's answer. `items`: of a checklist, `{text, checked, note}` each. `at`: Unix time."""
 
@@ -43,7 +43,7 @@ class Answer:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Verdict:
     """What a question was decided to."""
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from typing import Any, Literal
 
 from runbook.interpreter.errors import InvalidError
+from runbook.interpreter.frozen import frozen
 from runbook.runner.diff import Difference
 
 FORMAT = 1
@@ -37,7 +38,7 @@ Verdict = Literal[
 skip: `when` is false; opaque: cannot be previewed; block: holds other rows; failed: could not be looked at."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Row:
     """One step of a plan, in the order in which it would begin.
 
@@ -71,7 +72,7 @@ class Row:
         return self.effect in ("change", "opaque", "notify")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Plan:
     """What a run would do, made at `made` (Unix seconds). `missing`: rights, tools, credentials that it would lack."""
 
@@ -136,7 +137,7 @@ class Plan:
             return Plan(rows=rows, **data)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InvalidError(
-                f"not a saved plan: {error}", hint="make one with `runbook plan FILE -o plan.json`"
+                "this is not a saved plan", hint="make one with `runbook plan FILE -o plan.json`"
             ) from error
 
 

@@ -10,12 +10,13 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runbook.interpreter.frozen import frozen
 
-@dataclass(frozen=True, slots=True)
+
+@frozen
 class Identity:
     """Who a process is: comparable between processes and after it died."""
 

@@ -8,17 +8,17 @@ import re
 import stat
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from runbook.interpreter.errors import InvalidError, RefusedError
+from runbook.interpreter.frozen import frozen
 
 _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"  # in the order in which text sorts
 MOMENT = len("20260115-033012")
 _OPEN = stat.S_IRWXG | stat.S_IRWXO
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunFolder:
     """One run on disk."""
 

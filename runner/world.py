@@ -6,16 +6,16 @@ import functools
 import importlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runbook.interpreter.frozen import frozen
 from runbook.runner.secrets import ReadK8s, Secrets
 from runbook.runner.store import Store, home
 from runbook.runner.surroundings import Real, Surroundings
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen(kw_only=True)
 class World:
     """Where a run happens: everything of it can be replaced. `registry` None: the installed actions."""
 
