@@ -169,7 +169,8 @@ class Builder:
     def _undo(self, value: Any, data: Mapping[str, Any], kind: str, site: Site) -> Undo:
         if isinstance(value, str):
             return Undo(value)  # type: ignore[arg-type]  # the schema's enum is this Literal
-        return Undo("steps", self.steps(value["steps"], self.child(data, kind, site, UNDO, "!undo")))
+        ended = site.at(words=site.words | _ENDED)  # an undo sees the scope of the step's end
+        return Undo("steps", self.steps(value["steps"], self.child(data, kind, ended, UNDO, "!undo")))
 
     def _outputs(
         self, value: Mapping[str, Any], data: Mapping[str, Any], kind: str, site: Site

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from runbook.contract import (
     Action,
@@ -261,7 +261,7 @@ class Lab:
     registry: Toys
 
     @classmethod
-    def at(cls, folder: Path, *more: type[Action[Any]], **environ: str) -> Lab:
+    def at(cls, folder: Path, *more: type[Action[Any]], **environ: str) -> Self:
         world = folder / "world"
         world.mkdir(exist_ok=True)
         around = {"PATH": os.environ["PATH"], "HOME": str(folder), "WORLD": str(world), **environ}
