@@ -106,13 +106,19 @@ def _kubernetes() -> Iterator[Finding]:
     """The cluster of the current context, asked for its version within 5 seconds."""
     configured = os.environ.get("KUBECONFIG") or str(Path("~/.kube/config").expanduser())
     inside = "KUBERNETES_SERVICE_HOST" in os.environ
-    if not inside and not any(Path(part).is_file() for part in configured.split(os.pathsep)):
+    if not _kubeconfig():
         yield "kubernetes", "note", f"no kubeconfig at {configured}; k8s.* and helm.* need one"
         return
     try:
         yield "kubernetes", "ok", _cluster(inside)
     except Exception as error:  # noqa: BLE001  the client's and urllib3's errors have no common class
         yield "kubernetes", "bad", f"{'in the cluster' if inside else configured}: {_first(error)}"
+
+
+def _kubeconfig() -> bool:
+    """Whether there is anything to reach a cluster with: a kubeconfig, or the pod that we are in."""
+    configured = os.environ.get("KUBECONFIG") or str(Path("~/.kube/config").expanduser())
+    return "KUBERNETES_SERVICE_HOST" in os.environ or any(Path(p).is_file() for p in configured.split(os.pathsep))
 
 
 def _cluster(inside: bool) -> str:
@@ -158,6 +164,11 @@ def _playbook(file: str) -> Iterator[Finding]:
     yield from dict.fromkeys(finding for source in secrets for finding in _secret(source))
     known = registry.catalogue()
     used = {step.action for _, step in shape.walk(loaded.playbook) if isinstance(step, Action)}
+    families = {name.partition(".")[0] for name in used}
+    if "helm" in families and shutil.which("helm") is None:
+        yield "helm", "bad", f"not on PATH; {file} uses helm.*"
+    if families & {"k8s", "helm"} and not _kubeconfig():
+        yield "kubernetes", "bad", f"no kubeconfig; {file} uses {' and '.join(sorted(families & {'k8s', 'helm'}))}"
     for extra in sorted({known[name].extra or "" for name in used} - {""}):
         there = find_spec(EXTRA_MODULES.get(extra, extra)) is not None
         yield extra, "ok" if there else "bad", "installed" if there else f"pip install 'runbook[{extra}]'"
@@ -180,7 +191,7 @@ def sandbox() -> None:
     """A SIMULATED world to rehearse in."""
 
 
-@sandbox.command("up")
+@sandbox.command("up", short_help="Serve a simulated world until Ctrl-C, for kubectl and others.")
 @click.argument("scenario", default="")
 @click.option("--kubeconfig", type=click.Path(path_type=Path), help="Write a kubeconfig for kubectl there.")
 def sandbox_up(scenario: str, kubeconfig: Path | None) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Show what a run would do; nothing is changed.")
-@click.argument("file", default="")
+@click.argument("file", default="", metavar="FILE")
 @preparing.input_options
 @preparing.sandbox_option
 @click.option("-o", "out", type=click.Path(dir_okay=False, path_type=Path), help="Save the plan, for `runbook apply`.")
@@ -92,7 +92,10 @@ def apply(file: Path, scenario: str, yes: bool, **flags: Any) -> int:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidError(f"{file}: {getattr(error, 'strerror', None) or 'not a saved plan'}") from error
-    saved = Plan.from_json(text)
+    try:
+        saved = Plan.from_json(text)
+    except InvalidError as error:
+        raise InvalidError(f"{file}: {error.message}", hint=error.hint) from error
     loaded = writing.read(saved.file)
     if loaded.playbook is None:
         writing.show_problems(loaded, terminal)

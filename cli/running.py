@@ -39,7 +39,7 @@ Play = Callable[["World", "list[Listener]", "Ask | None"], "Ended"]
 
 
 @click.command(short_help="Run a playbook; asks before it changes anything.")
-@click.argument("file", default="")
+@click.argument("file", default="", metavar="FILE")
 @preparing.input_options
 @click.option("--dry-run", is_flag=True, help="Only show the plan; the same as `runbook plan`.")
 @preparing.sandbox_option

@@ -23,6 +23,7 @@ from runbook.interpreter.worst_case import LEAST_CLEANUP, phases
 
 __all__ = ["Loaded", "load"]
 
+_NO_ENTRY = 2  # POSIX ENOENT; what else keeps a file from being read says so itself
 MOST_NESTED = 20  # sub-playbooks in each other
 _NEEDS_ALL = frozenset(
     {"reference", "missing-key", "missing-input", "unknown-input", "bounds", "objective", "library", "secret-source"}
@@ -85,13 +86,14 @@ class _Loader:
     def _read(self, file: str, mention: Place, path: str) -> Source | None:
         try:
             text = self.read(file)
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            missing = error.errno in (None, _NO_ENTRY)
             self.problems.add(
                 mention,
-                f"there is no file {file}",
+                f"there is no file {file}" if missing else f"{file} cannot be read: {error.strerror}",
                 path,
                 rule="file",
-                hint="paths are relative to the file that they stand in" if path else "",
+                hint="paths are relative to the file that they stand in" if path and missing else "",
             )
             return None
         except UnicodeDecodeError as error:

@@ -37,7 +37,7 @@ def read_playbook(path: str, store: Store) -> Loaded:
     folder, file = store.home / "cache", posixpath.normpath(path)
     try:
         first = files.read(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, UnicodeDecodeError):
         return files.read_playbook(path, registry.catalogue())  # which says so
 
     def read(name: str) -> str:

@@ -14,7 +14,7 @@ MAX_BYTES = 16 * 1024 * 1024  # of one file: a playbook is written by hand
 
 
 def read(name: str) -> str:
-    """The text of a file. FileNotFoundError for whatever cannot be read as text: the loader says where it was named."""
+    """The text of a file. FileNotFoundError for whatever cannot be opened, UnicodeDecodeError for what is no UTF-8."""
     path = Path(name)
     try:
         with path.open("rb") as file:
@@ -23,10 +23,7 @@ def read(name: str) -> str:
         raise FileNotFoundError(error.errno, error.strerror, name) from error
     if len(content) > MAX_BYTES:
         raise FileNotFoundError(27, f"larger than {MAX_BYTES} bytes", name)
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise FileNotFoundError(84, f"not UTF-8 (byte {error.start})", name) from error
+    return content.decode("utf-8-sig")
 
 
 def read_playbook(path: str, catalogue: Catalogue) -> Loaded:

@@ -126,7 +126,7 @@ def _words(row: Row) -> str:
         }
         parts = [undo.get(row.undo, ""), f"computed here, not by the server: {row.computed}" if row.computed else ""]
     if row.tolerated and row.verdict in ("failed", "forbidden"):
-        parts.append("(tolerated)")
+        parts = [f"{parts[0]} now, which does not end the run"]
     return ", ".join(part for part in parts if part)
 
 

@@ -123,7 +123,7 @@ class Preview:
         at = key.partition("@")[0].strip("/")
         for ref in refs:
             if not present.get(ref.name) and not ref.optional:
-                self.missing.append((at, f"secret {ref.name} is not there ({ref.kind})"))
+                self.missing.append((at, _absent(ref)))
         self.warnings += sentences
         return self._record(outputs=present)
 
@@ -316,7 +316,12 @@ class Preview:
 
 def depth_of(key: str) -> int:
     """How deep a step's key is nested."""
-    return key.count("/") + key.count("!") + key.count("[")
+    return key.count("/") + key.count("!") + key.count("[") - key.startswith("!")
+
+
+def _absent(ref: SecretRef) -> str:
+    where = "/".join(map(str, ref.where.values())) if isinstance(ref.where, Mapping) else ref.where
+    return f"secret {ref.name} is not there ({'environment variable' if ref.kind == 'env' else ref.kind} {where})"
 
 
 def _step_key(key: str) -> str:
