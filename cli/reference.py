@@ -112,7 +112,7 @@ def _first(text: str) -> str:
 @click.option("--family", help="Generate the schema of a family from its code: for authors of plug-ins.")
 @click.option("-o", "--output", "path", type=click.Path(path_type=Path), help="Write it there instead of stdout.")
 def schema(name: str, family: str | None, path: Path | None) -> None:
-    """Print a JSON Schema: `playbook` (for an editor), `scenario` (for a sandbox), or an action's family."""
+    """Print a JSON Schema: `playbook` (for an editor, with the plug-ins), `scenario`, or an action's family."""
     text = _generated(family) if family else _shipped(name)
     if path is None:
         click.echo(text, nl=False)
@@ -125,6 +125,10 @@ def schema(name: str, family: str | None, path: Path | None) -> None:
 
 
 def _shipped(name: str) -> str:
+    if name == "playbook":
+        from runbook.interpreter.editor import assemble
+
+        return json.dumps(assemble(registry.catalogue()), ensure_ascii=False, indent=2) + "\n"
     document = registry.family_schema(name)
     if document is not None:
         return json.dumps(document, ensure_ascii=False, indent=2) + "\n"

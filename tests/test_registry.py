@@ -341,6 +341,17 @@ def run_with_plugin(site: Path, tmp_path: Path, more: str = "") -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    printed = subprocess.run(
+        [sys.executable, "-m", "runbook.cli", "schema"],
+        env={**os.environ, "PYTHONPATH": more + str(site)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
+        check=True,
+    )
+    names = {one.get("const") for one in json.loads(printed.stdout)["$defs"]["action"]["anyOf"]}
+    assert {"weather.dry", "k8s.get"} <= names  # an editor then offers the plug-in's actions too
 
 
 def test_a_change_s_call_names_playbook_parameters() -> None:
