@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from runbook.interpreter.effects import Box, Call, Fault, Record, StopKind
 from runbook.interpreter.values import from_wire, to_wire
 from runbook.runner import processes
-from runbook.runner.context import NOTE_PATIENCE, HostContext, Outbox, cut_all
+from runbook.runner.context import NOTE_PATIENCE, HostContext, Outbox, cut_off
 from runbook.runner.outcomes import Again, Intent, Result, Undoes
 from runbook.runner.quiet import Future
 from runbook.runner.records import fault_to_wire, imprint, intent_from_wire, intent_to_wire
@@ -318,8 +318,8 @@ class Calls:
         if flight.phase == "queued" or flight.context is None:
             self._finish(flight, Result("failed"))
             return
-        cuts = flight.context.stop()
-        local.threads.submit(lambda: cut_all(cuts))
+        for cut in flight.context.stop():
+            local.threads.submit(functools.partial(cut_off, cut))  # one that hangs must not keep the others waiting
         local.alarm(local.clock.running() + GRACE, lambda: self._abandon(flight))
 
     def _abandon(self, flight: Flight) -> None:
@@ -338,8 +338,8 @@ class Calls:
         """The run ends without its results: nothing of it may go on acting. Waits for them no longer than GRACE."""
         flying = [flight for flight in self._flights.values() if flight.context is not None]
         for flight in flying:
-            cuts = self._context(flight).stop()
-            self._local.threads.submit(lambda cuts=cuts: cut_all(cuts))  # type: ignore[misc]  # bound early, on purpose
+            for cut in self._context(flight).stop():
+                self._local.threads.submit(functools.partial(cut_off, cut))
         until = time.monotonic() + GRACE
         while any(flight.away for flight in flying) and time.monotonic() < until:
             time.sleep(0.01)

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+PATIENCE = 0.1  # seconds for a connection to close
+
 
 @dataclass(eq=False, slots=True)
 class _Client:
@@ -57,7 +59,7 @@ class Clients:
             _close(client)
 
     def close(self) -> None:
-        """Close all of them (they may hang: do it in a thread)."""
+        """Close all of them."""
         with self._lock:
             clients, self._cached = list(self._cached.values()), {}
         for client in clients:
@@ -65,7 +67,15 @@ class Clients:
 
 
 def _close(client: _Client) -> None:
+    """In a thread of its own: what hung before may hang now, and nobody waits for it."""
     close, client.close = client.close, None
-    if close is not None:
+    if close is None:
+        return
+
+    def act() -> None:
         with contextlib.suppress(Exception):  # a broken connection may fail in any way when it is closed
             close(client.value)
+
+    closing = threading.Thread(target=act, daemon=True, name="close")
+    closing.start()
+    closing.join(PATIENCE)

@@ -7,7 +7,6 @@ tell them back in eight encodings, on both outputs, in errors, in the middle of 
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import os
 import signal
@@ -22,9 +21,8 @@ import pytest
 
 from runbook.actions import _process
 from runbook.interpreter.errors import Exit
-from runbook.runner import describe
 from runbook.sandbox import scenario, surroundings
-from tests import canary
+from tests import canary, site
 from tests.canary import HOOK, ONE_LINE, TAG, VALUES, Search
 from tests.command import Commands, Said, Screen, end, until
 from tests.http_server import Asked, Server, reply, serving
@@ -254,30 +252,6 @@ def _leak(_connection: Any, asked: Asked) -> Any:
     return reply(200, "\n".join(line for value in VALUES.values() for line in canary.told(value)), x_token=TAG)
 
 
-def _plugin(folder: Path) -> Path:
-    """A plug-in as pip leaves it, with the schema that its code says."""
-    site = folder / "site"
-    package = site / "runbook_leaky"
-    (package / "schemas").mkdir(parents=True)
-    (package / "__init__.py").touch()
-    (package / "actions.py").write_text(PLUGIN)
-    spec = importlib.util.spec_from_file_location("leaky_actions", package / "actions.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["leaky_actions"] = module
-    spec.loader.exec_module(module)
-    document = describe.family_document("leaky", module.ACTIONS)
-    (package / "schemas" / "leaky.schema.json").write_text(json.dumps(document))
-    info = site / "runbook_leaky-0.1.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: runbook-leaky\nVersion: 0.1\n")
-    (info / "entry_points.txt").write_text("[runbook.actions]\nleaky = runbook_leaky.actions:ACTIONS\n")
-    files = [path.relative_to(site) for path in package.rglob("*") if path.is_file()]
-    (info / "RECORD").write_text("".join(f"{path},,\n" for path in files))
-    return site
-
-
 @pytest.fixture(scope="module")
 def flown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flown]:
     """Plan, run to its end, run and kill, resume, undo, look at it in every way."""
@@ -293,7 +267,9 @@ def flown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flown]:
             "CANARY_LINES": VALUES["env_lines"],
             "IMAGE": TAG,
             "HOOK": server.url(f"/{HOOK}"),
-            "PYTHONPATH": os.pathsep.join([str(_plugin(folder)), str(Path(__file__).parent.parent)]),
+            "PYTHONPATH": os.pathsep.join(
+                [str(site.install(folder, "leaky", PLUGIN)), str(Path(__file__).parent.parent)]
+            ),
         }
         for name, text in {"one.txt": VALUES["by_file"], "lines.txt": VALUES["file_lines"]}.items():
             (folder / name).write_text(text)
