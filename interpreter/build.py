@@ -178,6 +178,8 @@ class Builder:
         ended = site.at(words=site.words | _ENDED)
         if kind not in ("action", "playbook"):
             ended = replace_site(ended, (*site.trail, Turn(id(data), kind, END, 0)))
+        if kind == "foreach" and isinstance(data["foreach"], dict):  # of each iteration
+            ended = ended.at(words=ended.words | {data["foreach"].get("as"), "loop"})
         built = []
         reads: frozenset[str] = frozenset()
         for name, item in value.items():
@@ -298,7 +300,7 @@ def _foreach(
     limit = self.concurrency(head.get("max_concurrent"), head, site, "foreach.max_concurrent", 1)
     going = self.tolerance(clean, data, site)
     also_sees(common, items, limit, going)
-    self.returns(common, COUNTS | {"results"})
+    self.returns({"id": common["id"]}, COUNTS | {"results"})  # its own outputs stand in each result
     if "steps" not in clean:
         return None
     inner = self.child(data, "foreach", site, BODY)

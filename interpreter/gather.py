@@ -200,9 +200,8 @@ async def fallback(run: Run, step: Fallback, scope: Scope, path: str, box: Box, 
         return replace(counts, status="succeeded", outputs=outputs, sure=False)
     chosen, won = winners[0]
     outputs = {**counts.outputs, **won.outputs, "chosen": chosen} if isinstance(won.outputs, Mapping) else won.outputs
-    return Outcome(
-        "succeeded", outputs, None, None, won.seq, won.at, won.wall, others=others, sure=won.sure, unwound=counts.unwound
-    )
+    first = Outcome("succeeded", outputs, seq=won.seq, at=won.at, wall=won.wall, others=others, sure=won.sure)
+    return replace(first, unwound=counts.unwound)
 
 
 def _none_won(
@@ -292,7 +291,8 @@ def _iteration(run: Run, step: Foreach, scope: Scope, path: str, box: Box, item:
         out = replace(out, at=max(out.at, begun.at), outputs=_outputs(step, inner))
         if out.status == "succeeded" and step.outputs:
             try:
-                own = {name: evaluate(bare.source, inner.at(out.at)) for name, bare in step.outputs}
+                names = inner.at(out.at, result=out.outputs, error=None)
+                own = {name: evaluate(bare.source, names) for name, bare in step.outputs}
                 out = replace(out, outputs={**out.outputs, **own})
             except ExpressionError as error:
                 out = replace(failed(error.message, begun, step.id, key), outputs=out.outputs, at=out.at)

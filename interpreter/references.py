@@ -153,7 +153,7 @@ def _foreach_between(trail: Trail, target: Trail, split: int, name: str) -> tupl
         if (
             depth == split
             and split < len(trail)
-            and trail[split].section == BODY
+            and trail[split].section in (BODY, END)  # its own outputs are those of each iteration
             and trail[split].container == turn.container
         ):
             continue
