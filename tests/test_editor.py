@@ -68,6 +68,10 @@ def _cursor(text: str) -> tuple[int, int]:
     return before.count("\n") + 1, len(before) - (before.rfind("\n") + 1)
 
 
+def _unnamed(text: str) -> str:
+    return re.sub(r"^# yaml-language-server: .*\n", "", text)
+
+
 def plain(markdown: str) -> str:
     return " ".join(re.sub(r"\\(?=[\\`*_{}\[\]#+!])", "", markdown).replace("&emsp;", " ").split())
 
@@ -185,6 +189,9 @@ def test_nothing_is_marked_in_what_ships(editor: Editor, tmp_path: Path) -> None
     uris = {path: editor.server.open(path) for path in [*shipped, tmp_path / "first.yaml"]}
     for path in sorted(ROOT.glob("tests/cases/every-key/*.yaml")):
         uris[path] = editor.open(path.read_text(encoding="utf-8"))
+    for page in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]:
+        blocks = re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+        uris |= {page / str(at): editor.open(_unnamed(text)) for at, text in enumerate(blocks) if "runbook: 1" in text}
     assert {path: editor.server.diagnose(uri) for path, uri in uris.items()} == {path: [] for path in uris}
     first = uris[tmp_path / "first.yaml"]
     assert "The language's version." in editor.server.hover(first, 1, 2)  # so it was read against the schema
