@@ -205,7 +205,8 @@ class Engine(Rounds):
         except ExpressionError as error:
             return failed(error.message, begun, step.id, path)
         out = await looked(self, path, box, out)
-        out = replace(out, at=max(out.at, begun.at), wall=max(out.wall, begun.wall))
+        if out.at < begun.at or out.wall < begun.wall:
+            out = replace(out, at=max(out.at, begun.at), wall=max(out.wall, begun.wall))
         if out.by == path and out.kind == "timed_out" and not out.step:
             blame = (step.id, path) if isinstance(step, Action) else ("", "")
             reason = f" ({out.error.message})" if out.error is not None and isinstance(step, Action) else ""

@@ -139,6 +139,8 @@ async def unwind(run: Run, handlers: Handlers, path: str, scope: Scope, out: Out
 
 async def give_back(run: Run, cleanup: float, path: str, out: Outcome, held: tuple[str, ...]) -> Outcome:
     """Only the temporary changes: the end of an iteration, which has no handlers."""
+    if not run.log.open(path):
+        return out
     end = Unwinding(run, path, cleanup, out)
     await _returns(end, held)
     return end.result()

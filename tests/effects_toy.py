@@ -245,26 +245,27 @@ class Toy:
         ):  # repeated after a doubt: the world takes no longer for it than it would have
             intent = replace(intent, began=self.disk.intents[f"{original(call.key)} call"].began)
         args = call.args
-        if doubt and call.effect == "opaque":
-            happened = original(call.key) in self.world.get("ran", ())
-            return await self._keep(
-                key, status="in_doubt", outputs={"happened": happened}, error=Fault("killed", kind="in_doubt")
-            )
-        if doubt and self.disk.lost.get(call.op) == call.key:
-            return await self._keep(key, **self._lost(call), inverse=intent.inverse)  # and it is still lost
-        if call.effect == "change" and self._already(call):
-            return await self._keep(key, outputs={}, inverse=intent.inverse, changed=doubt, sure=not self.preview)
 
         def land() -> Record:
+            if doubt and call.effect == "opaque":
+                happened = original(call.key) in self.world.get("ran", ())
+                return self._record(
+                    status="in_doubt", outputs={"happened": happened}, error=Fault("killed", kind="in_doubt")
+                )
+            if doubt and self.disk.lost.get(call.op) == call.key:
+                return self._record(**self._lost(call), inverse=intent.inverse)  # and it is still lost
+            if already:
+                return self._record(outputs={}, inverse=intent.inverse, changed=doubt, sure=not self.preview)
             return self._land(call, intent)
 
         def cut(kind: StopKind, by: str) -> Record:
             return self._record(status=kind, by=by, inverse=intent.inverse, changed=call.effect in ("change", "opaque"))
 
-        takes = 0.0 if self.preview else args.get("takes", 0.0)
+        already = call.effect == "change" and self._already(call)
         if args.get("hangs"):
             return await self._fly(key, box, None, land, cut)
-        return await self._fly(key, box, intent.began + takes, land, cut)
+        known = self.preview or already or (doubt and call.effect == "opaque")
+        return await self._fly(key, box, self.now if known else intent.began + args.get("takes", 0.0), land, cut)
 
     def _inverse(self, call: Call) -> Call | None:
         if call.action == "toy.restart":

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
-from runbook.interpreter.model import Action, Choose, OnFailure, Playbook, Retry, Step, SubPlaybook, Undo
+from runbook.interpreter.model import Action, Choose, Input, OnFailure, Playbook, Retry, Step, SubPlaybook, Undo
 from tests.law import Case, Played, somewhere, undisturbed
 from tests.playbooks_toy import (
     act,
@@ -306,11 +306,13 @@ class Maker:
         before, items = self.readable, self.items
         self.readable = []
         step_id = self.id("sub")
-        self.items = []
+        here = self.key("x")
+        self.items = ["inputs.at"]  # so that two items do not touch one object
         steps = self.steps(depth - 1, 1, 3)
         called = book(
             *steps,
             name=f"called_{step_id}",
+            inputs=(Input("at", "string"),),
             on_failure=OnFailure(self.r.random() < 0.4, self.handlers() if self.r.random() < 0.3 else ()),
             finally_=self.handlers() if self.r.random() < 0.3 else (),
             timeout=self.r.choice([None, self.seconds(12)]),
@@ -318,7 +320,7 @@ class Maker:
             outputs={"status": f"{{{{ steps.{steps[0].id}.status }}}}", "none": "{{ steps.nothing.outputs.x }}"},
         )
         self.readable, self.items = before, items
-        return sub(step_id, called, **self.outer())
+        return sub(step_id, called, {"at": here}, **self.outer())
 
 
 def make(seed: int) -> Case:
