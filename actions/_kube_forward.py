@@ -101,12 +101,10 @@ def open_tunnel(cluster: Cluster, bounds: Bounds, pod: Ref, port: int, ours: soc
     bounds.checkpoint()
     transport = cluster.transport
     ref = Ref(kinds.POD, pod.namespace, pod.name, "portforward")
-    url = get_websocket_url(  # type: ignore[no-untyped-call]
-        transport.url(ref.path()), [("ports", str(port))]
-    )
+    url = get_websocket_url(transport.url(ref.path()), [("ports", str(port))])
     headers = {**transport.authorization(), "sec-websocket-protocol": "v4.channel.k8s.io"}
     try:
-        web = create_websocket(transport.configuration, url, headers)  # type: ignore[no-untyped-call]
+        web = create_websocket(transport.configuration, url, headers)
     except WebSocketBadStatusException as error:
         answer = Answer(error.status_code, error.resp_headers or {}, error.resp_body or b"")
         raise explain(answer, f"create {ref}", cluster.context) from error

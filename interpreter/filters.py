@@ -106,10 +106,11 @@ def strftime(value: Any, format: str = "%Y-%m-%dT%H:%M:%SZ", offset: str = "Z") 
         value = parse_timestamp(_string(value, "strftime"))
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"strftime takes a timestamp, not {kind_of(value)}")
-    if len(format) > 1000 or (bad := re.search(r"%(?![aAbBdHIjmMpSfyYuVGzZsFTD%]).?", format)):
-        raise ValueError(
-            f"strftime: {'the format is too long' if len(format) > 1000 else f'there is no directive {bad.group()!r}'}"
-        )  # type: ignore[union-attr]
+    if len(format) > 1000:
+        raise ValueError("strftime: the format is too long")
+    bad = re.search(r"%(?![aAbBdHIjmMpSfyYuVGzZsFTD%]).?", format)
+    if bad is not None:
+        raise ValueError(f"strftime: there is no directive {bad.group()!r}")
     zone = re.fullmatch(r"([+-])(\d\d):?(\d\d)", offset)
     if zone is None and offset not in ("Z", "UTC"):
         raise ValueError(f"strftime: {offset!r} is not an offset like +02:00")

@@ -111,7 +111,7 @@ class Site:
 
     def at(self, **changes: Any) -> Site:
         """The same site with some of it changed."""
-        values = {
+        values: dict[str, Any] = {
             "trail": self.trail,
             "path": self.path,
             "words": self.words,

@@ -28,7 +28,7 @@ class Turn(NamedTuple):
     container: int
     kind: str
     section: int
-    index: int
+    order: int
 
 
 Trail = tuple[Turn, ...]
@@ -132,7 +132,7 @@ def _wrong(trail: Trail, known: Known) -> tuple[str, str] | None:
                 f"`steps.{name}` runs at the same time",
                 "a parallel sibling cannot be read; read it after the `parallel`",
             )
-        return None if other.index < mine.index else _later(name)
+        return None if other.order < mine.order else _later(name)
     if mine.section >= BRANCH and other.section >= BRANCH:
         return f"`steps.{name}` is in another branch of the `choose`", "only one branch runs"
     if other.section in (BODY, UNDO) or other.section >= BRANCH or mine.section in (UNDO, END):

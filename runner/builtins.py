@@ -273,7 +273,7 @@ def _from_template(path: Path, report: dict[str, Any]) -> str:
     except OSError as error:
         raise PermanentError(f"template {path}: {error.strerror}") from error
     try:
-        return expressions.render_file(text, {"report": report})
+        return str(expressions.render_file(text, {"report": report}))
     except expressions.ExpressionError as error:
         raise PermanentError(f"template {path}: {error}") from error
 
