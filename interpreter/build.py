@@ -68,7 +68,7 @@ class Builder:
         *outer, turn = site.trail
         for position, item in enumerate(items):
             if isinstance(item, dict):
-                here = replace_site(site, (*outer, turn._replace(index=position)))
+                here = replace_site(site, (*outer, turn._replace(order=position)))
                 step = self.step(item, here)
                 if step is not None:
                     built.append(step)
