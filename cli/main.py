@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import io
 import os
@@ -39,6 +40,10 @@ COMMANDS: Mapping[str, str] = {
     "completion": "machine:completion",
 }
 """Command -> module:function. A module is imported when its command is used."""
+
+LOOK_FOR_GARBAGE = 50_000
+"""New objects between two looks for cycles: what a playbook and a journal are read into is kept, and with Python's 700
+a third of a resume went into looking at it again and again."""
 
 SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Run": ("plan", "run", "apply", "resume", "undo", "cancel", "answer"),
@@ -100,6 +105,7 @@ def cli() -> None:
 
 def main(argv: list[str] | None = None) -> NoReturn:
     """The console script. Leaves without waiting for threads that an action left hanging (they are daemons)."""
+    gc.set_threshold(LOOK_FOR_GARBAGE)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without our signs gets `?`, never an error
