@@ -128,7 +128,7 @@ def _reason(view: RunView) -> str:
     ends = [(kind, why) for box, kind, why in view.stops if box.startswith("@run")]
     if ends:
         kind, why = ends[-1]
-        return why or status_word(kind)
+        return why if "declined" in why else ": ".join(part for part in (status_word(kind), why) if part)
     return status_word(view.status)
 
 
@@ -185,7 +185,7 @@ def _undelivered(view: RunView) -> list[tuple[str, str]]:
 def _next(view: RunView) -> list[tuple[str, str]]:
     run = view.id
     if view.exit == int(Exit.WAITING):
-        asked = [f"runbook answer {run} {step_of(q.key)} {_choices(q.kind)}" for q in view.open_questions()]
+        asked = [f"runbook answer {run} {step_of(q.key)} {choices_of(q.kind)}" for q in view.open_questions()]
         return [*_list("Next", asked), ("", f"runbook resume {run}")]
     if view.exit == int(Exit.IN_DOUBT):
         return [("Next", f"look at it, then: runbook resume {run} --in-doubt done|repeat|fail")]
@@ -205,10 +205,11 @@ def _can_be_undone(view: RunView) -> bool:
     return any(call.status == "succeeded" and not call.irreversible for call in view.left())
 
 
-def _choices(kind: str) -> str:
+def choices_of(kind: str) -> str:
+    """What may be answered to a question of this kind."""
     words = {
         "approve": "approve|decline",
-        "checklist": "",
+        "checklist": "--check ITEM ...",
         "in_doubt": "done|repeat|fail",
         "failure": "retry|continue|undo|abort",
     }

@@ -54,6 +54,7 @@ class LiveScreen:
         self._skew = 0.0  # seconds that the run's clock is ahead of ours
         self._live: Live | None = None
         self._over = False
+        self._typing = False
 
     def __enter__(self) -> LiveScreen:
         self._start()
@@ -63,6 +64,8 @@ class LiveScreen:
         """The live part goes; the tree stays on the screen as it ended, folded when it is long."""
         self._over = True
         self._stop()
+        if self._typing:  # somebody else answered: the question's line ends here
+            self._console.print()
         with self._lock:
             lines = list(tree(self.view, self._terminal))
             if len(lines) > WHOLE:
@@ -77,9 +80,11 @@ class LiveScreen:
     def quiet(self) -> Iterator[None]:
         """Nothing is drawn while a person types."""
         self._stop()
+        self._typing = True
         try:
             yield
         finally:
+            self._typing = False
             self._start()
 
     def __call__(self, event: Event) -> None:

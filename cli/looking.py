@@ -149,7 +149,9 @@ def show(run: str, verbose: bool, output: str) -> None:
         click.echo(f"\n{terminal.status(state)}: {holder}")
         for question in view.open_questions():
             click.echo(f"  asks: {one_line(question.text)}")
-            click.echo(f"  runbook answer {view.id} {step_of(question.key)} ...")
+            click.echo(
+                f"  runbook answer {view.id} {step_of(question.key)} {ending.choices_of(question.kind)}".rstrip()
+            )
         return
     for line in ending.stopped(view, terminal) if state == "stopped" else ending.lines(view, terminal):
         click.echo(line)

@@ -13,7 +13,7 @@ from runbook.cli import ending, preparing
 from runbook.cli.looking import store, view_of
 from runbook.cli.preparing import Prepared
 from runbook.cli.telling import JsonLines, Lines, Screen
-from runbook.cli.terminal import Terminal
+from runbook.cli.terminal import Terminal, outliving_the_window
 from runbook.interpreter.errors import Exit, InvalidError, RefusedError, RunbookError
 from runbook.runner.view import RunView
 from runbook.runner.wording import one_line
@@ -229,14 +229,15 @@ def follow(
         screen.view = view_of(around.store.find(before))[0]
     ask = preparing.asker(terminal, around, screen.quiet) if output == "text" else None
     try:
-        with screen:
+        with outliving_the_window(), screen:
             ended = play(around, [screen], ask)
     except RunbookError as error:
         begun = screen.view
-        if (
-            begun.id and begun.ended is None and error.hint is None
-        ):  # it was going on, and can: a full disk, a lost lease
-            error.hint = f"when the reason is gone: runbook resume {begun.id}"
+        if begun.id and begun.ended is None:  # it was going on, and can: a full disk, a lost lease
+            if error.hint is None:
+                error.hint = f"when the reason is gone: runbook resume {begun.id}"
+            elif "resume the run" in error.hint:
+                error.hint = error.hint.replace("resume the run", f"runbook resume {begun.id}")
         raise
     view = screen.view
     if output == "text":

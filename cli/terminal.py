@@ -114,6 +114,32 @@ def silence() -> None:
     os.close(null)
 
 
+@contextlib.contextmanager
+def outliving_the_window() -> Iterator[None]:
+    """A window that closes (SIGHUP) ends no recovery: it goes on in silence, and `runbook show` follows it."""
+    import signal
+    import threading
+
+    kind = getattr(signal, "SIGHUP", None)
+    if kind is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def hang_up(_number: int, _frame: object) -> None:
+        null = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (0, 1, 2):
+            os.dup2(null, descriptor)
+        os.close(null)
+
+    before = signal.getsignal(kind)
+    if before == signal.SIG_DFL:  # nohup has its own mind
+        signal.signal(kind, hang_up)
+    try:
+        yield
+    finally:
+        signal.signal(kind, before)
+
+
 def columns(rows: list[list[str]], gap: str = "  ") -> list[str]:
     """Rows as aligned lines; the last column is not padded. Escapes do not count for the width."""
     if not rows:
