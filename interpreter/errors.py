@@ -1,4 +1,4 @@
-"""What can be wrong, one class per exit code (docs/language: Exit codes). Problems of a playbook are data, not exceptions."""
+"""What can be wrong, one class per exit code (docs/language.md). Problems of a playbook are data, not exceptions."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class Bare:
 
 @frozen
 class Template:
-    """Plain JSON data whose strings may hold `{{ ... }}`. `places` maps a JSON pointer ('' = the whole) to its place."""
+    """Plain JSON data whose strings may hold `{{ ... }}`. `places`: JSON pointer ('' = the whole) -> its place."""
 
     data: Any
     place: Place = NOWHERE
@@ -97,7 +97,7 @@ class Common:
     milestone: str | None = None
     locks: tuple[Template, ...] = ()
     cleanup: float = 60.0  # of each phase of this step's unwinding; resolved by the loader
-    sees: frozenset[str] = frozenset()  # ids that this step's own keys name (not its children's): joins of background steps
+    sees: frozenset[str] = frozenset()  # ids that this step's own keys name (not its children's): joins
 
 
 @frozen(kw_only=True)
@@ -112,7 +112,7 @@ class Action(Common):
     poll: Poll | None = None
     idempotent: bool = False  # by nature, or the author's word
     irreversible: bool = False
-    secret_at: tuple[str, ...] = ()  # JSON pointers of `with` where the schema takes secrets ("/env/*" for every key of a map)
+    secret_at: tuple[str, ...] = ()  # JSON pointers of `with` that take secrets ("/env/*": every key of a map)
     lane: str = ""  # notify only: the ordered lane (family; what pages people has its own)
 
 
@@ -178,7 +178,7 @@ class SubPlaybook(Common):
 Step: TypeAlias = Action | Block | Parallel | Fallback | Choose | Foreach | SubPlaybook
 
 Tolerance: TypeAlias = bool | int | str | Template | None
-"""`keep_going`: None or False = stop at the first failure; True = all run, any failure fails; 2, "25%" = so many may fail."""
+"""`keep_going`: None, False = stop at the first failure; True = all run, any fails it; 2, "25%" = so many may fail."""
 
 
 @frozen
@@ -202,7 +202,7 @@ class Input:
 
 @frozen
 class SecretSource:
-    """One declared secret: where it is (`kind` env, file, k8s), never what it is. `where` may hold templates of inputs and vars."""
+    """One declared secret: where it is, never what it is. `where` may hold templates of inputs and vars."""
 
     name: str
     kind: Literal["env", "file", "k8s"]
@@ -213,7 +213,7 @@ class SecretSource:
 
 @frozen
 class Objective:
-    """A milestone against the wall clock. `since`: None = the run's start, a milestone's name, or a template of a timestamp."""
+    """A milestone against the wall clock. `since`: None = the run's start, a milestone, or a template of a timestamp."""
 
     name: str
     within: float

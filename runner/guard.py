@@ -22,7 +22,7 @@ class Guard:
         self._rows = {row.key: row for row in plan.rows}
 
     def refusal(self, call: Call, version: str | None) -> Fault | None:
-        """Why this call must not be made; None when the plan holds it. `version`: fingerprint of what it would change."""
+        """Why this call must not be made; None when the plan holds it. `version`: the fingerprint of its object."""
         if call.effect not in ("change", "opaque", "notify") or call.inverse:
             return None
         row = self._row(call.op)

@@ -25,4 +25,6 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 def pytest_report_header() -> str:
     """Say which mode this is."""
-    return "every skip is a failure (RUNBOOK_TEST_REQUIRE=all)" if REQUIRE_ALL else "tests whose server is missing are skipped and listed last"
+    if REQUIRE_ALL:
+        return "every skip is a failure (RUNBOOK_TEST_REQUIRE=all)"
+    return "tests whose server is missing are skipped and listed last"

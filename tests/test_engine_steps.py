@@ -362,7 +362,8 @@ def test_then_continue_comes_after_undo_and_steps() -> None:
 
 def test_handlers_see_how_their_step_ended() -> None:
     handler = OnFailure(steps=(put("told", "told", "{{ steps.b.status }}: {{ steps.b.error.message }}"),))
-    _, toy = play(book(block("b", fail("bad"), on_failure=handler, finally_=(put("f", "f", "{{ steps.b.outputs.failed }}"),))))
+    tidy = (put("f", "f", "{{ steps.b.outputs.failed }}"),)
+    _, toy = play(book(block("b", fail("bad"), on_failure=handler, finally_=tidy)))
     assert toy.world == {"told": "failed: bad broke", "f": 1}
 
 
