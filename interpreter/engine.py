@@ -134,7 +134,7 @@ class Engine(Rounds):
             if (telling := scope.frame.notification(name)) is not None:
                 await telling
         for name in sorted(step.sees):
-            task = scope.frame.task(name)
+            task = scope.frame.task(name, scope.beside)
             if task is not None and not (late := await task).ok:
                 bad.append(late)
         return min(bad, key=lambda out: out.seq) if bad else None

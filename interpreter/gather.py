@@ -12,7 +12,7 @@ from runbook.interpreter.frozen import frozen
 from runbook.interpreter.model import Choose, Fallback, Foreach, Parallel, Step, Template, Tolerance
 from runbook.interpreter.outcome import Outcome, error_view, failed, stopped, worst
 from runbook.interpreter.run import Run, join
-from runbook.interpreter.scope import Scope
+from runbook.interpreter.scope import Scope, all_of
 from runbook.interpreter.unwind import give_back
 from runbook.interpreter.values import Unknown, kind_of
 
@@ -63,8 +63,9 @@ async def sequence(
     for step in steps:
         if step.background and not _notifies(step):
             side = side or run.box(f"{path}@background", box)
-            task = run.fx.spawn(run.execute(step, scope, join(path, step.id), side))
-            scope.frame.tasks[step.id] = task
+            inner = replace(scope, beside=(*scope.beside, step.id))
+            task = run.fx.spawn(run.execute(step, inner, join(path, step.id), side))
+            scope.frame.tasks.update(dict.fromkeys(all_of(step), (step.id, task)))
             aside.append((step, task))
             continue
         out = await run.execute(step, scope, join(path, step.id), box)
@@ -80,7 +81,8 @@ async def sequence(
         )  # before an undo starts, nothing of it may still change the world
     for step, task in aside:
         out = await task
-        scope.frame.tasks.pop(step.id, None)
+        for name in all_of(step):
+            scope.frame.tasks.pop(name, None)
         ended.append((step.id, step.name, out))
         if not out.ok and out not in bad and (side is None or out.by != side.key):
             bad.append(out)

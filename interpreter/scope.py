@@ -72,6 +72,16 @@ def children(step: Step) -> list[Step]:
     return inner
 
 
+def all_of(step: Step) -> list[str]:
+    """The ids of a step and of all steps inside it."""
+    found, todo = [], [step]
+    while todo:
+        one = todo.pop()
+        found.append(one.id)
+        todo += children(one)
+    return found
+
+
 class Frame:
     """The steps of one lexical level (a playbook, one iteration): their views, and the tasks that somebody may join."""
 
@@ -80,15 +90,18 @@ class Frame:
     def __init__(self, outer: Frame | None = None) -> None:
         self.outer = outer
         self.views: dict[str, dict[str, Any]] = {}
-        self.tasks: dict[str, Awaitable[Outcome]] = {}  # background steps on their way
+        self.tasks: dict[
+            str, tuple[str, Awaitable[Outcome]]
+        ] = {}  # id -> the background step it is in, its task
         self.telling: dict[str, Awaitable[Outcome]] = {}  # notifications that are not told yet
 
-    def task(self, step: str) -> Awaitable[Outcome] | None:
-        """The background step of this id that is on its way, here or further out."""
+    def task(self, step: str, beside: tuple[str, ...]) -> Awaitable[Outcome] | None:
+        """The background step on its way that is, or holds, this step; none of those (`beside`) that the asker is in."""
         frame: Frame | None = self
         while frame is not None:
             if step in frame.tasks:
-                return frame.tasks[step]
+                owner, task = frame.tasks[step]
+                return None if owner in beside else task
             frame = frame.outer
         return None
 
@@ -164,6 +177,7 @@ class Scope:
     names: Mapping[str, Any] = field(default_factory=dict)
     held: tuple[str, ...] = ()
     maybe: bool = False
+    beside: tuple[str, ...] = ()  # ids of the background steps that this place is in
 
     def at(self, moment: float, **more: Any) -> dict[str, Any]:
         """All names, for an expression evaluated at running time `moment`."""

@@ -194,6 +194,13 @@ def test_a_reader_deep_inside_joins_a_step_from_further_out() -> None:
     assert (out.status, out.at) == ("succeeded", 5.0)
 
 
+def test_a_template_that_names_a_step_inside_a_background_block_joins_the_block() -> None:
+    side = block("side", wait("nap", 5), get("inner", "k", when="steps.nap.status == 'succeeded'"), background=True)
+    reader = act("use", "flow.set", {"values": {"v": "{{ steps.inner.outputs.value }}"}})
+    out, toy = play(book(side, reader, put("a", "a")), {"k": 7})
+    assert (out.status, view(toy, "use")["outputs"]["v"], toy.done) == ("succeeded", 7, ["5s a=1"])
+
+
 # --- sub-playbooks
 
 
