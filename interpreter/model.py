@@ -213,7 +213,7 @@ class SecretSource:
 
 @frozen
 class Objective:
-    """A milestone against the wall clock. `since`: None = the run's start, a milestone, or a template of a timestamp."""
+    """A milestone against the wall clock. `since`: None = the run's start, a milestone, a template of a timestamp."""
 
     name: str
     within: float

@@ -20,7 +20,7 @@ ABSENT: Final = _Absent()
 
 @frozen
 class Difference:
-    """One leaf that changes. `path`: a part per level; list items are `name=web` where they have names, else indexes."""
+    """One leaf that changes. `path`: parts; list items are `name=web` where they have names, else indexes."""
 
     object: str
     path: tuple[str, ...]
