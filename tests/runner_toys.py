@@ -248,7 +248,7 @@ def _spec(kind: type[Action[Any]]) -> ActionSpec:
         irreversible=kind.irreversible,
         idempotent=kind.idempotent,
         undo=kind.undo,
-        lane="toy" if kind.effect == "notify" else "",
+        lane=(kind.lane or "toy") if kind.effect == "notify" else "",
     )
 
 
