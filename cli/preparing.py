@@ -80,8 +80,10 @@ def prepare(file: str, given: Sequence[str], files: Sequence[str], scenario: str
         raise click.exceptions.Exit(int(Exit.INVALID))
     playbook = loaded.playbook
     wanted = dict(_scenario(scenario, loaded.playbook).inputs) if scenario != NO_SANDBOX else {}
+    texts, places = dict(loaded.files), dict[str, Place]()
     for path in files:
-        wanted |= _read_inputs(path)
+        texts[path], read, at = _read_inputs(path)
+        wanted, places = wanted | read, places | at
     words, problems = _from_words(playbook, given)
     wanted |= words
     if terminal.asks and not problems:
@@ -90,20 +92,26 @@ def prepare(file: str, given: Sequence[str], files: Sequence[str], scenario: str
 
     typed, more = inputs.coerce(playbook.inputs, wanted, os.environ, COMMAND_LINE)
     misread = {problem.path for problem in problems}
-    problems += [problem for problem in more if problem.path not in misread]
+    problems += [_placed(problem, places, words) for problem in more if problem.path not in misread]
     wrong = [problem for problem in problems if problem.severity == "error"]
     if problems:
-        _show(problems, loaded, terminal)
+        _show(problems, texts, terminal)
     if wrong:
         click.echo(terminal.paint("nothing was run", "red"), err=True)
         raise click.exceptions.Exit(int(Exit.INVALID))
     return Prepared(loaded, playbook, typed)
 
 
-def _show(problems: Sequence[Problem], loaded: Loaded, terminal: Terminal) -> None:
+def _show(problems: Sequence[Problem], texts: Mapping[str, str], terminal: Terminal) -> None:
     from runbook.cli import problems as rendering
 
-    click.echo(rendering.render_text(tuple(problems), loaded.files, terminal.color), err=True, nl=False)
+    click.echo(rendering.render_text(tuple(problems), texts, terminal.color), err=True, nl=False)
+
+
+def _placed(problem: Problem, places: Mapping[str, Place], words: Mapping[str, Any]) -> Problem:
+    """At its place in the file of inputs, if the value came from there."""
+    name = re.split(r"[.\[]", problem.path.removeprefix("inputs."), maxsplit=1)[0]
+    return problem if name in words or name not in places else replace(problem, place=places[name])
 
 
 def _from_words(playbook: Playbook, given: Sequence[str]) -> tuple[dict[str, Any], list[Problem]]:
@@ -132,7 +140,8 @@ def _plain(entry: Input, text: str) -> tuple[Any, Problem | None]:
         return text, Problem(COMMAND_LINE, message, path=path, expected=misfit.expected, hint=misfit.hint, rule="input")
 
 
-def _read_inputs(path: str) -> dict[str, Any]:
+def _read_inputs(path: str) -> tuple[str, dict[str, Any], dict[str, Place]]:
+    """A file of inputs: its text, the values, and where each stands."""
     from runbook.interpreter import source
     from runbook.runner import files
 
@@ -149,7 +158,7 @@ def _read_inputs(path: str) -> dict[str, Any]:
     plain = document.data if document.data is not None else {}
     if not isinstance(plain, Mapping):
         raise InvalidError(f"--inputs {path}: a map of names and values is wanted")
-    return {str(name): value for name, value in plain.items()}
+    return text, {str(name): plain[name] for name in plain}, {str(name): document.place(plain, name) for name in plain}
 
 
 def _ask_missing(playbook: Playbook, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -135,7 +135,7 @@ class Plan:
             for name in ("missing", "warnings", "locks"):
                 data[name] = tuple(data[name])
             return Plan(rows=rows, **data)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InvalidError(
                 "this is not a saved plan", hint="make one with `runbook plan FILE -o plan.json`"
             ) from error
