@@ -38,17 +38,17 @@ def judge(
 
 def _happened(events: Iterable[Event]) -> tuple[dict[str, float], set[str]]:
     """Milestones that stand, with their Unix time; ids of steps that were skipped."""
-    met: dict[str, float] = {}
+    stands: dict[str, dict[str, float]] = {}  # milestone -> the steps that met it and were not undone
     skipped: set[str] = set()
     for event in events:
         name = str(event.data.get("name") or event.key)
         if event.kind == "milestone":
-            met.setdefault(name, float(event.data["wall"]))
+            stands.setdefault(name, {}).setdefault(event.key, float(event.data["wall"]))
         elif event.kind == "milestone.taken_back":
-            met.pop(name, None)
+            stands.get(name, {}).pop(event.key, None)
         elif event.kind == "step.ended" and event.data.get("status") == "skipped":
             skipped.add(str(event.data.get("id")))
-    return met, skipped
+    return {name: min(steps.values()) for name, steps in stands.items() if steps}, skipped
 
 
 def _since(
