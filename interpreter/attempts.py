@@ -238,7 +238,8 @@ class _Action:
         )
         record = await settled(self.run, call, one)
         if step.effect in ("change", "opaque"):
-            if record.changed or record.inverse is not None or record.status == "succeeded":
+            done = record.status == "succeeded" and step.effect == "opaque"  # nobody looked whether it was so already
+            if done or record.changed or record.inverse is not None:
                 self.run.log.begun.append((record.seq, self.path))
             change = change_of(record, step, self.scope, self.path, call, self.scope.held)
             if change is not None:

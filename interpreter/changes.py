@@ -54,6 +54,11 @@ class Log(list[Done]):
         outer = plain(path)
         return [d for d in self if not d.undone and not d.covered and _within(plain(d.path), outer, own)]
 
+    def lend(self, path: str) -> None:
+        """A temporary step ended that is more than one action: all that it changed is given back where it stands."""
+        for done in self.within(path):
+            done.open = True
+
     def open(self, path: str) -> list[Done]:
         """Temporary changes inside `path` that are not back."""
         return [d for d in self._temporary if d.open and not d.undone and inside(plain(d.path), plain(path))]

@@ -177,6 +177,8 @@ class Engine(Rounds):
         handlers = Handlers(step.on_failure, step.finally_, step.cleanup)
         if not isinstance(step, Action) or step.finally_ or step.on_failure.undo or step.on_failure.steps:
             out = await unwind(self, handlers, path, scope, out)
+        if step.temporary and not isinstance(step, Action):
+            self.log.lend(path)
         if locks:
             await self.fx.unlock(path, locks)
         return out

@@ -96,7 +96,7 @@ class Frame:
         self.telling: dict[str, Awaitable[Outcome]] = {}  # notifications that are not told yet
 
     def task(self, step: str, beside: tuple[str, ...]) -> Awaitable[Outcome] | None:
-        """The background step on its way that is, or holds, this step; none of those (`beside`) that the asker is in."""
+        """The background step on its way that is, or holds, this step; never one (`beside`) that the asker is in."""
         frame: Frame | None = self
         while frame is not None:
             if step in frame.tasks:

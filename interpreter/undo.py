@@ -36,7 +36,7 @@ class Playback:
     async def play(self, changes: Sequence[Done], key: str, room: Box) -> Outcome:
         """All of `changes` in the right order; stops at the first inverse that fails."""
         at, played, sure = 0.0, 0, True
-        for done in sorted(changes, key=lambda d: (d.again and self.erase, -d.seq)):
+        for done in sorted(changes, key=lambda d: (d.again, -d.seq)):
             if done.again and self.erase and not played:
                 break  # only restarts are left, and nothing was undone that they would have to see
             out = await self._one(done, f"{key}[{done.seq}]", room)
