@@ -143,7 +143,7 @@ def _where(culprit: StepView | None) -> str:
 
 def _undone(view: RunView, since: float = 0.0) -> list[tuple[str, str]]:
     """What was taken back since a Unix time."""
-    undone = [call for call in view.calls.values() if call.undone and (call.undone_at or 0.0) >= since]
+    undone = [call for call in view.undone() if (call.undone_at or 0.0) >= since]
     if not undone:
         return [("Undone", "nothing")] if since or view.changes() else []
     return _list("Undone", [f"{call.op} ({call.action})" for call in undone])

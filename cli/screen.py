@@ -74,9 +74,8 @@ def said(step: StepView) -> str:
 
 
 def _below(step: StepView, verbose: bool) -> Iterator[str]:
-    for call in step.calls:
-        if call.changed and not call.is_inverse:
-            yield from change_lines(call.diff, call.before, call.after)
+    for call in step.changes():
+        yield from change_lines(call.diff, call.before, call.after)
     if step.error and not step.children and step.status not in ("succeeded", "skipped", "running"):
         yield said(step)
     for warning in step.warnings:

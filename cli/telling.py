@@ -155,9 +155,8 @@ class Lines:
         name = terminal.paint(f"  {title(step)}", "dim") if step.name else ""
         words = ", ".join(_words(step))
         yield f"{head}{step.key}{name}" + (terminal.paint(f"  {words}", "dim") if words else "")
-        for call in step.calls:
-            if call.changed and not call.is_inverse:
-                yield from (terminal.paint(line, "dim") for line in change_lines(call.diff, call.before, call.after))
+        for call in step.changes():
+            yield from (terminal.paint(line, "dim") for line in change_lines(call.diff, call.before, call.after))
         if step.error and step.status not in ("succeeded", "skipped") and not step.children:
             yield terminal.paint(said(step), STATUS_STYLE.get(step.status, "red"))
 

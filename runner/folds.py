@@ -262,8 +262,7 @@ def _taken_back(view: RunView, event: Event) -> None:
 
 def _undone(view: RunView, event: Event) -> None:
     ok = bool(event.data.get("ok", True))
-    of_op = [c for c in view.by_op.get(event.key, ()) if not c.is_inverse]
-    for call in [c for c in of_op if c.seq == event.data.get("seq")] or of_op[-1:]:
+    for call in (c for c in view.by_op.get(event.key, ()) if not c.is_inverse):  # its attempts are one change
         call.undone, call.undone_at = ok, event.wall
         error = event.data.get("error")
         call.undo_error = error.get("message", "") if isinstance(error, Mapping) else str(error or "")

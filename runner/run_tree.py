@@ -84,6 +84,10 @@ class StepView:
             return tail[1:].partition("[")[0] if tail.count("[") == 1 else ""
         return tail.rpartition("!")[2].partition("~")[0] if "!" in tail and not tail.endswith("]") else ""
 
+    def changes(self) -> list[CallView]:
+        """What the step changed itself: its attempts are one change, told by the last that changed anything."""
+        return [call for call in self.calls if call.changed and not call.is_inverse][-1:]
+
     def walk(self, depth: int = 0) -> Iterator[tuple[int, StepView]]:
         """This node and all below it, in the order in which they began."""
         yield depth, self

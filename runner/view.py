@@ -102,12 +102,18 @@ class RunView:
         return [question for question in self.questions.values() if not question.status]
 
     def changes(self) -> list[CallView]:
-        """Calls that changed something outside, oldest first; inverses are not among them."""
-        return [c for c in self.calls.values() if not c.is_inverse and c.changed and c.effect in ("change", "opaque")]
+        """What changed something outside, oldest first: no inverses, and of attempts the last."""
+        made = (c for c in self.calls.values() if not c.is_inverse and c.changed and c.effect in ("change", "opaque"))
+        return list({call.op: call for call in made}.values())
 
     def left(self) -> list[CallView]:
-        """Changes that still stand: made, or perhaps made, and not taken back."""
-        return [c for c in self.calls.values() if not c.is_inverse and c.effective and not c.undone]
+        """Changes that still stand: made, or perhaps made, and not taken back; of attempts the last."""
+        standing = (c for c in self.calls.values() if not c.is_inverse and c.effective and not c.undone)
+        return list({call.op: call for call in standing}.values())
+
+    def undone(self) -> list[CallView]:
+        """Changes that were taken back; of attempts the last."""
+        return list({call.op: call for call in self.calls.values() if call.undone and not call.is_inverse}.values())
 
     def in_doubt(self) -> list[CallView]:
         """Calls of which nobody knows whether they happened."""

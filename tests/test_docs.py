@@ -1,7 +1,8 @@
 """Every block of the documentation is run: playbooks validate, commands print what the page says.
 
 In README.md, CONTRIBUTING.md and docs/*.md, of fenced blocks:
-- `yaml` with `runbook: 1` must validate. `# file: NAME` as its first line also writes it for the blocks that follow.
+- `yaml` with `runbook: 1` or `scenario: 1` must validate. `# file: NAME` as its first line also writes it for the
+  blocks that follow.
 - `console`: each `$ runbook ...` runs in a folder of the page's own (with playbooks/ beside it); the lines below it are
   its output, where a line `...` stands for any lines and `...` inside a line for any text. `[exit N]` ends a command
   that does not exit with 0.
@@ -18,6 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from runbook.sandbox import scenario
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -60,9 +63,13 @@ def test_page(page: Path, tmp_path: Path) -> None:
     environ = {**os.environ, "RUNBOOK_HOME": str(tmp_path / "home"), "NO_COLOR": "1", "COLUMNS": "120"}
     checked = 0
     for number, (language, text) in enumerate(blocks(page)):
-        if language == "yaml" and "runbook: 1" in text:
-            named = re.match(r"# file: (\S+)\n", text)
-            file = tmp_path / (named[1] if named else f"block{number}.yaml")
+        named = re.match(r"# file: (\S+)\n", text)
+        file = tmp_path / (named[1] if named else f"block{number}.yaml")
+        if language == "yaml" and re.search(r"^scenario: 1$", text, re.MULTILINE):
+            file.write_text(text, encoding="utf-8")
+            assert scenario.read(file).description
+            checked += 1
+        elif language == "yaml" and "runbook: 1" in text:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text, encoding="utf-8")
             done = run([str(RUNBOOK), "validate", file.name], tmp_path, environ)
@@ -82,7 +89,7 @@ def test_page(page: Path, tmp_path: Path) -> None:
                         f"{page.name}: {line} printed\n{done.stdout}{done.stderr}\nthe page says\n{expected}"
                     )
                 checked += 1
-    assert checked or page.name not in ("README.md", "tutorial.md", "language.md")
+    assert checked or page.name not in ("README.md", "tutorial.md", "language.md", "scenarios.md")
 
 
 def run(command: list[str], cwd: Path, environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
