@@ -100,6 +100,8 @@ _VISIBLE: Mapping[str, str] = {"\n": "\\n", "\r": "\\r", "\t": " "}
 
 def tame(text: str) -> str:
     """Text from the world over several lines: line ends and tabs stay, other control characters are visible."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)
 
 
