@@ -58,6 +58,8 @@ class Log(list[Done]):
         """A temporary step ended that is more than one action: all that it changed is given back where it stands."""
         for done in self.within(path):
             done.open = True
+            if done not in self._temporary:
+                self._temporary.append(done)
 
     def open(self, path: str) -> list[Done]:
         """Temporary changes inside `path` that are not back."""

@@ -81,11 +81,12 @@ async def sequence(
         )  # before an undo starts, nothing of it may still change the world
     for step, task in aside:
         out = await task
-        for name in all_of(step):
-            scope.frame.tasks.pop(name, None)
         ended.append((step.id, step.name, out))
         if not out.ok and out not in bad and (side is None or out.by != side.key):
             bad.append(out)
+    for step, _ in aside:  # only now: whoever runs beside must find them, however far they are by then
+        for name in all_of(step):
+            scope.frame.tasks.pop(name, None)
     return _summary(ended, len(steps), bad, limit)
 
 
