@@ -1,4 +1,4 @@
-"""Timing of whole commands: wall seconds and peak memory of each run, from the operating system's own accounting."""
+"""Timing of whole commands: wall and processor seconds and peak memory, from the operating system's own accounting."""
 
 from __future__ import annotations
 
@@ -13,40 +13,60 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """What `runs` runs of one command took: median wall seconds, and the median of each run's peak memory in MiB."""
+    """Of one command, or the median of several runs: wall seconds, processor seconds (user and system, with all that
+    it waited for), peak resident memory in MiB.
+    """
 
-    seconds: float
-    fastest: float
-    slowest: float
+    wall: float
+    cpu: float
     mebibytes: float
 
+    def less(self, other: Figure, count: int) -> Figure:
+        """What each of `count` more things cost, this being the run with them and `other` the one without."""
+        return Figure((self.wall - other.wall) / count, (self.cpu - other.cpu) / count, self.mebibytes)
 
-def once(command: Sequence[str], cwd: Path, environ: Mapping[str, str], expect: int = 0) -> tuple[float, float]:
-    """Run a command; wall seconds and its peak resident memory in MiB. Raises when it ends with another exit code."""
+
+def once(command: Sequence[str], cwd: Path, environ: Mapping[str, str], expect: int = 0) -> Figure:
+    """Run a command. RuntimeError with the end of its output when it ends with another exit code."""
     began = time.perf_counter()
     process = subprocess.Popen(
         command, cwd=cwd, env=dict(environ), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     assert process.stdout is not None
-    output = process.stdout.read()
+    with process.stdout as stream:
+        output = stream.read()
     _, status, usage = os.wait4(process.pid, 0)
     took = time.perf_counter() - began
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != expect:
-        raise RuntimeError(
-            f"{' '.join(command)} ended with {process.returncode}:\n{output.decode(errors='replace')[-2000:]}"
-        )
-    return took, usage.ru_maxrss / 1024
+        said = output.decode(errors="replace")[-2000:]
+        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}:\n{said}")
+    return Figure(took, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 
-def many(
-    command: Sequence[str], cwd: Path, environ: Mapping[str, str], *, runs: int, warmup: int = 1, expect: int = 0
-) -> Figure:
-    """The median of `runs` runs after `warmup` ones that do not count."""
-    for _ in range(warmup):
-        once(command, cwd, environ, expect)
-    taken = [once(command, cwd, environ, expect) for _ in range(runs)]
-    seconds = [took for took, _ in taken]
+def beside(
+    commands: Sequence[Sequence[str]],
+    cwd: Path,
+    environ: Mapping[str, str],
+    *,
+    runs: int,
+    warmup: int = 1,
+    expect: int = 0,
+) -> list[Figure]:
+    """The medians of `runs` runs of each command, after `warmup` ones that do not count. They take turns, so that what
+    else the machine does meets all of them.
+    """
+    for command in commands:
+        for _ in range(warmup):
+            once(command, cwd, environ, expect)
+    turns = [[once(command, cwd, environ, expect) for command in commands] for _ in range(runs)]
+    return [median(taken) for taken in zip(*turns, strict=True)]
+
+
+def median(figures: Sequence[Figure]) -> Figure:
+    """Each measure's own median."""
     return Figure(
-        statistics.median(seconds), min(seconds), max(seconds), statistics.median(memory for _, memory in taken)
+        statistics.median(figure.wall for figure in figures),
+        statistics.median(figure.cpu for figure in figures),
+        statistics.median(figure.mebibytes for figure in figures),
     )
