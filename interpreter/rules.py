@@ -76,6 +76,14 @@ def _check(step: Step, path: str, problems: Problems, decided: frozenset[str]) -
             rule="undo",
             hint="leave `undo` out",
         )
+    if not isinstance(step, Action) and step.undo.kind == "again":
+        problems.add(
+            step.place,
+            "`undo: again` is for one action",
+            f"{path}.undo",
+            rule="undo",
+            hint="say it at the actions inside, or `undo: {steps: [...]}` here",
+        )
     if isinstance(step, Fallback):
         for child in step.steps[:-1]:
             if child.id not in decided:
@@ -141,7 +149,7 @@ def _stuck(step: Step, path: str, *, body: bool = False) -> Iterator[tuple[str, 
 
     `body`: without the step's own `on_failure` and `finally`, which run after its own undo.
     """
-    if step.undo.kind in ("steps", "none"):
+    if step.undo.kind in ("steps", "none") or (isinstance(step, Action) and step.undo.kind == "again"):
         return
     if isinstance(step, Action) and (step.effect == "opaque" or (step.irreversible and step.effect == "change")):
         yield path, step

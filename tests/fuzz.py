@@ -245,6 +245,8 @@ class Maker:
         if r.random() < 0.2:
             more["finally_"] = self.handlers()
         more["cleanup"] = r.choice([500.0, 500.0, 500.0, self.seconds(5)])
+        if r.random() < 0.1:
+            more["temporary"] = True
         return more
 
     def inner(self, depth: int) -> tuple[Step, ...]:

@@ -60,6 +60,18 @@ ENDS: dict[str, tuple[str, Exit, list[str]]] = {
         f"steps: [{{id: b, steps: [{{id: stop, action: toy.note, with: {{name: stop}}, temporary: true, undo: {{steps: [{{id: go, action: toy.note, with: {{name: 'go after {{{{ steps.stop.outputs.name }}}}'}}}}]}}}}, {note('work')}]}}]",
         Exit.SUCCEEDED, ["stop", "work", "go after stop"],
     ),
+    "temporary of a block: all that it changed, when the block around it ends": (
+        f"steps: [{{id: o, steps: [{{id: b, temporary: true, steps: [{SET}, {{id: y, action: toy.set, with: {{name: y, value: 1}}}}]}}, {note('work')}]}}, {note('after')}]",
+        Exit.SUCCEEDED, ["x=new", "y=1", "work", "y=None", "x=old", "after"],
+    ),
+    "however it ends": (
+        f"steps: [{{id: o, on_failure: continue, steps: [{{id: b, temporary: true, steps: [{SET}, {FAIL}]}}, {note('work')}]}}, {note('after')}]",
+        Exit.SUCCEEDED, ["x=new", "x=old", "after"],
+    ),
+    "of a foreach, with its restarts last": (
+        f"steps: [{{id: o, steps: [{{id: b, temporary: true, foreach: {{items: [1, 2], as: i}}, steps: [{{id: y, action: toy.set, with: {{name: 'y{{{{ i }}}}', value: 1}}}}, {{id: r, action: toy.restart, with: {{name: 'r{{{{ i }}}}'}}}}]}}, {note('work')}]}}]",
+        Exit.SUCCEEDED, ["y1=1", "restart r1", "y2=1", "restart r2", "work", "y2=None", "y1=None", "restart r2", "restart r1"],
+    ),
     "finally runs after success, too": (
         f"steps: [{note('work')}]\nfinally: {{steps: [{note('last')}]}}",
         Exit.SUCCEEDED, ["work", "last"],
@@ -295,9 +307,17 @@ UNDO: dict[str, tuple[str, list[str]]] = {
         f"steps: [{{id: b, on_failure: undo, steps: [{SET}, {{id: r, action: toy.restart, with: {{name: web}}}}, {{id: y, action: toy.set, with: {{name: y, value: 1}}}}, {FAIL}]}}]",
         ["y=None", "x=old", "restart web"],
     ),
+    "the author may say it of an opaque action": (
+        f"steps: [{{id: b, on_failure: undo, steps: [{SET}, {{id: flush, undo: again, action: toy.note, with: {{name: flush}}}}, {FAIL}]}}]",
+        ["x=old", "flush"],
+    ),
     "and not where nothing was": (
         f"steps: [{{id: b, on_failure: undo, steps: [{{id: r, action: toy.restart, with: {{name: web}}}}, {FAIL}]}}]",
         [],
+    ),
+    "a temporary block at its place": (
+        f"steps: [{{id: b, on_failure: undo, steps: [{{id: in, steps: [{{id: t, temporary: true, steps: [{SET}]}}, {{id: y, action: toy.set, with: {{name: y, value: 1}}}}]}}, {FAIL}]}}]",
+        ["x=old", "x=new", "y=None", "x=old"],
     ),
     "temporaries at their place": (
         f"steps: [{{id: b, on_failure: undo, steps: [{SET}, {{id: in, steps: [{{id: quiet, action: toy.set, temporary: true, with: {{name: q, value: 1}}}}, {{id: y, action: toy.set, with: {{name: y, value: 1}}}}]}}, {FAIL}]}}]",
