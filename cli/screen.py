@@ -73,9 +73,15 @@ def said(step: StepView) -> str:
     return one_line(str((step.error or {}).get("message", "")).removeprefix(step.key).lstrip(": "))
 
 
-def _below(step: StepView, verbose: bool) -> Iterator[str]:
+def changed_lines(step: StepView) -> Iterator[str]:
+    """The differences that a step made; of one that failed it is not sure that it made them."""
     for call in step.changes():
-        yield from change_lines(call.diff, call.before, call.after)
+        sure = "" if call.status == "succeeded" else "perhaps "
+        yield from (sure + line for line in change_lines(call.diff, call.before, call.after))
+
+
+def _below(step: StepView, verbose: bool) -> Iterator[str]:
+    yield from changed_lines(step)
     if step.error and not step.children and step.status not in ("succeeded", "skipped", "running"):
         yield said(step)
     for warning in step.warnings:

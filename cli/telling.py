@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, TextIO
 
-from runbook.cli.screen import said, title
+from runbook.cli.screen import changed_lines, said, title
 from runbook.cli.terminal import STATUS_STYLE, Terminal, silence
 from runbook.runner.journal import Event
 from runbook.runner.run_tree import StepView, step_of
 from runbook.runner.view import RunView
-from runbook.runner.wording import change_lines, clock, one_line, span, status_word
+from runbook.runner.wording import clock, one_line, span, status_word
 
 STOPS = {
     "@run": ": the work ends, its clean-up runs (a second Ctrl-C stops that too)",
@@ -155,8 +155,7 @@ class Lines:
         name = terminal.paint(f"  {title(step)}", "dim") if step.name else ""
         words = ", ".join(_words(step))
         yield f"{head}{step.key}{name}" + (terminal.paint(f"  {words}", "dim") if words else "")
-        for call in step.changes():
-            yield from (terminal.paint(line, "dim") for line in change_lines(call.diff, call.before, call.after))
+        yield from (terminal.paint(line, "dim") for line in changed_lines(step))
         if step.error and step.status not in ("succeeded", "skipped") and not step.children:
             yield terminal.paint(said(step), STATUS_STYLE.get(step.status, "red"))
 

@@ -253,6 +253,8 @@ def _step_row(step: Mapping[str, Any]) -> list[str]:
 
 def _now(change: Mapping[str, Any]) -> str:
     word = "given back" if change["returned"] else undo_word(change["undone"], change["irreversible"])
+    if change["status"] != "succeeded" and word.startswith("stands"):
+        return "perhaps done, perhaps in part"
     return f"{word}: {change['undo_error']}" if change["undo_error"] else word
 
 

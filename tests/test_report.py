@@ -339,3 +339,53 @@ def test_changes_are_shown_leaf_by_leaf() -> None:
         "/etc/a.conf.content: + 1",  # its digest and its size say nothing more
     ]
     assert change_lines("-a\n+b") == ["-a", "+b"]
+
+
+def a_change(key: str, status: str, at: float) -> list[tuple[str, str, dict[str, Any], float]]:
+    """One attempt of a change: its intent and its result."""
+    made = {"action": "file.write", "effect": "change", "op": key.partition("#")[0], "changed": True, "status": status}
+    intent = {**made, "before": {"file:/a": {"mode": "0600"}}, "after": {"file:/a": {"mode": "0644"}}}
+    return [("call.intent", key, intent, at), ("call.result", key, made, at + 0.1)]
+
+
+BEGUN = ("run.begun", "", {"run": "r", "name": "n", "file": "n.yaml", "inputs": {}}, 0.0)
+
+
+def test_attempts_of_one_change_are_told_and_taken_back_as_one() -> None:
+    made = [BEGUN, *a_change("a#1", "failed", 1.0), *a_change("a#2", "succeeded", 2.0)]
+    view = fold(events(*made))
+    assert [call.key for call in view.changes()] == ["a#2"]
+    assert [call.key for call in view.left()] == ["a#2"]
+    assert [call.key for call in view.steps["a"].changes()] == ["a#2"]
+    view = fold(events(*made, ("undone", "a", {"seq": 3, "ok": True}, 3.0)))  # the undo names the first attempt
+    assert view.left() == []
+    assert [call.key for call in view.undone()] == ["a#2"]
+
+
+def test_what_was_temporary_is_not_left_behind_once_it_was_given_back() -> None:
+    back = {"action": "file.revert", "effect": "change", "op": "!temporary[3]", "undoes": 3, "status": "succeeded"}
+    made = [BEGUN, *a_change("a#1", "succeeded", 1.0), ("call.result", "!temporary[3]#1", back, 2.0)]
+    view = fold(events(*made))
+    assert view.left() == []
+    assert report.to_data(view)["changes"][0]["returned"] is True
+    assert "given back" in report.to_markdown(view)
+    view = fold(events(*made, ("undone", "!temporary[3]", {"seq": 4, "ok": True}, 3.0)))
+    assert [call.op for call in view.left()] == ["a"]  # an undo put it there again, to take it back at its place
+
+
+def test_a_refused_run_is_not_called_failed_and_a_cancelled_one_says_why() -> None:
+    ended = {"status": "failed", "exit": 3, "error": {"message": "lock x is held"}}
+    assert "# n: refused" in report.to_markdown(fold(events(BEGUN, ("run.ended", "", ended, 1.0))))
+    ended = {"status": "cancelled", "exit": 4, "error": {"message": "cancelled"}}
+    stop = ("stop", "@run", {"kind": "cancelled", "why": "wrong region"}, 0.5)
+    assert "cancelled: wrong region" in report.to_markdown(fold(events(BEGUN, stop, ("run.ended", "", ended, 1.0))))
+
+
+def test_rounds_and_cut_phases_end_with_the_run() -> None:
+    made = [
+        BEGUN,
+        ("step.started", "!on_failure", {"id": "on_failure", "kind": "phase"}, 1.0),
+        ("step.ended", "!on_failure/tell", {"id": "tell", "kind": "action", "status": "cancelled"}, 2.0),
+        ("run.ended", "", {"status": "cancelled", "exit": 4}, 3.0),
+    ]
+    assert fold(events(*made)).steps["!on_failure"].status == "cancelled"

@@ -1,0 +1,139 @@
+"""What an operator's machine does to a command: readers that leave, windows that close, disks that take nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from runbook.interpreter.errors import Exit
+from tests.command import Commands
+
+CHATTY = """
+runbook: 1
+name: chatty
+steps:
+  - {id: flag, action: file.write, with: {content: "1", to: flag}, temporary: true}
+  - {id: chat, action: shell.run, with: {command: [sh, -c, "seq 200; sleep 1; seq 200"]}, effect: read}
+  - {id: mark, action: file.write, with: {content: "done", to: mark}}
+"""
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Commands:
+    made = Commands(tmp_path)
+    made.write("chatty.yaml", CHATTY)
+    return made
+
+
+def states(cli: Commands) -> list[str]:
+    return [entry["state"] for entry in json.loads(cli("runs", "--output", "json").out)]
+
+
+@pytest.mark.parametrize("words", [("-v",), ("--output", "jsonl")], ids=["text", "jsonl"])
+def test_a_run_goes_on_when_its_reader_leaves(cli: Commands, words: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "runbook.cli", "run", "chatty.yaml", *words]
+    run = subprocess.Popen(command, cwd=cli.folder, env=cli.variables(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert run.stdout is not None
+    assert run.stderr is not None
+    run.stdout.readline()
+    run.stdout.close()
+    with run.stderr as said:
+        assert said.read() == b""
+    assert run.wait(20) == Exit.SUCCEEDED
+    assert states(cli) == ["succeeded"]
+    assert (cli.folder / "mark").read_text() == "done"
+
+
+def test_a_run_outlives_its_window(cli: Commands) -> None:
+    """The terminal goes away in mid-run: SIGHUP, then every write to it fails."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(cli.folder)
+        command = [sys.executable, "-m", "runbook.cli", "run", "chatty.yaml", "--yes"]
+        os.execve(sys.executable, command, {**cli.variables(), "TERM": "xterm"})
+    until = time.monotonic() + 15
+    while not (cli.folder / "flag").exists():
+        assert time.monotonic() < until
+        os.read(terminal, 4096)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == Exit.SUCCEEDED
+    assert states(cli) == ["succeeded"]
+    assert (cli.folder / "mark").exists()
+    assert not (cli.folder / "flag").exists()
+
+
+def test_a_home_that_cannot_be_written_is_a_sentence_and_nothing_is_run(cli: Commands) -> None:
+    said = cli("run", "chatty.yaml", environ={"RUNBOOK_HOME": "/dev/null/here"})
+    assert said.code == Exit.REFUSED
+    assert said.err.splitlines() == [
+        "runbook: runs cannot be kept in /dev/null/here: Not a directory",
+        "  make it writable, or set RUNBOOK_HOME to another folder",
+    ]
+    assert not (cli.folder / "mark").exists()
+    doctor = cli("doctor", environ={"RUNBOOK_HOME": "/dev/null/here"})
+    assert doctor.code == Exit.FAILED
+    assert "runs cannot be kept in /dev/null/here: Not a directory" in doctor.out
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux'")
+def test_an_output_that_takes_nothing_stops_no_run(cli: Commands) -> None:
+    command = [sys.executable, "-m", "runbook.cli", "run", "chatty.yaml"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, cwd=cli.folder, env=cli.variables(), stdout=full, timeout=20, check=False)
+    assert done.returncode == Exit.SUCCEEDED
+    assert states(cli) == ["succeeded"]
+
+
+def test_a_terminal_without_our_signs_gets_question_marks(cli: Commands) -> None:
+    said = cli("run", "chatty.yaml", environ={"PYTHONIOENCODING": "latin-1"})
+    assert said.code == Exit.SUCCEEDED
+    assert "? chatty succeeded" in said.out
+
+
+def test_doctor_sees_what_a_playbook_lacks_on_this_machine(cli: Commands) -> None:
+    cli.write(
+        "kube.yaml",
+        """
+        runbook: 1
+        name: kube
+        steps:
+          - {id: back, action: helm.rollback, with: {namespace: shop, release: web}}
+        """,
+    )
+    bare = {"PATH": "/nonexistent", "HOME": str(cli.folder), "KUBECONFIG": str(cli.folder / "none")}
+    said = cli("doctor", "kube.yaml", environ=bare)
+    assert said.code == Exit.FAILED
+    assert "✗  helm" in said.out
+    assert "✗  kubernetes" in said.out
+
+
+def test_a_file_that_cannot_be_read_says_why(cli: Commands) -> None:
+    (cli.folder / "folder.yaml").mkdir()
+    (cli.folder / "binary.yaml").write_bytes(b"runbook: 1\n\xff\xfe")
+    said = cli("validate", "folder.yaml", "binary.yaml", "none.yaml")
+    assert said.code == Exit.INVALID
+    assert "folder.yaml cannot be read: Is a directory" in said.err
+    assert "binary.yaml:2:1: error: byte 0xff is no UTF-8" in said.err
+    assert "there is no file none.yaml" in said.err
+
+
+def test_without_a_command_there_is_the_help(cli: Commands) -> None:
+    said = cli()
+    assert said.code == Exit.INVALID
+    assert said.err.startswith("Usage: runbook")
+    assert "plan FILE" in said.err
+
+
+def test_runs_say_which_were_undone(cli: Commands) -> None:
+    assert cli("run", "chatty.yaml").code == Exit.SUCCEEDED
+    undone = cli("undo", "last")
+    assert "took back mark" in undone.out
+    assert "✓ succeeded, undone" in cli("runs").out
+    assert cli("show", "last").out.splitlines()[-1].split()[-1] == cli("verify", "last").out.split()[-1]
