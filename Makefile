@@ -25,7 +25,7 @@ demo: .venv/run.stamp ## rehearse the emergency rollback: the plan, then the run
 	@$(BIN)/runbook run playbooks/emergency.yaml --sandbox playbooks/scenarios/emergency/traffic.yaml --yes
 
 test: .venv/dev.stamp ## every test that this machine can run; what was skipped and why is listed last
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/dev.stamp ## style, types, layers, generated files
 	@$(BIN)/ruff check .
