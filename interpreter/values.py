@@ -338,10 +338,14 @@ def _key(key: Any) -> str:
     raise TypeError(f"{kind_of(key)} cannot be a key")
 
 
+_PLAIN: Final = frozenset({str, int, bool, type(None)})
+"""Types that are JSON as they are: most of all data, so they are looked at before anything is called for them."""
+
+
 def to_wire(value: Any) -> Any:
     """The value as JSON data, which `from_wire` turns back. TypeError for what is no data of the language."""
     kind = type(value)
-    if kind in (str, int, bool, type(None)):
+    if kind in _PLAIN:
         return value
     convert = _TO_WIRE.get(kind)
     if convert is not None:
@@ -362,7 +366,10 @@ def _number_to_wire(value: float) -> Any:
 
 
 def _map_to_wire(value: Mapping[Any, Any]) -> dict[str, Any]:
-    plain = {_key(key): to_wire(item) for key, item in value.items()}
+    plain = {
+        key if type(key) is str else _key(key): item if type(item) in _PLAIN else to_wire(item)
+        for key, item in value.items()
+    }
     if len(plain) != len(value):
         raise TypeError("two keys of a map read the same")
     if len(plain) == 1 and next(iter(plain)).startswith("$"):
@@ -371,7 +378,7 @@ def _map_to_wire(value: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def _list_to_wire(value: Iterable[Any]) -> list[Any]:
-    return [to_wire(item) for item in value]
+    return [item if type(item) in _PLAIN else to_wire(item) for item in value]
 
 
 _TO_WIRE: Final[Mapping[type, Callable[[Any], Any]]] = {
@@ -397,8 +404,10 @@ def from_wire(wire: Any) -> Any:
                 if make is None:
                     raise ValueError(f"{key} is not a typed value of this version")
                 return make(body)
-        return {key: from_wire(item) for key, item in wire.items()}
-    return [from_wire(item) for item in wire] if kind is list else wire
+        return {key: item if type(item) in _PLAIN else from_wire(item) for key, item in wire.items()}
+    if kind is list:
+        return [item if type(item) in _PLAIN else from_wire(item) for item in wire]
+    return wire
 
 
 _FROM_WIRE: Final[Mapping[str, Callable[[Any], Any]]] = {
