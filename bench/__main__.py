@@ -104,7 +104,7 @@ def cold(bench: Bench) -> Iterator[Line]:
             mine.wall / other.wall <= goal,
             mine.cpu / other.cpu <= goal,
         )
-    for name in {"ansible-core", "go-task"} - {name for name, _, _ in others}:
+    for name in (name for name in ("ansible-core", "go-task") if name not in [other[0] for other in others]):
         yield Line(f"  beside {name}", "absent")
 
 
