@@ -176,7 +176,7 @@ class Engine(Rounds):
         scope.frame.close(step.id, out, begun)  # its handlers see how it ended
         handlers = Handlers(step.on_failure, step.finally_, step.cleanup)
         if not isinstance(step, Action) or step.finally_ or step.on_failure.undo or step.on_failure.steps:
-            out = await unwind(self, handlers, path, scope, out)
+            out = await unwind(self, handlers, path, scope, out, view=scope.frame.views[step.id])
         if step.temporary and not isinstance(step, Action):
             self.log.lend(path)
         if locks:

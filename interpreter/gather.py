@@ -187,7 +187,7 @@ async def fallback(run: Run, step: Fallback, scope: Scope, path: str, box: Box, 
         if out.by is not None:
             return replace(worst([out]), outputs=_summary(ended, len(step.steps), [], Bound()).outputs)
         if winners:
-            scope.frame.views[child.id].update(status=Unknown(f"whether {child.id} is needed"))
+            scope.frame.change(child.id, {"status": Unknown(f"whether {child.id} is needed")})
         if out.ok and out.status != "skipped":
             winners.append((child.id, out))
             if out.sure:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable
 from dataclasses import replace
-from typing import Any
 
 from runbook.interpreter.effects import Record
 from runbook.interpreter.expressions import ExpressionError, decide, evaluate, render
@@ -17,20 +16,17 @@ PATIENCE = 20.0  # seconds after the root's finally
 
 
 async def post(run: Run, step: Action, scope: Scope, path: str, begun: Record) -> Outcome:
-    """Queue a notification. Its texts say how things are now, unless they name another that is not told yet."""
+    """Queue a notification. It tells how things are now, except of notifications that it names: it waits for those."""
     try:
         verdict = "yes" if step.when is None else decide(evaluate(step.when.source, scope.at(begun.at)))
-        if verdict == "no":
-            return Outcome("skipped", seq=begun.seq, at=begun.at, wall=begun.wall)
-        first = [task for name in sorted(step.with_.reads) if (task := scope.frame.notification(name)) is not None]
-        args = None if first else render(step.with_.data, scope.at(begun.at), lenient=True)
     except ExpressionError as error:
         run.warn(path, error.message)
         return replace(failed(error.message, begun, step.id, path), tolerated=True)
-    scope = scope if verdict == "yes" else scope.perhaps()
-    before = run.lanes.get(step.lane)
-    told = _tell(run, step, scope, path, begun, args, [*first, *([before] if before is not None else [])])
-    task = run.fx.spawn(told)
+    if verdict == "no":
+        return Outcome("skipped", seq=begun.seq, at=begun.at, wall=begun.wall)
+    named = tuple(name for name in sorted(step.with_.reads) if scope.frame.notification(name) is not None)
+    seen = replace(scope if verdict == "yes" else scope.perhaps(), frame=scope.frame.as_now())
+    task = run.fx.spawn(_tell(run, step, scope, seen, path, begun, named, run.lanes.get(step.lane)))
     run.lanes[step.lane] = scope.frame.telling[step.id] = task
     run.telling.append((path, task))
     return Outcome("pending", seq=begun.seq, at=begun.at, wall=begun.wall)
@@ -40,23 +36,38 @@ async def _tell(
     run: Run,
     step: Action,
     scope: Scope,
+    seen: Scope,
     path: str,
     begun: Record,
-    args: Mapping[str, Any] | None,
-    first: list[Awaitable[Outcome]],
+    named: tuple[str, ...],
+    before: Awaitable[Outcome] | None,
 ) -> Outcome:
-    for task in first:
-        await task
-    turn = await run.fx.sleep(f"{path}#0+", 0.0, run.lane)  # its time counts from here, not from when it was queued
-    out = await run.carry_out(step, scope, path, run.lane, replace(begun, at=turn.at, wall=turn.wall), args)
+    """`seen` is how things were when it was posted: what runs meanwhile must not change what is told, nor a replay."""
+    for name in named:
+        if (task := scope.frame.notification(name)) is not None:
+            await task
+        if (view := scope.frame.view(name)) is not None:
+            seen.frame.views[name] = view
+    if before is not None:
+        await before
+    out = await _told(run, step, seen, path, begun)
     if out.by is not None:
-        run.fx.emit("lane.left", path, {"id": step.id, "name": step.name, "action": step.action, "status": out.status})
+        left = {"id": step.id, "name": step.name, "action": step.action, "status": out.status}
+        run.fx.emit("lane.left", path, left)
     elif not out.ok:
         run.warn(path, f"not delivered: {out.error.message if out.error is not None else out.status}")
-    scope.frame.telling.pop(step.id, None)
     out = replace(out, tolerated=not out.ok or out.tolerated)
     run.ended(step, scope, path, begun, out)
     return out
+
+
+async def _told(run: Run, step: Action, seen: Scope, path: str, begun: Record) -> Outcome:
+    try:
+        args = render(step.with_.data, seen.at(begun.at), lenient=True)
+    except ExpressionError as error:
+        return failed(error.message, begun, step.id, path)
+    turn = await run.fx.sleep(f"{path}#0+", 0.0, run.lane)  # its time counts from here, not from when it was queued
+    return await run.carry_out(step, seen, path, run.lane, replace(begun, at=turn.at, wall=turn.wall), args)
 
 
 async def joined(run: Run) -> None:

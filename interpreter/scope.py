@@ -90,10 +90,8 @@ class Frame:
     def __init__(self, outer: Frame | None = None) -> None:
         self.outer = outer
         self.views: dict[str, dict[str, Any]] = {}
-        self.tasks: dict[
-            str, tuple[str, Awaitable[Outcome]]
-        ] = {}  # id -> the background step it is in, its task
-        self.telling: dict[str, Awaitable[Outcome]] = {}  # notifications that are not told yet
+        self.tasks: dict[str, tuple[str, Awaitable[Outcome]]] = {}  # id -> the background step it is in, its task
+        self.telling: dict[str, Awaitable[Outcome]] = {}  # notifications, told or not
 
     def task(self, step: str, beside: tuple[str, ...]) -> Awaitable[Outcome] | None:
         """The background step on its way that is, or holds, this step; never one (`beside`) that the asker is in."""
@@ -106,7 +104,7 @@ class Frame:
         return None
 
     def notification(self, step: str) -> Awaitable[Outcome] | None:
-        """The notification of this id that is not told yet."""
+        """The notification of this id, once it was posted. Whether it is told by now is nothing to decide by."""
         frame: Frame | None = self
         while frame is not None:
             if step in frame.telling:
@@ -114,21 +112,41 @@ class Frame:
             frame = frame.outer
         return None
 
+    def view(self, step: str) -> dict[str, Any] | None:
+        """The view of a step that began, here or further out."""
+        frame: Frame | None = self
+        while frame is not None:
+            if step in frame.views:
+                return frame.views[step]
+            frame = frame.outer
+        return None
+
+    def as_now(self) -> Frame:
+        """A copy that stays as it is: for what is told later about how things are now."""
+        copy = Frame() if self.outer is None else self.outer.as_now()
+        copy.views.update(self.views)
+        copy.telling.update(self.telling)
+        return copy
+
     def open(self, step: str, begun: Record) -> None:
         """The step runs from here on."""
         self.views[step] = {**PENDING, "status": "running", "started_at": values.Timestamp(begun.wall)}
 
     def close(self, step: str, out: Outcome, begun: Record) -> None:
         """The step ended."""
-        view = self.views.setdefault(step, dict(PENDING))
-        view.update(
-            status=values.Unknown(f"whether {step} runs") if out.perhaps else out.status,
-            undone=out.undone,
-            outputs=out.outputs,
-            error=error_view(out.error, out.attempts),
-            duration=values.Duration(round(max(0.0, out.at - begun.at), 3)),
-            attempts=out.attempts,
-        )
+        changes = {
+            "status": values.Unknown(f"whether {step} runs") if out.perhaps else out.status,
+            "undone": out.undone,
+            "outputs": out.outputs,
+            "error": error_view(out.error, out.attempts),
+            "duration": values.Duration(round(max(0.0, out.at - begun.at), 3)),
+            "attempts": out.attempts,
+        }
+        self.change(step, changes)
+
+    def change(self, step: str, changes: Mapping[str, Any]) -> None:
+        """Views are replaced, never changed: a copy of the frame stays as it is."""
+        self.views[step] = {**self.views.get(step, PENDING), **changes}
 
 
 PENDING: Mapping[str, Any] = {

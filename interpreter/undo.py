@@ -58,9 +58,8 @@ class Playback:
         error = {"error": out.error.message} if out.error is not None else {}
         self.run.fx.emit("undone", done.path, {"seq": done.seq, "ok": out.ok, **error})
         if out.ok:
-            view = done.scope.frame.views.get(done.step.id) if done.step is not None else None
-            if view is not None:
-                view["undone"] = True
+            if done.step is not None and done.step.id in done.scope.frame.views:
+                done.scope.frame.change(done.step.id, {"undone": True})
             self.run.taken_back(self.path)
 
     async def _one(self, done: Done, key: str, room: Box) -> Outcome:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from runbook.interpreter.effects import Box, Fault
 from runbook.interpreter.frozen import frozen
@@ -119,8 +119,17 @@ class Unwinding:
         return out
 
 
-async def unwind(run: Run, handlers: Handlers, path: str, scope: Scope, out: Outcome, *, undo: bool = False) -> Outcome:
-    """The phases of the scope at `path`, innermost scope first. `undo`: a person asked for it."""
+async def unwind(
+    run: Run,
+    handlers: Handlers,
+    path: str,
+    scope: Scope,
+    out: Outcome,
+    *,
+    undo: bool = False,
+    view: dict[str, Any] | None = None,
+) -> Outcome:
+    """The phases of the scope at `path`, innermost scope first. `undo`: a person asked for it. `view`: of the step."""
     end = Unwinding(run, path, handlers.cleanup, out)
     if not out.ok and (handlers.on_failure.undo or undo):
         changes = run.log.within(path)
@@ -129,6 +138,8 @@ async def unwind(run: Run, handlers: Handlers, path: str, scope: Scope, out: Out
                 "undo", lambda key, room: Playback(run, path, True, scope.held).play(changes, key, room)
             )
             end.undone = "succeeded" if undone.ok else "failed"
+            if view is not None:  # the step's own handlers see it
+                view["undone"] = undone.ok
     await _on_failure(end, handlers, scope)
     await _returns(end, scope.held)
     if handlers.finally_:

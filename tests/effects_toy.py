@@ -36,6 +36,7 @@ class Disk:
     firsts: dict[str, Call | None] = field(default_factory=dict)  # op -> the first attempt's inverse
     stops: dict[str, StopKind] = field(default_factory=dict)
     emitted: dict[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
+    asked: dict[str, tuple[str, str]] = field(default_factory=dict)  # call key -> action and parameters
     started: dict[str, int] = field(default_factory=dict)
     lost: dict[str, str] = field(default_factory=dict)  # op -> the attempt whose answer was lost
     time: float = 0.0
@@ -49,6 +50,7 @@ class Disk:
             dict(self.firsts),
             dict(self.stops),
             dict(self.emitted),
+            dict(self.asked),
             dict(self.started),
             dict(self.lost),
             self.time,
@@ -226,8 +228,13 @@ class Toy:
         values.to_wire(dict(call.args))  # whatever crosses is data
         self.calls.append(call)
         key = f"{call.key} call"
+        asked = call.action, repr(call.args)
+        if key in self.disk.records or key in self.disk.intents:
+            assert self.disk.asked[key] == asked, f"another call under {key}: {self.disk.asked[key]}, now {asked}"
         if key in self.disk.records:
             return self.disk.records[key]
+        if not self.dead:
+            self.disk.asked[key] = asked
         verdict = box.verdict(self.now)
         if verdict is not None and key not in self.disk.intents:
             return await self._keep(

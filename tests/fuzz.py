@@ -47,6 +47,7 @@ class Maker:
         self.r = random.Random(seed)
         self.numbers = count(1)
         self.readable: list[str] = []
+        self.told: list[str] = []
         self.items: list[str] = []
         self.asks: dict[str, Any] = {}
 
@@ -103,7 +104,9 @@ class Maker:
         )
         if self.r.random() < 0.06 and self.readable:
             made = dataclasses.replace(made, **self._when())
-        if kind != "tell":  # whose reader waits for its lane
+        if kind == "tell":
+            self.told.append(made.id)  # only its like may read it: others would wait for its lane
+        else:
             self.readable.append(made.id)
         return made
 
@@ -207,8 +210,9 @@ class Maker:
     def _tell(self) -> Step:
         step_id = self.id("tell")
         more = self.leaf()
-        if self.r.random() < 0.3 and self.readable:
-            text = f"now {{{{ steps.{self.r.choice(self.readable)}.status }}}} {{{{ nothing.there }}}}"
+        if self.r.random() < 0.4 and self.readable:
+            named = [f"{{{{ steps.{name}.status }}}}" for name in self.r.sample(self.readable + self.told, 1)]
+            text = f"now {' '.join(named)} {{{{ nothing.there }}}} {{{{ run.elapsed }}}}"
         else:
             text = "hello"
         more.pop("on_failure", None)
@@ -265,12 +269,12 @@ class Maker:
         return block(self.id("block"), *self.inner(depth), keep_going=self.tolerance(), **more)
 
     def _deep_parallel(self, depth: int) -> Step:
-        before = list(self.readable)
+        before, told = list(self.readable), list(self.told)
         children = []
         for _ in range(self.r.randint(1, 4)):
-            self.readable = list(before)  # a sibling must not be read
+            self.readable, self.told = list(before), list(told)  # a sibling must not be read
             children.append(dataclasses.replace(self.step(depth - 1), background=False))
-        self.readable = before
+        self.readable, self.told = before, told
         return parallel(
             self.id("parallel"),
             *children,
@@ -280,11 +284,11 @@ class Maker:
         )
 
     def _deep_foreach(self, depth: int) -> Step:
-        before, step_id = list(self.readable), self.id("each")
+        before, told, step_id = list(self.readable), list(self.told), self.id("each")
         self.items.append(step_id)
         children = self.inner(depth)
         self.items.pop()
-        self.readable = before
+        self.readable, self.told = before, told
         items = self.r.choice([["p", "q", "q2"], ["p"], [], ["p", "q", "r", "s", "t"]])
         return foreach(
             step_id,
@@ -305,8 +309,8 @@ class Maker:
         return choose(self.id("choose"), (self.r.choice(["true", "false"]), first), (None, second), **self.outer())
 
     def _deep_sub(self, depth: int) -> Step:
-        before, items = self.readable, self.items
-        self.readable = []
+        before, told, items = self.readable, self.told, self.items
+        self.readable, self.told = [], []
         step_id = self.id("sub")
         here = self.key("x")
         self.items = ["inputs.at"]  # so that two items do not touch one object
@@ -321,7 +325,7 @@ class Maker:
             cleanup=self.r.choice([500.0, self.seconds(5)]),
             outputs={"status": f"{{{{ steps.{steps[0].id}.status }}}}", "none": "{{ steps.nothing.outputs.x }}"},
         )
-        self.readable, self.items = before, items
+        self.readable, self.told, self.items = before, told, items
         return sub(step_id, called, {"at": here}, **self.outer())
 
 

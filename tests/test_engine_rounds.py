@@ -6,7 +6,7 @@ import pytest
 
 from runbook.interpreter.engine import Engine, Outcome
 from runbook.interpreter.model import OnFailure, Playbook
-from tests.effects_toy import Disk, Toy
+from tests.effects_toy import Toy
 from tests.law import Case, everywhere
 from tests.playbooks_toy import CONTINUE, UNDO, act, block, book, engine, fail, foreach, parallel, play, put, wait
 
@@ -238,8 +238,6 @@ def test_undo_of_this_very_action() -> None:
 def test_a_replay_of_a_whole_run_touches_nothing() -> None:
     _, toy = play(SWITCH, {"a": "old"})
     nothing: dict[str, object] = {}
-    replayed = Toy(
-        nothing, Disk(dict(toy.disk.records), dict(toy.disk.intents), dict(toy.disk.firsts), dict(toy.disk.stops))
-    )
+    replayed = Toy(nothing, toy.disk.copy())
     assert replayed.play(engine(SWITCH, replayed)).status == "succeeded"
     assert (nothing, replayed.writes) == ({}, 0)
