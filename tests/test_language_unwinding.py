@@ -370,6 +370,19 @@ steps:
     assert played.values("seen") == {"b": True, "set": True, "status": "succeeded", "failed": "failed"}
 
 
+def test_a_steps_own_handlers_see_how_it_ended_and_whether_it_was_undone(room: Room) -> None:
+    show = '{id: show, action: flow.set, with: {values: {b: "{{ [steps.b.status, steps.b.undone, steps.b.error.message, failure.undo] }}"}}}'
+    played = room.played(f"""
+steps:
+  - id: b
+    on_failure: {{undo: true, steps: [{show}]}}
+    finally: {{steps: [{show.replace("show", "shown")}]}}
+    steps: [{SET}, {{id: bad, action: toy.note, undo: none, with: {{fail: broken}}}}]
+""")
+    seen = ["failed", True, "broken ", "succeeded"]
+    assert played.values("b!on_failure/show")["b"] == played.values("b!finally/shown")["b"] == seen
+
+
 def test_runbook_undo_takes_a_whole_run_back_newest_first_and_once(room: Room) -> None:
     room.put("x", "old")
     room.played(f"""
