@@ -52,7 +52,7 @@ class Host:
         cwd: str = "",
     ) -> None:
         """`folder`: the run's own. `cwd`: the folder that the run was started in; its files are relative to it."""
-        self._registry = registry
+        self.registry = registry
         self.secrets = secrets
         self.surroundings = surroundings
         self._folder = folder
@@ -80,7 +80,7 @@ class Host:
 
     def effect(self, name: str) -> str:
         """The class of an action: read, check, local, change, opaque or notify."""
-        return self._registry.find(name).effect
+        return self.registry.find(name).effect
 
     # -- phases
 
@@ -202,9 +202,9 @@ class Host:
         """The action with its parameters, revealed and checked; and its outputs, if the surroundings answer for it."""
         if ctx.opened is None:
             ctx.checkpoint()
-            kind = self._registry.find(call.action)
+            kind = self.registry.find(call.action)
             given = self.secrets.reveal(dict(call.args), None if call.inverse else call.secret_at)
-            args = self._registry.parse(kind, given, str(self._cwd / Path(call.base).parent))
+            args = self.registry.parse(kind, given, str(self._cwd / Path(call.base).parent))
             impl = kind()
             wrong = list(impl.check(args))
             if wrong:
@@ -220,7 +220,7 @@ class Host:
         found = impl.inverse(args, dict(before), f"{self._run_id}:{call.op}")
         if found is None:
             return None
-        kind = self._registry.find(found.action)
+        kind = self.registry.find(found.action)
         return _inverse_call(call, found.action, self.secrets.seal(plain(found.args)), kind.effect, kind.idempotent)
 
     def _already(

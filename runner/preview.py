@@ -16,7 +16,6 @@ from runbook.contract import Action, Change, PermanentError, TemporaryError
 from runbook.interpreter.effects import Box, Call, Fault, Question, Record, SecretRef, Status, StopKind
 from runbook.interpreter.errors import RunbookError
 from runbook.interpreter.values import Unknown, from_wire, to_wire
-from runbook.runner import registry
 from runbook.runner.context import HostContext, cut_all
 from runbook.runner.diff import Difference
 from runbook.runner.host import Host
@@ -180,7 +179,7 @@ class Preview:
 
     async def _effect(self, call: Call, box: Box, unknown: str | None) -> Record:
         """A change, an opaque action or a notification: not done; a change is looked at."""
-        kind = registry.find(call.action)
+        kind = self._host.registry.find(call.action)
         after_run = Unknown(f"the run of {call.step}")
         if unknown is not None:
             self._row(call.op, verdict=_verdict(call), detail=f"with what is known after {unknown}", undo="unknown")
@@ -309,7 +308,7 @@ class Preview:
 
     def _behind_a_change(self, call: Call) -> bool:
         """Whether a planned change may alter what this call sees."""
-        kind = registry.find(call.action)
+        kind = self._host.registry.find(call.action)
         world = kind.world or kind.name.partition(".")[0]
         return bool(self._worlds) if world == "*" else world in self._worlds
 
