@@ -187,7 +187,7 @@ def _next(view: RunView) -> list[tuple[str, str]]:
     if view.exit == int(Exit.WAITING):
         asked = [f"runbook answer {run} {step_of(q.key)} {choices_of(q.kind)}" for q in view.open_questions()]
         return [*_list("Next", asked), ("", f"runbook resume {run}")]
-    if view.exit == int(Exit.IN_DOUBT):
+    if view.exit == int(Exit.IN_DOUBT) and view.ended is None:
         return [("Next", f"look at it, then: runbook resume {run} --in-doubt done|repeat|fail")]
     if view.unfinished:
         return [("Next", f"runbook resume {run}   (finishes the clean-up that is left)")]

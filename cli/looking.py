@@ -21,6 +21,7 @@ from runbook.runner.store import RunFolder, Store, home
 from runbook.runner.view import RunView, fold
 from runbook.runner.wording import end_of, moment, one_line, span, value
 
+RECENT = 50  # refused runs that are passed over to find the one to be resumed
 FOLLOW_EVERY = 0.3  # seconds between looks at a journal that another process writes
 
 
@@ -52,6 +53,18 @@ def state_of(view: RunView, holder: str) -> str:
     if not holder:
         return "stopped"
     return "waiting" if view.open_questions() else "running"
+
+
+def newest_begun() -> str:
+    """The newest run that began its work: what was only refused (by the lock of a killed run, say) is passed over."""
+    for folder in store().runs()[-RECENT:][::-1]:
+        try:
+            view, _ = view_of(folder)
+        except RunbookError:
+            return folder.id  # damaged: whoever wants it is told so
+        if view.exit != int(Exit.REFUSED) or view.ended is None or view.changes() or view.unfinished:
+            return folder.id
+    return "last"
 
 
 @click.command(short_help="List the runs, newest first.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from runbook.cli import ending, preparing
-from runbook.cli.looking import store, view_of
+from runbook.cli.looking import newest_begun, store, view_of
 from runbook.cli.preparing import Prepared
 from runbook.cli.telling import JsonLines, Lines, Screen
 from runbook.cli.terminal import Terminal, outliving_the_window
@@ -95,7 +95,7 @@ def _agree(prepared: Prepared, around: World, terminal: Terminal) -> None:
 
 
 @click.command(short_help="Go on after a crash, a kill or an answer.")
-@click.argument("run", default="last")
+@click.argument("run", default="")
 @preparing.sandbox_option
 @click.option("--cleanup", is_flag=True, help="Only end what is open; nothing new is begun.")
 @click.option("--wait-lock", is_flag=True, help="Wait for a lock that another run holds, instead of refusing.")
@@ -103,9 +103,13 @@ def _agree(prepared: Prepared, around: World, terminal: Terminal) -> None:
 @OUTPUT
 @VERBOSE
 def resume(run: str, scenario: str, cleanup: bool, **flags: Any) -> int:
-    """Go on with a run that was killed, that waited for an answer, or whose clean-up is open."""
+    """Go on with a run that was killed, that waited for an answer, or whose clean-up is open.
+
+    Without RUN: the newest one that was not merely refused.
+    """
     from runbook.runner import session
 
+    run = run or newest_begun()
     options = session.Options(cleanup_only=cleanup, wait_lock=flags["wait_lock"], in_doubt=flags["in_doubt"])
     with preparing.world(scenario) as around:
 

@@ -110,7 +110,7 @@ class Lines:
             case "asked":
                 yield f"{stamp}{paint('☐', 'cyan')} {step}  asks: {_said(data, 'text')}"
             case "answered" if data.get("status"):
-                yield f"{stamp}{paint('☐', 'cyan')} {step}  {status_word(str(data['status']))}"
+                yield f"{stamp}{paint('☐', 'cyan')} {step}  {_answer(data)}"
             case "warning":
                 where = f"{event.key}: " if event.key else ""
                 yield f"{stamp}{paint(f'! {where}' + _said(data, 'message'), 'yellow')}"
@@ -177,6 +177,17 @@ def _words(step: StepView) -> Iterator[str]:
         and not any(c.changed for c in step.calls)
     ):
         yield "already so"
+
+
+def _answer(data: Mapping[str, Any]) -> str:
+    """What was answered, by whom; a question that nobody answered ended with its step."""
+    given = data.get("outputs")
+    if not isinstance(given, Mapping) or data["status"] != "succeeded":
+        return status_word(str(data["status"]))
+    who = given.get("by") or given.get("who")
+    people = ", ".join(map(str, who)) if isinstance(who, list) else str(who or "")
+    choice = one_line(str(given.get("choice") or ""))
+    return f"answered{': ' if choice else ''}{choice}" + (f" (by {one_line(people)})" if people else "")
 
 
 def _said(data: Mapping[str, Any], name: str) -> str:

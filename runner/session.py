@@ -19,6 +19,7 @@ from runbook.runner.orders import answer, cancel, questions
 from runbook.runner.questions import Ask
 from runbook.runner.records import Past, read_past
 from runbook.runner.store import RunFolder
+from runbook.runner.wording import end_of, status_word
 from runbook.runner.world import World, here, secrets_of
 
 if TYPE_CHECKING:
@@ -125,7 +126,8 @@ def resume(
         ended = run.journal.last("run.ended")
         open_round = run.open_round()
         if ended is not None and open_round is None and not ended.data.get("unfinished"):
-            raise RefusedError(f"run {folder.id} has ended ({ended.data.get('status')}); nothing is left to do")
+            how = status_word(end_of(str(ended.data.get("status")), ended.data.get("exit")))
+            raise RefusedError(f"run {folder.id} has ended ({how}); nothing is left to do")
         run.open(listeners, ask)
         run.retake()
         if open_round is not None:

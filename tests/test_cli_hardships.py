@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from runbook.interpreter.errors import Exit
-from tests.command import Commands
+from tests.command import Commands, end, until
 
 CHATTY = """
 runbook: 1
@@ -58,9 +58,9 @@ def test_a_run_outlives_its_window(cli: Commands) -> None:
         os.chdir(cli.folder)
         command = [sys.executable, "-m", "runbook.cli", "run", "chatty.yaml", "--yes"]
         os.execve(sys.executable, command, {**cli.variables(), "TERM": "xterm"})
-    until = time.monotonic() + 15
+    latest = time.monotonic() + 15
     while not (cli.folder / "flag").exists():
-        assert time.monotonic() < until
+        assert time.monotonic() < latest
         os.read(terminal, 4096)
     os.close(terminal)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == Exit.SUCCEEDED
@@ -137,3 +137,20 @@ def test_runs_say_which_were_undone(cli: Commands) -> None:
     assert "took back mark" in undone.out
     assert "✓ succeeded, undone" in cli("runs").out
     assert cli("show", "last").out.splitlines()[-1].split()[-1] == cli("verify", "last").out.split()[-1]
+
+
+def test_resume_passes_over_runs_that_were_only_refused(cli: Commands) -> None:
+    """A run is killed, the next one is refused by its lock: `runbook resume` means the one that was killed."""
+    cli.write("chatty.yaml", CHATTY.replace("name: chatty", "name: chatty\nlocks: [shop]"))
+    killed = cli.start("run", "chatty.yaml")
+    until((cli.folder / "flag").exists)
+    end(killed)
+    refused = cli("run", "chatty.yaml")
+    assert refused.code == Exit.REFUSED
+    assert "chatty refused" in refused.out
+    resumed = cli("resume")
+    assert resumed.code == Exit.SUCCEEDED, resumed.err
+    assert states(cli) == ["refused", "succeeded"]
+    again = cli("resume")
+    assert again.code == Exit.REFUSED
+    assert "has ended (succeeded); nothing is left to do" in again.err

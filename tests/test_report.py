@@ -382,7 +382,7 @@ def test_a_refused_run_is_not_called_failed_and_a_cancelled_one_says_why() -> No
 
 
 def test_rounds_and_cut_phases_end_with_the_run() -> None:
-    made = [
+    made: list[tuple[str, str, dict[str, Any], float]] = [
         BEGUN,
         ("step.started", "!on_failure", {"id": "on_failure", "kind": "phase"}, 1.0),
         ("step.ended", "!on_failure/tell", {"id": "tell", "kind": "action", "status": "cancelled"}, 2.0),
