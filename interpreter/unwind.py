@@ -105,6 +105,10 @@ class Unwinding:
             self.faults.append((fault, out))
         return out
 
+    def failure(self) -> dict[str, Any]:
+        """`failure`, as the next handler sees it; `others` also of the handlers further in."""
+        return failure_view(self.out, self.undone, (*self.out.others, *(fault for fault, _ in self.faults)))
+
     def result(self) -> Outcome:
         """The scope's outcome. A failed handler never hides the first failure, and fails a scope that succeeded."""
         others = (*self.out.others, *(fault for fault, _ in self.faults))
@@ -143,7 +147,7 @@ async def unwind(
     await _on_failure(end, handlers, scope)
     await _returns(end, scope.held)
     if handlers.finally_:
-        inner = scope.naming(failure=failure_view(out, end.undone, [fault for fault, _ in end.faults]))
+        inner = scope.naming(failure=end.failure())
         await end.phase("finally", handler(run, handlers.finally_, inner, handlers.cleanup), handlers.finally_, inner)
     return end.result()
 
@@ -177,7 +181,7 @@ async def _on_failure(end: Unwinding, handlers: Handlers, scope: Scope) -> None:
         await end.phase("on_failure", handler(end.run, steps, unknown, end.cleanup))
         end.faults.clear()
         return
-    inner = scope.naming(failure=failure_view(end.out, end.undone, [fault for fault, _ in end.faults]))
+    inner = scope.naming(failure=end.failure())
     await end.phase("on_failure", handler(end.run, steps, inner, end.cleanup), steps, inner)
 
 

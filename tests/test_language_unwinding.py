@@ -140,6 +140,7 @@ finally:
     ]
     failure = played.values("!finally/told")["f"]
     assert (failure["step"], failure["path"], failure["kind"]) == ("first", "b/first", "failed")
+    assert [fault["message"].strip() for fault in failure["others"]] == ["on_failure: second", "finally: third"]
 
 
 # --- cancel
