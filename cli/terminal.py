@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 
@@ -67,7 +66,7 @@ class Terminal:
             live=out and smart,
             asks=out and sys.stdin.isatty(),
             color=out and smart and not os.environ.get("NO_COLOR"),
-            width=shutil.get_terminal_size((100, 30)).columns if out else 100,
+            width=_columns() if out else 100,
         )
 
     def paint(self, text: str, style: str) -> str:
@@ -138,6 +137,12 @@ def outliving_the_window() -> Iterator[None]:
         yield
     finally:
         signal.signal(kind, before)
+
+
+def _columns() -> int:
+    import shutil  # with all of its archive formats: only for a terminal
+
+    return shutil.get_terminal_size((100, 30)).columns
 
 
 def columns(rows: list[list[str]], gap: str = "  ") -> list[str]:

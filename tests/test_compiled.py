@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -134,6 +136,17 @@ def test_a_pipe_is_read_once(playbook: Path, store: Store) -> None:
         os.close(read)
         assert found.playbook is not None
         assert list(found.files.values()) == [text]
+
+
+def test_a_run_of_a_playbook_seen_before_imports_nothing_heavy(playbook: Path, store: Store) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "runbook.cli", "run", str(playbook), "--yes"]
+    environ = {**os.environ, "RUNBOOK_HOME": str(store.home)}
+    for seen in (False, True):
+        run = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=True)
+        imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in run.stderr.splitlines()}
+        assert "sqlite3" in imported
+        assert ("ruamel" in imported) != seen
+    assert imported.isdisjoint({"asyncio", "jinja2", "jsonschema", "ssl", "kubernetes", "cryptography", "rich"})
 
 
 def test_old_entries_make_room(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
