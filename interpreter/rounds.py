@@ -99,7 +99,8 @@ class Rounds(Run):
 
     def _still_open(self, left: Left, kept: Sequence[Left]) -> bool:
         """Whether there is a temporary change that no scope further in gives back."""
-        inner = [one.path for one in kept if one.phase == "temporary" and inside(one.path, left.path)]
+        others = (one for one in kept if one is not left and one.phase == "temporary")
+        inner = [one.path for one in others if inside(one.path, left.path)]
         return any(not any(inside(plain(done.path), path) for path in inner) for done in self.log.open(left.path))
 
 
