@@ -51,7 +51,7 @@ def state_of(view: RunView, holder: str) -> str:
     if view.ended is not None and not any(made.ended is None for made in view.rounds):
         return end_of(view.status, view.exit)
     if not holder:
-        return "stopped"
+        return "stopped" if view.started is not None else "never begun"
     return "waiting" if view.open_questions() else "running"
 
 
@@ -150,6 +150,9 @@ def show(run: str, verbose: bool, output: str) -> None:
 
         click.echo(json.dumps(reports.to_data(view), ensure_ascii=False, indent=2, default=str))
         return
+    if view.started is None:
+        click.echo(f"run {view.id} ended before it began: nothing was done")
+        return
     click.echo(ending.opening(view))
     click.echo(terminal.paint(f"playbook {view.file}, run by runbook {view.version}", "dim"))
     for name, given in view.inputs.items():
@@ -213,7 +216,7 @@ def _said(line: bytes, step: str) -> Iterator[str]:
     of = step_of(str(entry.get("key", "")))
     if step and step not in (of, of.rpartition("/")[2]):
         return
-    at = time.strftime("%H:%M:%S", time.localtime(float(entry.get("wall", 0.0))))
+    at = time.strftime("%H:%M:%SZ", time.gmtime(float(entry.get("wall", 0.0))))  # as everywhere else: UTC
     for text in str(entry.get("text", "")).splitlines():
         yield one_line(text) if step else f"{at}  {of}  {one_line(text)}"
 

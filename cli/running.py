@@ -237,7 +237,7 @@ def follow(
             ended = play(around, [screen], ask)
     except RunbookError as error:
         begun = screen.view
-        if begun.id and begun.ended is None:  # it was going on, and can: a full disk, a lost lease
+        if begun.started is not None and begun.ended is None:  # it was going on, and can: a full disk, a lost lease
             if error.hint is None:
                 error.hint = f"when the reason is gone: runbook resume {begun.id}"
             elif "resume the run" in error.hint:

@@ -452,6 +452,6 @@ def _failed(path: Path, error: Exception) -> JournalError:
         return JournalError(f"the journal cannot be written, it is read-only ({path})", "make it writable, then resume")
     if "I/O" in text:
         return JournalError(f"the journal cannot be written, the disk reports an error ({path}: {text})", _CARE)
-    if "malformed" in text or "not a database" in text:
+    if "malformed" in text or "not a database" in text or "no such table" in text:
         return JournalError(f"the journal is damaged ({path}: {text})", "`runbook verify` says what is left")
     return JournalError(f"the journal failed ({path}: {text})")

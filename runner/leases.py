@@ -51,7 +51,7 @@ class Holder:
         return processes.clock() < self.clock + TTL
 
     def __str__(self) -> str:
-        since = time.strftime("%H:%M:%S", time.localtime(self.since))
+        since = time.strftime("%H:%M:%SZ", time.gmtime(self.since))
         return f"{self.who.user} on {self.who.host} (process {self.who.pid}, since {since})"
 
 

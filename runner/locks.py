@@ -66,7 +66,7 @@ class Holder:
         return self.who.host == here.host and not processes.alive(self.who.pid, self.who.start)
 
     def __str__(self) -> str:
-        since = time.strftime("%H:%M:%S", time.localtime(self.since))
+        since = time.strftime("%H:%M:%SZ", time.gmtime(self.since))
         text = f"lock {self.name} is held by run {self.run} ({self.who.user} on {self.who.host}, since {since})"
         if self.parked:
             return f"{text}; it waits for a person"

@@ -67,6 +67,7 @@ def start(
     if loaded.playbook is None:
         raise InvalidError("the playbook has problems", tuple(loaded.problems))
     options = options if options.initiator else dataclasses.replace(options, initiator=processes.user())
+    cwd = _cwd()
     folder = world.store.new_run(loaded.playbook.name)
     journal = Journal.create(folder.journal, folder.id)
     run = Run(
@@ -77,7 +78,7 @@ def start(
         past=Past(),
         playbook=loaded.playbook,
         inputs=dict(inputs),
-        cwd=str(Path.cwd()),
+        cwd=cwd,
     )
     try:
         for name, text in loaded.files.items():
@@ -106,6 +107,14 @@ def start(
         return run.drive("run", "")
     finally:
         run.close()
+
+
+def _cwd() -> str:
+    """Where relative paths of the run stand, also after a resume from elsewhere."""
+    try:
+        return str(Path.cwd())
+    except FileNotFoundError:
+        raise RefusedError("the folder that you are in is gone", "cd to one that exists") from None
 
 
 def resume(
