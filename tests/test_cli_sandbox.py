@@ -133,7 +133,7 @@ def test_a_run_in_a_served_world_is_killed_resumed_and_undone_there(cli: Command
 def test_sandbox_takes_the_word_after_it(cli: Commands) -> None:
     said = cli("run", "--sandbox", "scale.yaml")
     assert said.code == Exit.INVALID
-    assert "--sandbox takes the word after it" in said.err
+    assert "--sandbox took scale.yaml as its scenario" in said.err
     began = time.monotonic()
     assert cli("run", "scale.yaml", "--sandbox", "--yes").code != Exit.INVALID
     assert time.monotonic() - began < 30

@@ -347,4 +347,5 @@ def test_show_of_every_kind_of_end() -> None:
 
 
 def test_signals_are_what_they_were() -> None:
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    # a process that a shell started in the background ignores it from the beginning
+    assert signal.getsignal(signal.SIGINT) in (signal.default_int_handler, signal.SIG_IGN)
