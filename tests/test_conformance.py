@@ -12,6 +12,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -674,6 +675,12 @@ def watch(api: Api, path: str) -> list[tuple[str, str]]:
     return [(event["type"], event["object"]["metadata"].get("name", "")) for event in map(json.loads, lines)]
 
 
+def watches(api: Api, *paths: str) -> list[list[tuple[str, str]]]:
+    """Several of them at once: each lasts its second."""
+    with ThreadPoolExecutor(len(paths)) as pool:
+        return list(pool.map(lambda path: watch(api, path), paths))
+
+
 def test_watch_tells_what_happened_since(api: Api) -> None:
     path = api.at("configmaps")
     since = api.ok("GET", path)["metadata"]["resourceVersion"]
@@ -682,28 +689,29 @@ def test_watch_tells_what_happened_since(api: Api) -> None:
     api.patch("configmaps", "c", {"metadata": {"labels": {"slot": "green"}}})
     api.ok("DELETE", api.at("configmaps", "c"))
     query = f"{path}?watch=1&timeoutSeconds=1&resourceVersion="
-    assert watch(api, query + since) == [("ADDED", "c"), ("MODIFIED", "c"), ("MODIFIED", "c"), ("DELETED", "c")]
-    assert watch(api, query + middle) == [("MODIFIED", "c"), ("DELETED", "c")]
-    selected = watch(api, query + since + "&labelSelector=slot%3Dblue")
+    blue, green = "&labelSelector=slot%3Dblue", "&labelSelector=slot%3Dgreen"
+    every, later, selected, arriving = watches(
+        api, query + since, query + middle, query + since + blue, query + since + green
+    )
+    assert every == [("ADDED", "c"), ("MODIFIED", "c"), ("MODIFIED", "c"), ("DELETED", "c")]
+    assert later == [("MODIFIED", "c"), ("DELETED", "c")]
     assert selected == [("ADDED", "c"), ("MODIFIED", "c"), ("DELETED", "c")], (
         "who leaves the selection is deleted for it"
     )
-    arriving = watch(api, query + since + "&labelSelector=slot%3Dgreen")
     assert arriving == [("ADDED", "c"), ("DELETED", "c")]
 
 
 def test_watch_from_now(api: Api) -> None:
     path = api.at("configmaps")
     api.ok("POST", path, {"metadata": {"name": "c"}})
-    assert watch(api, f"{path}?watch=true&timeoutSeconds=1") == [("ADDED", "c")]
+    other = f"{path}?watch=1&timeoutSeconds=1&fieldSelector=metadata.name%3Dother"
+    assert watches(api, f"{path}?watch=true&timeoutSeconds=1", other) == [[("ADDED", "c")], []]
     query = (
         "?watch=1&timeoutSeconds=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true"
     )
     lines = [json.loads(line) for line in api.raw("GET", path + query).data.decode().splitlines()]
     assert [one["type"] for one in lines[:2]] == ["ADDED", "BOOKMARK"]
     assert lines[1]["object"]["metadata"]["annotations"] == {"k8s.io/initial-events-end": "true"}
-    named = watch(api, f"{path}?watch=1&timeoutSeconds=1&fieldSelector=metadata.name%3Dother")
-    assert named == []
 
 
 # Roll-outs
