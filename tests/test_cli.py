@@ -7,9 +7,12 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
+import time
 import urllib.parse
 import xml.etree.ElementTree as ET
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -294,8 +297,6 @@ def test_jsonl_is_the_journal_as_it_was_written(cli: Commands) -> None:
 
 
 def test_the_reader_of_our_output_may_leave(cli: Commands) -> None:
-    import subprocess
-
     done = subprocess.run(
         f"{sys.executable} -m runbook.cli actions | head -1",
         shell=True, capture_output=True, text=True, cwd=cli.folder, env=cli.variables(), timeout=30, check=False,
@@ -388,7 +389,6 @@ def test_a_damaged_journal_is_listed_as_such(cli: Commands) -> None:
 def test_what_only_looks_imports_nothing_heavy(cli: Commands, words: tuple[str, ...]) -> None:
     cli.write("fails.yaml", FAILS)
     cli("run", "fails.yaml")
-    import subprocess
 
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "runbook.cli", *words],
@@ -619,30 +619,30 @@ def mutants() -> list[str]:
 
 
 @pytest.mark.slow
+def _validated(cli: Commands, name: str, text: str) -> int:
+    cli.write(name, text)
+    with (cli.folder / f"{name}.err").open("w+b") as err:
+        began = time.monotonic()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "runbook.cli", "validate", name],
+            cwd=cli.folder, env=cli.variables(), stdout=subprocess.DEVNULL, stderr=err,
+        )  # fmt: skip
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        took = time.monotonic() - began
+        err.seek(0)
+        said = err.read().decode()
+    assert process.returncode in (0, 2), said
+    assert "Traceback" not in said
+    assert process.returncode == 0 or re.search(rf"(^|\s){re.escape(name)}:\d+:\d+", said, re.MULTILINE), said
+    assert usage.ru_utime + usage.ru_stime < FAST, f"{name}: {took:.1f} s"
+    assert usage.ru_maxrss < SMALL
+    return process.returncode
+
+
 def test_two_hundred_bad_files_as_commands(tmp_path: Path) -> None:
     """Exit 0 or 2, with a place, never a traceback, never over 2 s or 300 MiB."""
-    import subprocess
-    import time
-
     cli = Commands(tmp_path)
-    codes = []
-    for number, text in enumerate(mutants()):
-        name = cli.write(f"m{number}.yaml", text)
-        with (tmp_path / "err").open("w+b") as err:
-            began = time.monotonic()
-            process = subprocess.Popen(
-                [sys.executable, "-m", "runbook.cli", "validate", name],
-                cwd=tmp_path, env=cli.variables(), stdout=subprocess.DEVNULL, stderr=err,
-            )  # fmt: skip
-            _, status, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-            took = time.monotonic() - began
-            err.seek(0)
-            said = err.read().decode()
-        codes.append(process.returncode)
-        assert process.returncode in (0, 2), said
-        assert "Traceback" not in said
-        assert process.returncode == 0 or re.search(rf"(^|\s){re.escape(name)}:\d+:\d+", said, re.MULTILINE), said
-        assert usage.ru_utime + usage.ru_stime < FAST, f"{name}: {took:.1f} s"
-        assert usage.ru_maxrss < SMALL
+    with ThreadPoolExecutor(2) as pool:
+        codes = list(pool.map(lambda one: _validated(cli, f"m{one[0]}.yaml", one[1]), enumerate(mutants())))
     assert codes.count(2) > MUTANTS / 2
