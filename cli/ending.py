@@ -9,9 +9,9 @@ import click
 from runbook.cli.screen import PHASES
 from runbook.cli.terminal import Terminal
 from runbook.interpreter.errors import Exit, InvalidError, RunbookError
-from runbook.runner.run_tree import RoundView, StepView, step_of
+from runbook.runner.run_tree import QuestionView, RoundView, StepView, step_of
 from runbook.runner.view import RunView
-from runbook.runner.wording import end_of, moment, one_line, span, status_word, tame, value
+from runbook.runner.wording import end_of, moment, one_line, span, status_word, stop_reason, tame, value
 
 GOES_ON = frozenset({Exit.WAITING, Exit.IN_DOUBT})
 MANY = 8  # rows of one list; what is more is counted
@@ -38,7 +38,7 @@ def lines(view: RunView, terminal: Terminal, report: str = "") -> list[str]:
     after = "" if status == "waiting" else f" after {span(view.elapsed())}"
     rows = [*_objectives(view, terminal)]
     if view.exit == int(Exit.WAITING):
-        rows += _list("Asked", [f"{step_of(q.key)}: {one_line(q.text)}" for q in view.open_questions()])
+        rows += _list("Asked", [_asked(question) for question in view.open_questions()])
     elif view.exit not in (None, int(Exit.SUCCEEDED)):
         rows += [*_what(view), *_undone(view), *_left(view)]
     rows += [*_warnings(view), *_undelivered(view)]
@@ -109,7 +109,7 @@ def _what(view: RunView) -> list[tuple[str, str]]:
     if view.exit == int(Exit.CANCELLED):  # what was in flight is not to blame
         message = tame(_reason(view))
     if culprit is not None:
-        message = message.removeprefix(culprit.key).lstrip(": ")
+        message = message.removeprefix(f"{culprit.key}: ")
     first, *more = message.splitlines() or [""]
     rows = [("What", first), *(("", line) for line in more[:MANY])]
     if len(more) > MANY:
@@ -127,8 +127,7 @@ def _reason(view: RunView) -> str:
         return "a person is asked: " + view.open_questions()[0].text
     ends = [(kind, why) for box, kind, why in view.stops if box.startswith("@run")]
     if ends:
-        kind, why = ends[-1]
-        return why if "declined" in why else ": ".join(part for part in (status_word(kind), why) if part)
+        return stop_reason(*ends[-1])
     return status_word(view.status)
 
 
@@ -185,8 +184,9 @@ def _undelivered(view: RunView) -> list[tuple[str, str]]:
 def _next(view: RunView) -> list[tuple[str, str]]:
     run = view.id
     if view.exit == int(Exit.WAITING):
-        asked = [f"runbook answer {run} {step_of(q.key)} {choices_of(q.kind)}" for q in view.open_questions()]
-        return [*_list("Next", asked), ("", f"runbook resume {run}")]
+        asked = [q for q in view.open_questions() if not q.mailed]
+        answers = [f"runbook answer {run} {step_of(q.key)} {choices_of(q.kind)}" for q in asked]
+        return _list("Next", [*answers, f"runbook resume {run}"])
     if view.exit == int(Exit.IN_DOUBT) and view.ended is None:
         return [("Next", f"look at it, then: runbook resume {run} --in-doubt done|repeat|fail")]
     if view.unfinished:
@@ -200,6 +200,11 @@ def _next(view: RunView) -> list[tuple[str, str]]:
     return rows
 
 
+def _asked(question: QuestionView) -> str:
+    told = f"   (answered: {one_line(question.mailed)}; not acted on yet)" if question.mailed else ""
+    return f"{step_of(question.key)}: {one_line(question.text)}{told}"
+
+
 def _can_be_undone(view: RunView) -> bool:
     """Whether an undo may find anything: what is irreversible stays."""
     return any(call.status == "succeeded" and not call.irreversible for call in view.left())
@@ -209,7 +214,7 @@ def choices_of(kind: str) -> str:
     """What may be answered to a question of this kind."""
     words = {
         "approve": "approve|decline",
-        "checklist": "--check ITEM ...",
+        "checklist": "all|none",
         "in_doubt": "done|repeat|fail",
         "failure": "retry|continue|undo|abort",
     }

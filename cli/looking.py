@@ -30,12 +30,21 @@ def store() -> Store:
     return Store(home(os.environ))
 
 
+def complete_runs(_ctx: click.Context, _param: click.Parameter, typed: str) -> list[str]:
+    """For the shell: the runs that begin so, newest first."""
+    return [name for name in ("last", *(folder.id for folder in store().runs()[::-1])) if name.startswith(typed)]
+
+
 def view_of(folder: RunFolder) -> tuple[RunView, str]:
     """The view of a run, and who runs it right now ('' nobody)."""
     journal = Journal.open(folder.journal, readonly=True)
     try:
         view = fold(journal.events())
         holder = journal.holder()
+        for mail in journal.mail() if view.open_questions() else ():
+            question = view.questions.get(str(mail.data.get("question", "")))
+            if question is not None and mail.kind == "answer":
+                question.mailed = f"{mail.data.get('choice') or 'answered'} by {mail.data.get('by', '')}"
     finally:
         journal.close()
     view.id = view.id or folder.id
@@ -136,7 +145,7 @@ def _after(view: RunView) -> str:
 
 
 @click.command(short_help="Show a run and what to do next.")
-@click.argument("run", default="last")
+@click.argument("run", default="last", shell_complete=complete_runs)
 @click.option("-v", "--verbose", is_flag=True, help="Also what each step gave back.")
 @click.option("--output", type=click.Choice(["text", "json"]), default="text", help="json: the report's data.")
 def show(run: str, verbose: bool, output: str) -> None:
@@ -175,7 +184,7 @@ def show(run: str, verbose: bool, output: str) -> None:
 
 
 @click.command(short_help="Print what the actions wrote (-f follows).")
-@click.argument("run", default="last")
+@click.argument("run", default="last", shell_complete=complete_runs)
 @click.argument("step", default="")
 @click.option("-f", "--follow", is_flag=True, help="Go on until the run ends.")
 def logs(run: str, step: str, follow: bool) -> None:
@@ -222,7 +231,7 @@ def _said(line: bytes, step: str) -> Iterator[str]:
 
 
 @click.command(short_help="Markdown, HTML or JSON of a run.")
-@click.argument("run", default="last")
+@click.argument("run", default="last", shell_complete=complete_runs)
 @click.option(
     "--format", "form", type=click.Choice(["md", "html", "json"]), help="Default: by the file's ending, else md."
 )
@@ -244,7 +253,7 @@ def report(run: str, form: str | None, path: Path | None) -> None:
 
 
 @click.command(short_help="Was a run's journal changed after it was written?")
-@click.argument("run", default="last")
+@click.argument("run", default="last", shell_complete=complete_runs)
 @click.option("--head", help="A digest that a report named: nothing up to it was changed.")
 def verify(run: str, head: str | None) -> None:
     """Recompute every digest of a run's journal: was anything changed after it was written?"""

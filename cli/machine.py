@@ -38,7 +38,7 @@ EXTRAS = {"psycopg": "pg.* needs it: pip install 'runbook[postgres]'"}
 
 
 @click.command(short_help="Look at this machine: what would a run lack?")
-@click.argument("file", default="")
+@click.argument("file", default="", type=click.Path())
 def doctor(file: str) -> int:
     """Look at this machine: can runs be kept, are there tools and clusters? FILE: and what it needs."""
     terminal = Terminal.of_process()
@@ -193,7 +193,7 @@ def sandbox() -> None:
 
 
 @sandbox.command("up", short_help="Serve a simulated world until Ctrl-C, for kubectl and others.")
-@click.argument("scenario", default="")
+@click.argument("scenario", default="", type=click.Path())
 @click.option("--kubeconfig", type=click.Path(path_type=Path), help="Write a kubeconfig for kubectl there.")
 def sandbox_up(scenario: str, kubeconfig: Path | None) -> None:
     """Serve a simulated world on this machine until Ctrl-C, so that kubectl and others can be pointed at it."""

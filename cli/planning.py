@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Show what a run would do; nothing is changed.")
-@click.argument("file", default="", metavar="FILE")
+@click.argument("file", default="", metavar="FILE", type=click.Path())
 @preparing.input_options
 @preparing.sandbox_option
 @click.option("-o", "out", type=click.Path(dir_okay=False, path_type=Path), help="Save the plan, for `runbook apply`.")

@@ -16,8 +16,13 @@ from runbook.interpreter.errors import InvalidError
 from runbook.runner import registry
 
 
+def complete_actions(_ctx: click.Context, _param: click.Parameter, typed: str) -> list[str]:
+    """For the shell: the actions that begin so."""
+    return [name for name in registry.catalogue() if name.startswith(typed)]
+
+
 @click.command(short_help="What a step can do.")
-@click.argument("name", default="")
+@click.argument("name", default="", shell_complete=complete_actions)
 @click.option("--output", type=click.Choice(["text", "json"]), default="text", help="json: for tools.")
 def actions(name: str, output: str) -> None:
     """Print what a step can do. NAME: an action (k8s.patch) or a family (k8s); without it, all of them."""

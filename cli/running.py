@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from runbook.cli import ending, preparing
-from runbook.cli.looking import newest_begun, store, view_of
+from runbook.cli.looking import complete_runs, newest_begun, store, view_of
 from runbook.cli.preparing import Prepared
 from runbook.cli.telling import JsonLines, Lines, Screen
 from runbook.cli.terminal import Terminal, outliving_the_window
@@ -39,7 +39,7 @@ Play = Callable[["World", "list[Listener]", "Ask | None"], "Ended"]
 
 
 @click.command(short_help="Run a playbook; asks before it changes anything.")
-@click.argument("file", default="", metavar="FILE")
+@click.argument("file", default="", metavar="FILE", type=click.Path())
 @preparing.input_options
 @click.option("--dry-run", is_flag=True, help="Only show the plan; the same as `runbook plan`.")
 @preparing.sandbox_option
@@ -95,7 +95,7 @@ def _agree(prepared: Prepared, around: World, terminal: Terminal) -> None:
 
 
 @click.command(short_help="Go on after a crash, a kill or an answer.")
-@click.argument("run", default="")
+@click.argument("run", default="", shell_complete=complete_runs)
 @preparing.sandbox_option
 @click.option("--cleanup", is_flag=True, help="Only end what is open; nothing new is begun.")
 @click.option("--wait-lock", is_flag=True, help="Wait for a lock that another run holds, instead of refusing.")
@@ -120,7 +120,7 @@ def resume(run: str, scenario: str, cleanup: bool, **flags: Any) -> int:
 
 
 @click.command(short_help="Take back what a run changed.")
-@click.argument("run", default="last")
+@click.argument("run", default="last", shell_complete=complete_runs)
 @preparing.sandbox_option
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @IN_DOUBT
@@ -155,7 +155,7 @@ def _agree_to_undo(run: str, terminal: Terminal) -> None:
 
 
 @click.command(short_help="Stop a run; its clean-up runs.")
-@click.argument("run", default="last")
+@click.argument("run", default="last", shell_complete=complete_runs)
 @click.option("--why", default="", help="For the journal and the report.")
 def cancel(run: str, why: str) -> None:
     """Stop a run: its work ends, its clean-up runs. A second cancel ends the clean-up too."""
@@ -170,7 +170,7 @@ def cancel(run: str, why: str) -> None:
 
 
 @click.command(short_help="Answer what a run asks.")
-@click.argument("run")
+@click.argument("run", shell_complete=complete_runs)
 @click.argument("step", default="")
 @click.argument("choice", default="")
 @click.option("--comment", default="", help="For the journal and the report.")

@@ -70,7 +70,7 @@ def title(step: StepView) -> str:
 
 def said(step: StepView) -> str:
     """A failure's sentence in one line, without the name of the step that it stands beside."""
-    return one_line(str((step.error or {}).get("message", "")).removeprefix(step.key).lstrip(": "))
+    return one_line(str((step.error or {}).get("message", "")).removeprefix(f"{step.key}: "))
 
 
 def changed_lines(step: StepView) -> Iterator[str]:

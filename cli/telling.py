@@ -152,7 +152,8 @@ class Lines:
         """What became of a step: one line, then its differences or its failure."""
         terminal = self._terminal
         head = terminal.status(step.status, "") if step.status == "succeeded" else terminal.status(step.status) + " "
-        name = terminal.paint(f"  {title(step)}", "dim") if step.name else ""
+        said_by_key = step.phase not in ("", "temporary")
+        name = terminal.paint(f"  {title(step)}", "dim") if step.name and not said_by_key else ""
         words = ", ".join(_words(step))
         yield f"{head}{step.key}{name}" + (terminal.paint(f"  {words}", "dim") if words else "")
         yield from (terminal.paint(line, "dim") for line in changed_lines(step))

@@ -81,7 +81,7 @@ def show_problems(loaded: Loaded, terminal: Terminal) -> None:
 
 
 @click.command(short_help="Check playbooks; every problem with its place.")
-@click.argument("files", nargs=-1, required=True)
+@click.argument("files", nargs=-1, required=True, type=click.Path())
 @click.option(
     "--output", type=click.Choice(["text", "json", "sarif"]), default="text", help="json, sarif: for editors and CI."
 )
@@ -144,7 +144,7 @@ def _schema(folder: Path) -> str:
 
 
 @click.command(short_help="Draw a playbook as SVG or Mermaid.")
-@click.argument("file")
+@click.argument("file", type=click.Path())
 @click.option(
     "--format", "form", type=click.Choice(["svg", "mermaid"]), help="Default: by the file's ending, else mermaid."
 )

@@ -19,7 +19,8 @@ def cancel(prefix: str, *, world: World | None = None, why: str = "") -> bool:
     try:
         if journal.last("run.ended") is not None and journal.holder() is None:
             raise RefusedError(f"run {folder.id} has ended")
-        journal.send("cancel", {"why": why or f"cancelled by {processes.user()}"})
+        by = f"cancelled by {processes.user()}"
+        journal.send("cancel", {"why": f"{by}: {why}" if why else by})
         return journal.holder() is not None
     finally:
         journal.close()
@@ -51,7 +52,13 @@ def answer(prefix: str, step: str, given: people.Answer, *, world: World | None 
             names = ", ".join(q.step for q in _open_questions(past)) or "none"
             raise InvalidError(f"there is no one open question {step}", hint=f"open: {names}")
         question = found[0]
-        before = [people.Answer.from_wire(wire) for wire in past.given.get(question.key, ())]
+        mailed = [m.data for m in journal.mail() if m.kind == "answer" and m.data.get("question") == question.key]
+        before = [people.Answer.from_wire(wire) for wire in (*past.given.get(question.key, ()), *mailed)]
+        if mailed and people.verdict(question, before) is not None:
+            raise RefusedError(
+                f"{question.step} was answered already: {before[-1].choice} by {before[-1].by}",
+                hint=f"`runbook resume {folder.id}` goes on with it",
+            )
         first = next(journal.events(), None)
         initiator = str(first.data.get("initiator", "")) if first is not None else ""
         why = people.refusal(question, given, before, initiator)

@@ -13,7 +13,7 @@ from typing import Any
 from runbook.runner import gantt
 from runbook.runner.run_tree import CallView, StepView
 from runbook.runner.view import RunView
-from runbook.runner.wording import change_lines, end_of, moment, span, status_word, tame, unwired, value
+from runbook.runner.wording import change_lines, end_of, moment, span, status_word, stop_reason, tame, unwired, value
 
 FORMATS = ("md", "html", "json")
 
@@ -244,7 +244,7 @@ def _step_row(step: Mapping[str, Any]) -> list[str]:
     status += ", next one tried" if step["alternative"] and step["status"] in ("failed", "timed_out") else ""
     status += ", undone" if step["undone"] else ""
     if step["error"] and step["status"] not in ("succeeded", "skipped") and not step["parts"]:
-        status += f": {value(str(step['error'].get('message', '')).removeprefix(step['key']).lstrip(': '), 200)}"
+        status += f": {value(str(step['error'].get('message', '')).removeprefix(step['key'] + ': '), 200)}"
     name = f"{'· ' * step['depth']}{step['id']}" + (f" ({value(step['name'], 60)})" if step["name"] else "")
     after = "" if step["after"] is None else span(step["after"])
     attempts = str(step["attempts"]) if step["attempts"] and step["attempts"] > 1 else ""
@@ -270,7 +270,7 @@ def _blame(facts: Mapping[str, Any]) -> str:
     message = str(facts["error"].get("message", ""))
     stops = [stop for stop in facts["stops"] if str(stop["box"]).startswith("@run")]
     if facts["status"] == "cancelled" and stops:  # what was in flight is not to blame
-        return f"cancelled: {stops[-1]['why']}" if stops[-1]["why"] else "cancelled"
+        return stop_reason(str(stops[-1]["kind"]), str(stops[-1]["why"]))
     return f"{facts['culprit']}: {message}" if facts["culprit"] else message
 
 

@@ -119,6 +119,7 @@ class QuestionView:
     asked: float = 0.0
     answered: float | None = None
     status: str = ""  # '' while it is open
+    mailed: str = ""  # an answer that no process has read yet: `approve by root`
     answer: Any = None
 
 

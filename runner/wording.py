@@ -30,6 +30,12 @@ def end_of(status: str, code: int | None) -> str:
     return "refused" if code == REFUSED and status == "failed" else status
 
 
+def stop_reason(kind: str, why: str) -> str:
+    """Why a run was stopped: `cancelled: Ctrl-C`, `cancelled by root: wrong region`, `root declined`."""
+    word = status_word(kind)
+    return why if why.startswith(word) or "declined" in why else ": ".join(part for part in (word, why) if part)
+
+
 def span(seconds: float | None) -> str:
     """A duration, at a glance: `42ms`, `3.2s`, `15m`, `1m05s`, `2h03m`; '' for None."""
     if seconds is None:

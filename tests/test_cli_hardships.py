@@ -154,3 +154,20 @@ def test_resume_passes_over_runs_that_were_only_refused(cli: Commands) -> None:
     again = cli("resume")
     assert again.code == Exit.REFUSED
     assert "has ended (succeeded); nothing is left to do" in again.err
+
+
+def test_a_sentence_is_not_cut_where_it_begins_like_the_step(cli: Commands) -> None:
+    cli.write(
+        "h.yaml", "runbook: 1\nname: h\nsteps: [{id: h, action: helm.history, with: {namespace: a, release: b}}]\n"
+    )
+    said = cli("run", "h.yaml", environ={"PATH": "/nonexistent"})
+    assert said.code == Exit.FAILED
+    assert "  What      helm: not found" in said.out
+    assert " helm: not found" in cli("show", "last").out
+    assert "helm: not found" in cli("report", "last").out
+
+
+def test_the_shell_completes_runs(cli: Commands) -> None:
+    assert cli("run", "chatty.yaml").code == Exit.SUCCEEDED
+    asked = {"_RUNBOOK_COMPLETE": "bash_complete", "COMP_WORDS": "runbook show ", "COMP_CWORD": "2"}
+    assert [line.partition(",")[2][:4] for line in cli(environ=asked).out.splitlines()] == ["last", "2026"]
