@@ -17,7 +17,6 @@ from runbook.interpreter.model import (
     Choose,
     Fallback,
     Foreach,
-    OnFailure,
     Parallel,
     Playbook,
     Retry,
@@ -58,7 +57,7 @@ def worst_case(of: Playbook | Step) -> WorstCase:
     if isinstance(of, Playbook):
         body = _sequence(of.steps)
         limit, said = _seconds(of.timeout, "the run's time-out")
-        own = _unwinding(of.on_failure, of.finally_, of.steps, of.cleanup)
+        own = _unwinding(of)
         return _plus(body.capped(limit), own, said)
     body = _body(of)
     limit, said = (
@@ -66,14 +65,13 @@ def worst_case(of: Playbook | Step) -> WorstCase:
         if isinstance(of, Action) and of.timeout is None
         else _seconds(of.timeout, f"the time-out of {of.id}")
     )
-    own = _unwinding(of.on_failure, of.finally_, (of,), of.cleanup)
+    own = _unwinding(of)
     return _plus(body.capped(limit), own, said)
 
 
 def phases(of: Playbook | Step) -> float:
     """The longest phase of unwinding of one scope, in seconds, before any limit: what its `cleanup` must hold."""
-    steps = of.steps if isinstance(of, Playbook) else (of,)
-    return max(_phases(of.on_failure, of.finally_, steps), default=0.0)
+    return max(_phases(of), default=0.0)
 
 
 def _plus(body: WorstCase, cleanup: float, said: tuple[str, ...]) -> WorstCase:
@@ -186,21 +184,22 @@ def _attempts(retry: Retry, attempt: float) -> float:
     return total if retry.max_duration is None else min(total, retry.max_duration)
 
 
-def _unwinding(on_failure: OnFailure, finally_: tuple[Step, ...], steps: tuple[Step, ...], cleanup: float) -> float:
-    return sum(min(one, cleanup) for one in _phases(on_failure, finally_, steps))
+def _unwinding(of: Playbook | Step) -> float:
+    return sum(min(one, of.cleanup) for one in _phases(of))
 
 
-def _phases(on_failure: OnFailure, finally_: tuple[Step, ...], steps: tuple[Step, ...]) -> Iterator[float]:
+def _phases(of: Playbook | Step) -> Iterator[float]:
     """What each phase that there is takes at most, in seconds."""
-    if on_failure.undo:
-        yield _undoing(steps)
-    if on_failure.steps:
-        yield _sequence(on_failure.steps).total
-    returned = [child for step in steps for child in _children(step) if child.temporary]
+    if of.on_failure.undo:
+        yield _undoing(of.steps if isinstance(of, Playbook) else (of,))
+    if of.on_failure.steps:
+        yield _sequence(of.on_failure.steps).total
+    inside = of.steps if isinstance(of, Playbook) else _children(of)
+    returned = tuple(child for child in inside if child.temporary)
     if returned:
-        yield _undoing(tuple(returned))
-    if finally_:
-        yield _sequence(finally_).total
+        yield _undoing(returned)
+    if of.finally_:
+        yield _sequence(of.finally_).total
 
 
 def _undoing(steps: tuple[Step, ...]) -> float:
@@ -210,7 +209,7 @@ def _undoing(steps: tuple[Step, ...]) -> float:
         if step.undo.kind == "steps":
             total += _sequence(step.undo.steps).total
         elif isinstance(step, Action):
-            if step.effect == "change":
+            if step.effect == "change" or step.undo.kind == "again":
                 total += _seconds(step.attempt, "")[0] or ASSUMED
         elif isinstance(step, SubPlaybook):
             total += _undoing(step.playbook.steps)

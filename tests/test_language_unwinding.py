@@ -11,7 +11,7 @@ import pytest
 
 from runbook.interpreter.errors import RefusedError
 from runbook.runner.journal import Event
-from tests.language import Exit, Room
+from tests.language import HEAD, Exit, Room
 
 
 @pytest.fixture
@@ -397,6 +397,21 @@ finally:
     undone = room.undone()
     assert (undone.exit, list(undone.done)) == (Exit.SUCCEEDED, ["y=None", "x=old", "restart web"])
     assert list(room.undone().done) == []
+
+
+def test_the_default_of_cleanup_holds_the_worst_case_of_each_phase(room: Room) -> None:
+    """Each inverse may take as long as an attempt of its step; at least a minute."""
+    long = "action: toy.set, timeout: 10m, with: {name: x, value: 1}"
+    for text, seconds in {
+        f"steps: [{{id: a, {long}}}]\n": 60.0,
+        f"steps: [{{id: a, temporary: true, {long}}}]\n": 600.0,
+        f"steps: [{{id: a, temporary: true, steps: [{{id: b, {long}}}, {{id: c, {long}}}]}}]\n": 1200.0,
+        f"on_failure: {{undo: true}}\nsteps: [{{id: a, {long}}}]\n": 600.0,
+        f"cleanup: 5m\non_failure: {{undo: true}}\nsteps: [{{id: a, {long}}}]\n": 300.0,
+    }.items():
+        playbook = room.load(HEAD + text).playbook
+        assert playbook is not None
+        assert playbook.cleanup == seconds, text
 
 
 def test_temporary_is_given_back_on_resume_too(room: Room) -> None:

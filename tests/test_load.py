@@ -149,7 +149,7 @@ def test_every_kind_of_step(every: Playbook) -> None:
     assert isinstance(look, Parallel)
     assert (look.max_concurrent, look.keep_going) == (2, "25%")
     assert isinstance(recover, Fallback)
-    assert recover.steps[1].undo == Undo("none")
+    assert recover.steps[1].undo == Undo("again")
     assert isinstance(pick, Choose)
     assert [branch.when is None for branch in pick.branches] == [False, True]
     assert isinstance(each, Foreach)
@@ -158,7 +158,7 @@ def test_every_kind_of_step(every: Playbook) -> None:
     assert meanwhile.background
     assert isinstance(check, SubPlaybook)
     assert check.playbook.name == "check"
-    assert (check.undo, check.milestone, check.on_failure) == (Undo("again"), "validated", OnFailure())
+    assert (check.undo, check.milestone, check.on_failure) == (Undo("none"), "validated", OnFailure())
 
 
 def test_actions_have_their_defaults_and_their_nature(every: Playbook) -> None:
@@ -176,7 +176,7 @@ def test_actions_have_their_defaults_and_their_nature(every: Playbook) -> None:
     assert ready.poll is not None
     assert ready.poll.until is not None
     assert (ready.poll.until.source, ready.poll.timeout) == ("result.ok", 300)
-    assert action(every, "by_restart").undo == Undo("none")
+    assert action(every, "by_restart").undo == Undo("again")
     run, peek, asked = (action(every, one) for one in ("run", "peek", "asked"))
     assert (run.effect, run.idempotent, run.undo.kind) == ("opaque", True, "steps")
     assert run.retry == Retry(max_attempts=None, max_duration=60)
