@@ -149,11 +149,16 @@ def test_a_saved_plan_is_accepted_when_only_a_metric_moved(sandbox: Sandbox, tmp
     plan = make(loaded, where)
     rate = [row for row in plan.rows if row.key == "error_rate"]
     assert rate[0].verdict == "read"
-    with surroundings.start(TRAFFIC) as other:
-        # the same objects, other metrics: nothing serves the sick version there
-        other_where = world(other, tmp_path)
-        ended, _ = run(loaded, other_where, plan)
+    text = TRAFFIC.read_text(encoding="utf-8")
+    moved = text.replace('{"2.4.0": 42}', '{"2.4.0": 7}')
+    assert moved != text
+    with surroundings.start(scenario.parse(moved)) as other:  # the same objects, another error rate
+        ended, events = run(loaded, world(other, tmp_path), plan)
     assert ended.exit == Exit.SUCCEEDED
+    read = next(event for event in events if event.kind == "call.result" and event.key == "error_rate#1")
+    assert read.data["outputs"]["value"] == 7
+    assert rate[0].detail != "7", "it was another one when the plan was made"
+    assert set(diffs(events)) == {"switch", "grow"}
 
 
 def test_a_saved_plan_refuses_a_call_that_it_does_not_hold(sandbox: Sandbox, tmp_path: Path) -> None:
