@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 from collections.abc import Callable
@@ -231,7 +232,8 @@ def follow(
     screen = _screen(terminal, output, verbose, playbook)
     if before:
         screen.view = view_of(around.store.find(before))[0]
-    ask = preparing.asker(terminal, around, screen.quiet) if output == "text" else None
+    sits_there = terminal if output == "text" else dataclasses.replace(terminal, asks=False)
+    ask = preparing.asker(sits_there, around, screen.quiet)
     try:
         with outliving_the_window(), screen:
             ended = play(around, [screen], ask)

@@ -123,7 +123,7 @@ def _bar(depth: int, step: StepView, axis: _Axis, top: int) -> Iterator[str]:
 def _name(step: StepView) -> str:
     """A row's name: an iteration with its item, an inverse with what it takes back, else the id."""
     if step.kind == "inverse":
-        return f"take back {step.id}"
+        return f"take back {step.id.removeprefix(step.key.rpartition('!')[0] + '/')}"
     if step.key.endswith("]") and not step.phase:
         return f"[{step.id}] {step.name}"
     return step.phase.replace("_", " ") or step.id

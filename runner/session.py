@@ -192,7 +192,11 @@ def _reread(folder: RunFolder, world: World, options: Options | None, journal: J
         raise RefusedError(f"run {folder.id} ended before it began: nothing was done, start it anew")
     begun = events[0].data
     if begun["simulated"] != world.surroundings.simulated:
-        raise RefusedError(f"run {folder.id} is {'a simulated' if begun['simulated'] else 'no simulated'} one")
+        simulated = bool(begun["simulated"])
+        raise RefusedError(
+            f"run {folder.id} is {'a simulated' if simulated else 'no simulated'} one",
+            hint="give --sandbox and its scenario" if simulated else "leave --sandbox out",
+        )
     if begun["snapshot"] != journal.snapshot():
         raise InternalError(f"the stored files of run {folder.id} were changed", f"`runbook verify {folder.id}`")
     loaded = load(begun["file"], journal.file, getattr(world.registry or registry, "catalogue", registry.catalogue)())

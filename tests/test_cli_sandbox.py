@@ -137,3 +137,14 @@ def test_sandbox_takes_the_word_after_it(cli: Commands) -> None:
     began = time.monotonic()
     assert cli("run", "scale.yaml", "--sandbox", "--yes").code != Exit.INVALID
     assert time.monotonic() - began < 30
+
+
+def test_a_scenario_answers_machines_too(cli: Commands) -> None:
+    """`--output jsonl` asks nobody at the terminal; the scenario's people answer all the same."""
+    cli.write("asks.yaml", "runbook: 1\nname: asks\nsteps: [{id: ok, action: manual.approve, with: {message: Go?}}]\n")
+    cli.write("yes.yaml", "scenario: 1\nanswers: [{action: manual.approve, outputs: {by: ada}}]\n")
+    said = cli("run", "asks.yaml", "--sandbox", "yes.yaml", "--output", "jsonl")
+    assert said.code == Exit.SUCCEEDED
+    refused = cli("resume", "last")
+    assert refused.code == Exit.REFUSED
+    assert "give --sandbox and its scenario" in refused.err
