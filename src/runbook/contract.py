@@ -324,9 +324,7 @@ class Change(Action[A]):
             return "done"
         if all(now.get(name) == state for name, state in before.items()):
             return "not_done"
-        intact = all(
-            now.get(name) in (before.get(name), after.get(name)) for name in {*before, *after}
-        )
+        intact = all(now.get(name) in (before.get(name), after.get(name)) for name in {*before, *after})
         return "partial" if intact else "unknown"
 
     def version(self, args: A, before: Observation) -> Any:
