@@ -9,11 +9,13 @@ Keys. A step's path is its ids joined by `/` (`deploy/restart`), an iteration ad
 sub-playbook does stands under its step (`deploy/first`; its own phases `deploy/!finally`), an attempt adds `#n`
 (`deploy/restart#1`; the pause after it `deploy/restart#1+`), an operator's repeat `~n`, a phase of unwinding
 `!undo | !on_failure | !temporary | !finally` (`deploy!finally/tell`; the root's start with `!`), an inverse the number
-of the record that it undoes (`deploy!undo[17]`). The run itself starts under ''.
+of the record that it undoes (`deploy!undo[17]`), the look at a block's box after clean-up inside it `!end`. The run
+itself starts under ''.
 
 Boxes: `@run` the run's work, `@hard` what clean-up hangs from (a second cancel stops it), `@lane` notifications;
-`p@gate` and `b@background` are an inner part of a gathering step; a round after the run has its own (`@undo[1]`,
-`@undo[1]@hard`, `@finish[1]`); every other box is named by the key of its step, attempt or phase.
+`p@gate` and `b@background` are an inner part of a gathering step, `a@locks` is an action's wait for its locks; a round
+after the run has its own (`@undo[1]`, `@undo[1]@hard`, `@finish[1]`); every other box is named by the key of its step,
+attempt or phase.
 """
 
 from __future__ import annotations
