@@ -224,6 +224,19 @@ def test_mutated_inputs_are_typed_or_told(tmp_path: Path) -> None:
     assert codes[2] > 30
 
 
+def test_a_wrong_input_is_shown_where_it_stands(tmp_path: Path) -> None:
+    (tmp_path / "typed.yaml").write_text(TYPED)
+    (tmp_path / "given.yaml").write_text(GIVEN.replace("count: 3", "count: many\nwhere: here"))
+    os.environ["TOKEN"] = "a-token-of-nobody"
+    said = forked(["run", "typed.yaml", "--inputs", "given.yaml", "-i", "share=none"], tmp_path, "placed")
+    assert said.code == Exit.INVALID
+    assert "given.yaml:4:8: error: `count` cannot be many" in said.err
+    assert "4 | count: many" in said.err
+    assert "given.yaml:5:8: error: there is no input `where`" in said.err
+    assert "<command line>: error: `share`" in said.err
+    assert "3 errors" in said.err
+
+
 def _words(seed: int) -> list[str]:
     dice = random.Random(seed)
     names = ("colour", "count", "share", "sure", "patience", "since", "services", "labels", "nmae", "", "a b", "file")

@@ -7,10 +7,8 @@ of a step, of the whole run and of a clean-up, and both cancels. What a bare com
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -113,13 +111,14 @@ class Back(Change[Args]):
 
 
 class Legacy(Opaque[Args]):
-    """Comes back, and leaves threads of its own that do not: Python's own exit would wait for them."""
+    """Comes back, and leaves threads that do not, which Python would join at exit, and a connection that hangs."""
 
     name = "stuck.legacy"
 
     def run(self, args, ctx):
         threading.Thread(target=forever, args=(args,)).start()
         concurrent.futures.ThreadPoolExecutor(2).submit(forever, args)
+        ctx.client("x", object, lambda _: time.sleep(3600))
         return {}
 
 
@@ -404,10 +403,3 @@ def test_what_a_hung_change_did_is_looked_at_before_it_is_undone(cli: Commands, 
     assert not (cli.folder / "begun").exists(), "it was done, although nobody came back to say so: undone"
     assert "Undone" in said.out
     assert said.seconds - bare < 0.7 + SECOND + MARGIN
-
-
-def test_the_margin_is_honest(bare: float) -> None:
-    """A machine on which a bare command takes longer than this proves nothing about seconds."""
-    assert bare < 5
-    assert threading.active_count() < 200
-    assert os.cpu_count()
