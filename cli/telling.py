@@ -135,7 +135,7 @@ class Lines:
     def _taken_back(self, event: Event) -> str:
         """One change of an undo."""
         error = event.data.get("error")
-        why = f": {_said(error, 'message')}" if isinstance(error, Mapping) else ""
+        why = f": {one_line(str(error))}" if error else ""
         if event.data.get("ok", True):
             return f"{self._terminal.paint('✓', 'green')} took back {event.key}"
         return self._terminal.paint(f"✗ could not take back {event.key}{why}", "red")

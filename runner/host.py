@@ -257,7 +257,7 @@ class Host:
             if states and state not in states:
                 raise RefusedUndoError(
                     f"{name} was changed by somebody else: it is neither as this run left it nor as it was before",
-                    hint="look at it, put it right by hand, then resume",
+                    hint="look at it, put it right by hand, then undo again",
                 )
 
     def _outputs(self, found: Any) -> Any:

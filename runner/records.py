@@ -231,7 +231,7 @@ def read_past(events: Iterable[Event]) -> Past:
 
 
 def emit_key(kind: str, key: str, data: Mapping[str, Any]) -> str:
-    """What makes an emitted event the same one again; a step may have several warnings."""
+    """What makes an emitted event the same one again; a step may have several warnings, an undo may be tried again."""
     if kind == "warning":
         return f"{key}\n{data.get('message')}"
-    return f"{key}\n{data.get('seq')}" if kind == "undone" else key
+    return f"{key}\n{data.get('seq')}\n{data.get('ok')}" if kind == "undone" else key

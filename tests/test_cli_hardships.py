@@ -171,3 +171,23 @@ def test_the_shell_completes_runs(cli: Commands) -> None:
     assert cli("run", "chatty.yaml").code == Exit.SUCCEEDED
     asked = {"_RUNBOOK_COMPLETE": "bash_complete", "COMP_WORDS": "runbook show ", "COMP_CWORD": "2"}
     assert [line.partition(",")[2][:4] for line in cli(environ=asked).out.splitlines()] == ["last", "2026"]
+
+
+def test_an_undo_that_was_refused_can_be_tried_again(cli: Commands) -> None:
+    """Somebody changed the file; it is put right by hand; the next undo takes the change back, and says so."""
+    cli.write(
+        "write.yaml", 'runbook: 1\nname: w\nsteps: [{id: a, action: file.write, with: {content: "1", to: mark}}]\n'
+    )
+    assert cli("run", "write.yaml").code == Exit.SUCCEEDED
+    (cli.folder / "mark").write_text("hijacked")
+    refused = cli("undo")
+    assert refused.code == Exit.FAILED
+    assert "could not take back a: " in refused.out
+    assert "a (file.write) stands: " in refused.out
+    (cli.folder / "mark").write_text("1")
+    again = cli("undo")
+    assert again.code == Exit.SUCCEEDED
+    assert "Undone    a (file.write)" in again.out
+    assert "nothing: no change of this run stands" in again.out
+    assert not (cli.folder / "mark").exists()
+    assert "✓ succeeded, undone" in cli("runs").out
