@@ -30,6 +30,7 @@ from tests.mutations import mutated
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 2.0  # of processor time: other tests run beside this one
 MEMORY = 300 * 1024  # KiB
+BARE = 64 * 1024  # KiB: more than a command holds that has imported everything
 FORKED, FRESH = 200, 12
 IN_PROCESS = int(os.environ.get("RUNBOOK_MUTATIONS", "10000")) // 4
 
@@ -106,13 +107,21 @@ class Ended:
 def forked(words: Sequence[str], folder: Path, name: str) -> Ended:
     """One command in a fork of this process, from its argv to its exit, within limits that the kernel holds."""
     out, err = folder / f"{name}.out", folder / f"{name}.err"
+    inherited = _resident()
     pid = os.fork()
     if pid == 0:
         _become(words, folder, out, err)
     _, status, used = os.wait4(pid, 0)
     code = os.waitstatus_to_exitcode(status)
     said, wrong = out.read_text("utf-8", "replace"), err.read_text("utf-8", "replace")
-    return Ended(words, code, said, wrong, used.ru_utime + used.ru_stime, used.ru_maxrss)
+    memory = BARE + max(0, used.ru_maxrss - inherited)  # the tests before this one are not the command's
+    return Ended(words, code, said, wrong, used.ru_utime + used.ru_stime, memory)
+
+
+def _resident() -> int:
+    """KiB of this process that are in memory."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() // 1024
 
 
 def _become(words: Sequence[str], folder: Path, out: Path, err: Path) -> None:
