@@ -64,7 +64,8 @@ def strategic(target: Any, patch: Any, path: tuple[str, ...] = ()) -> Any:
         elif value is None:
             merged.pop(key, None)
         elif isinstance(value, list):
-            merged[key] = _list(merged.get(key) or [], value, (*path, key))
+            current = merged.get(key)
+            merged[key] = _list(current if isinstance(current, list) else [], value, (*path, key))
         else:
             merged[key] = strategic(merged.get(key), value, (*path, key))
     for key, order in patch.items():

@@ -129,7 +129,7 @@ def told(sandbox: Sandbox) -> collections.Counter[str]:
             found["slack " + one.body["text"].splitlines()[0].split(" ", 1)[1]] += 1
         elif one.service == "pagerduty" and one.status == 202:
             found[f"pagerduty {one.body['event_action']}"] += 1
-        elif one.service == "statuspage" and one.method != "GET":
+        elif one.service == "statuspage" and one.method != "GET" and one.body is not None:  # None: cut by the kill
             found[f"statuspage {one.body['incident']['status']}"] += 1
     return found
 

@@ -414,7 +414,7 @@ def test_kinds_of_custom_resources(control_plane: Plane, caller: Caller, space: 
         try:
             caller.read("k8s.get", {"namespace": space, "kind": "rt"})
         except PermanentError as error:
-            return f"routes.other.{group}, routes.{group}" in error.message
+            return f"routes.other.{group}" in error.message and f" routes.{group}" in error.message
         return False
 
     control_plane.until(ambiguous)
