@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import re
 import tempfile
 import time
@@ -45,7 +46,8 @@ def make(loaded: Loaded, inputs: Mapping[str, Any], *, world: World, initiator: 
     with tempfile.TemporaryDirectory(prefix="runbook-plan-") as scratch:
         secrets = session.secrets_of(world, Path(scratch), str(Path.cwd()))
         actions = world.registry or registry
-        host = Host(actions, secrets, world.surroundings, folder=Path(scratch), run_id="plan", cwd=str(Path.cwd()))
+        mark = f"plan-{os.urandom(4).hex()}"  # processes are found by it: plans side by side must not end each other's
+        host = Host(actions, secrets, world.surroundings, folder=Path(scratch), run_id=mark, cwd=str(Path.cwd()))
         preview = Preview(host, lambda names: _holders(world, names))
         engine = Engine(playbook, dict(inputs), RunInfo("plan", playbook.name, who, now), preview)
         outcome = asyncio.run(engine.run())

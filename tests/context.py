@@ -19,6 +19,9 @@ from runbook.runner.parameters import parse
 
 T = TypeVar("T")
 
+OP = f"run-{os.getpid()}:step"
+"""Processes are found by it: tests that run side by side must not end each other's."""
+
 
 class LocalContext:
     """One call's context. `seconds`: the deadline, enforced from another thread as the host does it.
@@ -31,7 +34,7 @@ class LocalContext:
         folder: Path,
         *,
         seconds: float = 30.0,
-        op: str = "run-1:step",
+        op: str = OP,
         environ: Mapping[str, str] | None = None,
         stand_ins: Mapping[str, str] | None = None,
         refused: tuple[str, ...] = (),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,9 @@ class Caller:
     def context(self, op: str | None = None, **options: Any) -> LocalContext:
         """A context; each a new operation unless `op` says which."""
         self._count += 1
-        return LocalContext(self.folder, environ=self.environ, op=op or f"run-1:step-{self._count}", **options)
+        return LocalContext(
+            self.folder, environ=self.environ, op=op or f"run-{os.getpid()}:step-{self._count}", **options
+        )
 
     def read(self, name: str, given: Mapping[str, Any], **options: Any) -> Outputs:
         """Call a read or a check."""
