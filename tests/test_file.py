@@ -352,6 +352,7 @@ def test_find_unpacks_into_the_run_s_folder(tmp_path: Path, pack: Any) -> None:
         b"no archive at all",
         tar_of(("a", b"x" * 5000))[:60],
     ],
+    ids=["up", "absolute", "link", "up_inside", "zip_up", "zip_backslashes", "zip_drive", "no_archive", "cut"],
 )
 def test_a_hostile_or_damaged_archive_is_refused_whole(tmp_path: Path, packed: bytes) -> None:
     backups, run = tmp_path / "backups", tmp_path / "deep" / "er" / "run"
