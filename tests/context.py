@@ -19,7 +19,7 @@ from runbook.runner.parameters import parse
 
 T = TypeVar("T")
 
-OP = f"run-{os.getpid()}:step"
+OP = f"run-1:step-{os.getpid()}"
 """Processes are found by it: tests that run side by side must not end each other's."""
 
 

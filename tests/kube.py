@@ -42,7 +42,7 @@ class Caller:
         """A context; each a new operation unless `op` says which."""
         self._count += 1
         return LocalContext(
-            self.folder, environ=self.environ, op=op or f"run-{os.getpid()}:step-{self._count}", **options
+            self.folder, environ=self.environ, op=op or f"run-1:step-{os.getpid()}-{self._count}", **options
         )
 
     def read(self, name: str, given: Mapping[str, Any], **options: Any) -> Outputs:
