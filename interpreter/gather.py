@@ -12,7 +12,7 @@ from runbook.interpreter.frozen import frozen
 from runbook.interpreter.model import Choose, Fallback, Foreach, Parallel, Step, Template, Tolerance
 from runbook.interpreter.outcome import Outcome, error_view, failed, stopped, worst
 from runbook.interpreter.run import Run, join
-from runbook.interpreter.scope import Scope, all_of
+from runbook.interpreter.scope import Scope
 from runbook.interpreter.unwind import give_back
 from runbook.interpreter.values import Unknown, kind_of
 
@@ -65,7 +65,7 @@ async def sequence(
             side = side or run.box(f"{path}@background", box)
             inner = replace(scope, beside=(*scope.beside, step.id))
             task = run.fx.spawn(run.execute(step, inner, join(path, step.id), side))
-            scope.frame.tasks.update(dict.fromkeys(all_of(step), (step.id, task)))
+            scope.frame.beside(step, task)
             aside.append((step, task))
             continue
         out = await run.execute(step, scope, join(path, step.id), box)
@@ -85,8 +85,7 @@ async def sequence(
         if not out.ok and out not in bad and (side is None or out.by != side.key):
             bad.append(out)
     for step, _ in aside:  # only now: whoever runs beside must find them, however far they are by then
-        for name in all_of(step):
-            scope.frame.tasks.pop(name, None)
+        scope.frame.joined(step)
     return _summary(ended, len(steps), bad, limit)
 
 

@@ -82,6 +82,9 @@ def all_of(step: Step) -> list[str]:
     return found
 
 
+Background = tuple[str, Awaitable[Outcome]]  # the id of a background step, and its task
+
+
 class Frame:
     """The steps of one lexical level (a playbook, one iteration): their views, and the tasks that somebody may join."""
 
@@ -90,18 +93,34 @@ class Frame:
     def __init__(self, outer: Frame | None = None) -> None:
         self.outer = outer
         self.views: dict[str, dict[str, Any]] = {}
-        self.tasks: dict[str, tuple[str, Awaitable[Outcome]]] = {}  # id -> the background step it is in, its task
+        self.tasks: dict[
+            str, tuple[Background, ...]
+        ] = {}  # id -> the background steps that it is in, the outermost first
         self.telling: dict[str, Awaitable[Outcome]] = {}  # notifications, told or not
 
     def task(self, step: str, beside: tuple[str, ...]) -> Awaitable[Outcome] | None:
-        """The background step on its way that is, or holds, this step; never one (`beside`) that the asker is in."""
+        """The outermost background step that is, or holds, this step and that the asker is not in (`beside`).
+
+        Never an inner one in its place: whether that has begun or ended by now is nothing that a replay would see.
+        """
         frame: Frame | None = self
         while frame is not None:
             if step in frame.tasks:
-                owner, task = frame.tasks[step]
-                return None if owner in beside else task
+                return next((task for owner, task in frame.tasks[step] if owner not in beside), None)
             frame = frame.outer
         return None
+
+    def beside(self, outer: Step, task: Awaitable[Outcome]) -> None:
+        """`outer` runs in the background from here on, with all that is in it."""
+        for step in all_of(outer):
+            self.tasks[step] = (*self.tasks.get(step, ()), (outer.id, task))
+
+    def joined(self, outer: Step) -> None:
+        """The background step `outer` ended, and its block has seen it."""
+        for step in all_of(outer):
+            left = tuple(one for one in self.tasks.pop(step, ()) if one[0] != outer.id)
+            if left:
+                self.tasks[step] = left
 
     def notification(self, step: str) -> Awaitable[Outcome] | None:
         """The notification of this id, once it was posted. Whether it is told by now is nothing to decide by."""
