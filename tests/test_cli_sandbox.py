@@ -130,6 +130,7 @@ def test_a_run_in_a_served_world_is_killed_resumed_and_undone_there(cli: Command
     assert not (cli.folder / "kube").exists()
 
 
+@pytest.mark.timed
 def test_sandbox_takes_the_word_after_it(cli: Commands) -> None:
     said = cli("run", "--sandbox", "scale.yaml")
     assert said.code == Exit.INVALID

@@ -25,6 +25,8 @@ from tests import site
 from tests.command import Commands, Said, until
 from tests.http_server import Asked, Server, serving
 
+pytestmark = pytest.mark.timed
+
 SECOND = 1.0  # what the language promises
 MARGIN = 0.8  # more, for a machine that does other things as well
 

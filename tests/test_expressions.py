@@ -270,11 +270,11 @@ RUNAWAYS = [
 
 @pytest.mark.parametrize("source", RUNAWAYS, ids=lambda source: source[:40])
 def test_an_expression_cannot_run_away(source: str) -> None:
-    begun = time.monotonic()
+    begun = time.thread_time()
     with pytest.raises(ExpressionError) as raised:
         evaluate(source, {})
     assert len(raised.value.message) < 600
-    assert time.monotonic() - begun < 2
+    assert time.thread_time() - begun < 2
 
 
 @pytest.mark.parametrize(

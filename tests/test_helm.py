@@ -185,6 +185,7 @@ def test_helm_killed_at_its_work_leaves_nothing_that_cannot_be_repaired(app: App
     assert app.history()[-1]["status"] == "deployed"
 
 
+@pytest.mark.timed
 def test_helm_ends_within_a_second_of_the_deadline(app: App) -> None:
     app.deploy(4, "--set-json", 'nodeSelector={"no":"such-node"}')
     app.deploy(5)

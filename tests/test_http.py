@@ -104,6 +104,7 @@ def test_the_95th_percentile(tmp_path: Path, server: Server) -> None:
     assert check(tmp_path, {"url": server.url(), "samples": 20, "p95": "5s"})["ok"] is True
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("path", ["drip_body", "drip_head", "black_hole", "endless"])
 def test_the_deadline_ends_it_whatever_the_server_does(tmp_path: Path, server: Server, path: str) -> None:
     server.answers["/"] = getattr(http_server, path)
@@ -118,6 +119,7 @@ def test_the_deadline_ends_it_whatever_the_server_does(tmp_path: Path, server: S
     assert time.monotonic() - begun < 1.5
 
 
+@pytest.mark.timed
 def test_a_tls_handshake_that_hangs_is_cut(tmp_path: Path) -> None:
     with serving(mute=True) as server:
         begun = time.monotonic()
@@ -126,6 +128,7 @@ def test_a_tls_handshake_that_hangs_is_cut(tmp_path: Path) -> None:
         assert time.monotonic() - begun < 1.5
 
 
+@pytest.mark.timed
 def test_a_cancel_cuts_it(tmp_path: Path, server: Server) -> None:
     server.answers["/"] = http_server.black_hole
     with LocalContext(tmp_path) as ctx:

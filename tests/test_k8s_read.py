@@ -284,6 +284,7 @@ def test_http_without_a_ready_pod_is_a_no(control_plane: Plane, caller: Caller, 
     assert found == {"ok": False, "elapsed": 0.0, "pods": [], "json": None}
 
 
+@pytest.mark.timed
 def test_http_gives_each_pod_its_time_and_no_more(control_plane: Plane, caller: Caller, space: str) -> None:
     control_plane.deployment(space, "web", "r/web:1", replicas=2)
     given = {"namespace": space, "deployment": "web", "port": 8000, "each": "500ms"}
@@ -332,6 +333,7 @@ def test_port_forward_without_the_right_says_so(control_plane: Plane, space: str
         ]
 
 
+@pytest.mark.timed
 def test_everything_is_cut_at_the_deadline(control_plane: Plane, caller: Caller, space: str) -> None:
     control_plane.deployment(space, "web", "r/web:1", replicas=1)
     with answering(control_plane.local(8000), 30.0):
@@ -343,6 +345,7 @@ def test_everything_is_cut_at_the_deadline(control_plane: Plane, caller: Caller,
         assert time.monotonic() - began < 2.0
 
 
+@pytest.mark.timed
 def test_an_api_that_drips_is_cut_at_the_deadline(control_plane: Plane, tmp_path: Path) -> None:
     with answering(control_plane.local(9090), 30.0):
         kubeconfig = tmp_path / "kubeconfig"

@@ -241,6 +241,7 @@ steps:
 """
 
 
+@pytest.mark.timed
 def test_a_thread_that_never_returns_does_not_hold_the_exit(tmp_path: Path) -> None:
     folder = prepared(tmp_path / "lab", HANG)
     began = time.monotonic()

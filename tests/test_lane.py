@@ -20,6 +20,7 @@ steps:
 """
 
 
+@pytest.mark.timed
 def test_the_end_waits_for_notifications_only_so_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lane, "PATIENCE", 0.5)
     lab, began = Lab.at(tmp_path), time.monotonic()

@@ -276,6 +276,7 @@ steps:
     assert played.exit == Exit.SUCCEEDED
 
 
+@pytest.mark.timed
 def test_what_is_not_told_in_time_is_listed_and_changes_nothing(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     """The 20 seconds after the root's finally are shortened here; that they are 20 is a test of the engine."""
     monkeypatch.setattr("runbook.interpreter.lane.PATIENCE", 0.4)
@@ -406,6 +407,7 @@ LATER = {
 }
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("kind", LATER)
 def test_a_later_lock_is_waited_for_up_to_the_steps_timeout(kind: str, room: Room) -> None:
     other = Locks(room.store.locks, "somebody", room.folder)

@@ -192,6 +192,7 @@ RETRY: dict[str, tuple[str, str, int, str | None]] = {
 }  # fmt: skip
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("name", RETRY)
 def test_retry(name: str, room: Room) -> None:
     keys, status, attempts, kind = RETRY[name]
@@ -207,6 +208,7 @@ def test_retry(name: str, room: Room) -> None:
     assert kind in (None, step["error"]["kind"])
 
 
+@pytest.mark.timed
 def test_max_duration_cuts_the_attempt_that_runs(room: Room) -> None:
     began = time.monotonic()
     played = room.played(
@@ -230,6 +232,7 @@ POLLS: dict[str, tuple[str, str, str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("name", POLLS)
 def test_polls(name: str, room: Room) -> None:
     keys, status, said = POLLS[name]
@@ -332,6 +335,7 @@ steps:
     }  # fmt: skip
 
 
+@pytest.mark.timed
 def test_a_timeout_may_be_a_template(room: Room) -> None:
     played = room.played("""
 inputs: {limit: {type: duration, default: 200ms}}

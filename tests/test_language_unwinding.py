@@ -438,6 +438,7 @@ steps:
     assert list(room.resumed(cleanup_only=True).done) == ["q=None"]
 
 
+@pytest.mark.timed
 def test_work_is_over_within_a_second_of_its_deadline_whatever_it_does(room: Room) -> None:
     began = time.monotonic()
     played = room.played(f"""

@@ -142,6 +142,7 @@ def test_undo_of_a_finished_run_gives_back_the_observed_state(lab: Lab) -> None:
     assert journal.verify() == []
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize(
     ("step", "kind"),
     [
@@ -289,6 +290,7 @@ def test_a_persons_time_goes_on_while_the_box_stands_still(lab: Lab) -> None:
     assert ended.exit == Exit.SUCCEEDED
 
 
+@pytest.mark.timed
 def test_a_choose_takes_its_default_at_its_timeout(lab: Lab) -> None:
     def ask(question: Question) -> Answer:
         time.sleep(30)
@@ -365,6 +367,7 @@ def test_a_record_of_another_playbook_is_refused_and_nothing_is_touched(
     assert lab.log() == ["start n", "done n"]
 
 
+@pytest.mark.timed
 def test_replay_of_ten_thousand_steps_is_quick(lab: Lab) -> None:
     text = book(
         """
@@ -403,6 +406,7 @@ def test_jitter_is_the_same_for_the_same_key() -> None:
     assert jittered("run", "k1") == jittered("run", "k1")
 
 
+@pytest.mark.timed
 def test_notifications_never_hold_the_recovery_and_what_is_left_is_told(lab: Lab) -> None:
     began = time.monotonic()
     ended = lab.run(

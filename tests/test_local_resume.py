@@ -142,6 +142,7 @@ class Blind(Set):
         return super().observe(args, ctx)
 
 
+@pytest.mark.timed
 def test_looking_after_a_crash_is_bounded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lab = Lab.at(tmp_path, Blind)
     text = "runbook: 1\nname: p\nsteps: [{id: a, action: toy.blind, timeout: 500ms, with: {name: x, value: new}}]"
@@ -189,6 +190,7 @@ def test_notifications_in_doubt_are_told_again(lab: Lab, monkeypatch: pytest.Mon
     assert lab.log() == ["tell slack"]
 
 
+@pytest.mark.timed
 def test_a_wait_goes_on_where_it_was_and_running_time_stands_still_while_nobody_runs(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,6 +211,7 @@ steps: [{id: w, action: flow.wait, with: {for: 1500ms}}, {id: b, action: toy.get
     assert resumed.at < 0.4
 
 
+@pytest.mark.timed
 def test_a_beat_gives_back_no_more_than_its_period(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runbook.runner.local.BEAT", 0.2)
     text = "runbook: 1\nname: p\nsteps: [{id: w, action: toy.polite, timeout: 1s, with: {}}]"
@@ -354,6 +357,7 @@ def test_an_answer_that_fits_no_question_or_no_choice_is_refused(lab: Lab) -> No
     assert [question.text for question in session.questions("last", world=lab.around)] == ["m"]
 
 
+@pytest.mark.timed
 def test_an_answer_from_another_process_reaches_a_run_that_asks_on_its_terminal(lab: Lab) -> None:
     def nobody_types(question: Question) -> Answer | None:
         time.sleep(3600)
@@ -465,6 +469,7 @@ steps:
     assert result.data["outputs"]["text"] == "‹secret:token›"
 
 
+@pytest.mark.timed
 def test_a_secret_that_cannot_be_read_in_time_is_a_failure(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runbook.runner.secret_waits.PATIENCE", 0.3)
     monkeypatch.setattr("runbook.runner.secrets.Secrets.resolve", lambda self, ref: time.sleep(3600))
@@ -482,6 +487,7 @@ steps: [{id: a, action: toy.note, with: {name: n, text: "{{ secrets.token }}"}}]
 # -- processes
 
 
+@pytest.mark.timed
 def test_a_process_is_known_by_its_start_and_ended_with_its_group() -> None:
     import subprocess
 

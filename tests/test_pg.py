@@ -133,6 +133,7 @@ def sleeping(postgres: Postgres) -> int:
     return int(found[0][0])
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("how", ["deadline", "cancel"])
 def test_a_query_ends_at_the_deadline_and_on_the_server_too(tmp_path: Path, postgres: Postgres, how: str) -> None:
     begun = time.monotonic()
@@ -148,6 +149,7 @@ def test_a_query_ends_at_the_deadline_and_on_the_server_too(tmp_path: Path, post
     assert sleeping(postgres) == 0
 
 
+@pytest.mark.timed
 def test_a_server_that_says_nothing_is_left_at_the_deadline(tmp_path: Path) -> None:
     with serving(mute=True) as server:
         begun = time.monotonic()

@@ -272,6 +272,7 @@ def test_a_lost_answer_was_done_and_a_reset_was_not() -> None:
         assert ask(sandbox, "GET", SETTINGS)[0] == 200
 
 
+@pytest.mark.timed
 def test_hang_latency_and_drip() -> None:
     more = (
         "faults:\n"
@@ -531,6 +532,7 @@ def test_answers() -> None:
         assert sandbox.answer("flow.x", {"number": "3"}) is None
 
 
+@pytest.mark.timed
 def test_private_and_gone_afterwards() -> None:
     with start() as sandbox:
         folder = sandbox.folder

@@ -182,6 +182,7 @@ def test_an_unknown_metric_is_loud(rehearse: Any) -> None:
     assert any("node_load1" in one for one in world.sandbox.unmodelled)
 
 
+@pytest.mark.timed
 def test_faults_meet_the_shipped_actions(tmp_path: Path) -> None:
     text = (SCENARIOS / "stable.yaml").read_text() + (
         "faults:\n"

@@ -100,6 +100,7 @@ def test_slack_without_a_credential_fails_at_once(tmp_path: Path) -> None:
             call(slack.Post, {"text": "hi", **given}, ctx)
 
 
+@pytest.mark.timed
 def test_a_black_hole_holds_nobody_longer_than_the_deadline(tmp_path: Path, server: Server) -> None:
     server.answers["/api/chat.postMessage"] = http_server.black_hole
     begun = time.monotonic()

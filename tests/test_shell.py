@@ -139,6 +139,7 @@ while :; do sleep 1; done
 """
 
 
+@pytest.mark.timed
 def test_a_tree_that_ignores_term_and_strays_is_ended_within_a_second(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     begun = time.monotonic()
@@ -159,6 +160,7 @@ def test_a_polite_process_may_clean_up_at_the_deadline(tmp_path: Path) -> None:
     assert told.read_text() == "bye\n"
 
 
+@pytest.mark.timed
 def test_a_grandchild_that_holds_the_pipe_does_not_hold_the_step(tmp_path: Path) -> None:
     begun = time.monotonic()
     out = run(tmp_path, {"command": "sleep 20 & echo $!"})
@@ -219,6 +221,7 @@ with Noting(Path(sys.argv[1]), seconds=60, op=sys.argv[2]) as ctx:
     assert end_noted(note, op) is False
 
 
+@pytest.mark.timed
 def test_many_at_once(tmp_path: Path) -> None:
     results: list[int] = []
 
