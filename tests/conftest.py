@@ -24,7 +24,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A bound in time is shown when it holds once: a loaded machine may be late twice, a wrong program is always late."""
+    """A bound in time is shown when it holds once: a loaded machine may be late, a wrong program is always late."""
     for item in items:
         if item.get_closest_marker("timed"):
             item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=3))
