@@ -39,6 +39,9 @@ from tests.playbooks_toy import (
     wait,
 )
 
+WEIGHTS = (1.0, 4.17, 1.39, 6.31, 2.23, 0.71, 3.67, 0.53)
+"""Of an item's letters: no two of the items that are made (`p`, `q2`, `x_p_q`) weigh the same."""
+
 
 class Maker:
     """Makes one random playbook. Times have odd fractions: no two things happen at the same moment by chance."""
@@ -60,8 +63,9 @@ class Maker:
         if not self.items:
             return base
         more = [
-            f"{round(0.0037 * (1 + 0.37 * depth), 6)} * (4 * 'pqrst'.find({item}[0]) + ({item} | length))"
+            f"{round(0.0037 * (1 + 0.37 * depth) * weight, 6)} * 'pqrst2_x'.find({item}[{at}:{at + 1}])"
             for depth, item in enumerate(self.items)
+            for at, weight in enumerate(WEIGHTS)
         ]
         return f"{{{{ {base} + {' + '.join(more)} }}}}"
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
+
+import pytest
 
 from runbook.interpreter.model import Input, OnFailure, Playbook, Retry, Undo
 from runbook.interpreter.values import Duration
 from tests.effects_toy import Toy, again
+from tests.law import Case, everywhere
 from tests.playbooks_toy import (
     CONTINUE,
     UNDO,
@@ -199,6 +203,20 @@ def test_a_template_that_names_a_step_inside_a_background_block_joins_the_block(
     reader = act("use", "flow.set", {"values": {"v": "{{ steps.inner.outputs.value }}"}})
     out, toy = play(book(side, reader, put("a", "a")), {"k": 7})
     assert (out.status, view(toy, "use")["outputs"]["v"], toy.done) == ("succeeded", 7, ["5s a=1"])
+
+
+@pytest.mark.parametrize(("own", "at"), [(0.5, 4.0), (9.0, 9.0)])
+def test_a_step_in_two_background_blocks_joins_the_outer_one(own: float, at: float) -> None:
+    """Whether the inner one has ended by then decides nothing: in a replay all are on their way at once."""
+    inner = block("inner", get("late", "k", takes=1), background=True)
+    outer = block("outer", inner, wait("own", own), background=True)
+    reader = act("use", "flow.set", {"values": {"v": "{{ steps.late.status }}"}})
+    playbook = book(outer, wait("nap", 4), reader)
+    out, toy = play(playbook)
+    assert (out.status, out.at, view(toy, "use")["outputs"]["v"]) == ("succeeded", at, "succeeded")
+    everywhere(Case(playbook))
+    failing = replace(inner, steps=(fail("late", after=1),))
+    everywhere(Case(replace(playbook, steps=(replace(outer, steps=(failing, *outer.steps[1:])), *playbook.steps[1:]))))
 
 
 # --- sub-playbooks
