@@ -95,9 +95,33 @@ class Cluster:
             bounds, "patch", "PATCH", ref, query=query, body=body, content_type=CONTENT_TYPES[patch_type]
         ).json()
 
-    def delete(self, bounds: Bounds, ref: Ref, uid: str) -> bool:
-        """Delete exactly the object with this uid; False where it is gone already or another bears its name."""
+    def apply(
+        self, bounds: Bounds, ref: Ref, body: Any, *, force: bool = False, dry_run: bool = False
+    ) -> dict[str, Any]:
+        """Server-side apply as field manager `runbook`; the object as it is then, or would be. `force`: take fields
+        over that belong to others; ConflictError names them otherwise."""
+        query = {
+            "fieldManager": MANAGER,
+            "fieldValidation": "Strict",
+            "force": "true" if force else "",
+            "dryRun": "All" if dry_run else "",
+        }
+        return self._ask(
+            bounds, "apply", "PATCH", ref, query=query, body=body, content_type="application/apply-patch+yaml"
+        ).json()
+
+    def create(self, bounds: Bounds, ref: Ref, body: Any, *, dry_run: bool = False) -> dict[str, Any]:
+        """Create an object in a collection (`ref` without a name); the object as it is then, or would be."""
+        query = {"fieldManager": MANAGER, "fieldValidation": "Strict", "dryRun": "All" if dry_run else ""}
+        return self._ask(bounds, "create", "POST", ref, query=query, body=body).json()
+
+    def delete(self, bounds: Bounds, ref: Ref, uid: str, propagation: str = "") -> bool:
+        """Delete exactly the object with this uid; False where it is gone already or another bears its name.
+
+        `propagation`: Background, Foreground or Orphan; empty: the server's default for the kind."""
         body = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}}
+        if propagation:
+            body["propagationPolicy"] = propagation
         try:
             self._ask(bounds, "delete", "DELETE", ref, body=body)
         except (MissingError, ConflictError):
