@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-import shutil
 import tempfile
 import threading
 from collections.abc import Mapping
@@ -17,8 +16,9 @@ from typing import Any
 from urllib.parse import urlencode
 
 from runbook.actions import _kube_kinds as kinds
-from runbook.actions._kube_config import SCRATCH, configuration, context_name
+from runbook.actions._kube_config import SCRATCH, access, context_name
 from runbook.actions._kube_kinds import Kind, Ref
+from runbook.actions._kube_login import Login
 from runbook.actions._kube_transport import Answer, Bounds, Transport, Within
 from runbook.contract import Context, PermanentError, Sensitive, TemporaryError, shorten
 
@@ -254,26 +254,24 @@ def explain(answer: Answer, what: str, context: str) -> Exception:
 
 def connect(ctx: Context, context: str) -> Cluster:
     """The cluster of a context (`current`: the kubeconfig's own), cached per run."""
-    name = context_name(ctx.environ, context)
-    where = ctx.environ.get("KUBECONFIG") or ctx.environ.get("HOME") or ""
-    return ctx.client(f"k8s:{where}:{name}", lambda: _cluster(ctx.environ, name, ctx.folder), Cluster.close)
+    environ = ctx.environ
+    where = environ.get("KUBECONFIG") or environ.get("HOME") or ""
+    # Kept, too: somebody who switches the context in another window must not switch this run.
+    name = ctx.client(f"k8s-context:{where}:{context}", lambda: context_name(environ, context))
+    return ctx.client(f"k8s:{where}:{name}", lambda: open_cluster(environ, name, ctx.folder), Cluster.close)
 
 
-def _cluster(environ: Mapping[str, str], name: str, folder: Path | None) -> Cluster:
-    """A new connection. `folder`: a private one; None: the system's temporary folder."""
-    scratch = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=folder))
-    try:
-        return Cluster(Transport(configuration(environ, name, scratch), scratch), name)
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
+def open_cluster(environ: Mapping[str, str], name: str, folder: Path | None) -> Cluster:
+    """A new connection to a context's cluster. `folder`: a private one; None: the system's temporary folder."""
+    login = Login(lambda: access(environ, name), environ)
+    return Cluster(Transport(login, Path(tempfile.mkdtemp(prefix=SCRATCH, dir=folder))), name)
 
 
 def read_secret(environ: Mapping[str, str], context: str, namespace: str, name: str, key: str) -> str | None:
     """One key of a Secret, decoded; None where the Secret or the key is absent. TemporaryError, PermanentError else."""
     bounds = Within(10.0)
     resolved = context_name(environ, context)
-    cluster = _cluster(environ, resolved, None)
+    cluster = open_cluster(environ, resolved, None)
     try:
         found = cluster.find(bounds, Ref(kinds.SECRET, namespace, name))
     finally:

@@ -1,56 +1,43 @@
-"""Requests to a Kubernetes API server through the official client's connection pool, cut at the deadline.
+"""Requests to a Kubernetes API server: one pool of connections per run, cut at the deadline, nothing believed by half.
 
-The client's own time-outs are not overall deadlines: a server that drips bytes held a call with `_request_timeout=1`
-for 5.5 s. So each request remembers its connection, and `Context.on_stop` shuts that socket down from outside.
+No client's time-out is an overall deadline: a server that drips bytes held the official client's `_request_timeout=1`
+for 5.5 s. So each request registers what shuts its connection down from outside (`Context.on_stop`). The official
+client's models and pool are not used here: they cost 250 ms and 27 MiB before the first request.
 """
 
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
+import select
 import shutil
 import socket
+import ssl
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from runbook.actions._kube_bounds import Bounds, Within, pause
+from runbook.actions._kube_connection import Connection, Target, dial
+from runbook.actions._kube_login import Credentials, Login
 from runbook.contract import PermanentError, TemporaryError
 
-CONNECT_SECONDS = 10.0
-"""A TCP and TLS handshake that takes longer is an unreachable host."""
+__all__ = ["Answer", "Bounds", "Transport", "Within"]
 
-
-class Bounds(Protocol):
-    """What a request needs of a `Context`: how long it may take, and how it is cut."""
-
-    def remaining(self) -> float: ...
-    def checkpoint(self) -> None: ...
-    def on_stop(self, cut: Callable[[], None]) -> Callable[[], None]: ...
-
-
-class Within:
-    """Bounds for code that has no context (the secrets' resolver): a fixed number of seconds for each request."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-
-    def remaining(self) -> float:
-        """Seconds for the next request."""
-        return self._seconds
-
-    def checkpoint(self) -> None:
-        """Nobody cancels."""
-
-    def on_stop(self, cut: Callable[[], None]) -> Callable[[], None]:
-        """Nobody cuts."""
-        return lambda: None
+PUSHED_BACK = 5
+"""So often an answer 429 with Retry-After is waited for within one request."""
+_CHUNK = 1 << 16
+_IDLE = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A response that arrived, whatever its status."""
+    """A response that arrived whole, whatever its status."""
 
     status: int
     headers: Mapping[str, str]
@@ -67,63 +54,55 @@ class Answer:
     @property
     def retry_after(self) -> float | None:
         """Seconds that the server asked for."""
-        try:
-            return float(self.headers.get("Retry-After", ""))
-        except ValueError:
-            return None
-
-
-@dataclass(slots=True)
-class _Wire:
-    """The connection that a request holds, once it holds one."""
-
-    connections: list[Any] = field(default_factory=list)
-    is_cut: bool = False
-
-    def cut(self) -> None:
-        self.is_cut = True
-        for connection in list(self.connections):
-            held = getattr(connection, "sock", None)
-            if isinstance(held, socket.socket):
-                # Not SSLSocket.shutdown: that one drops the TLS object under the feet of the thread that reads.
-                with contextlib.suppress(OSError):
-                    socket.socket.shutdown(held, socket.SHUT_RDWR)
+        for name, value in self.headers.items():
+            if name.lower() == "retry-after":
+                with contextlib.suppress(ValueError):
+                    return max(0.0, float(value))
+        return None
 
 
 class Transport:
-    """A connection pool of the official client; safe for many threads."""
+    """A pool of connections to one API server; safe for many threads."""
 
-    def __init__(self, configuration: Any, scratch: Path | None = None) -> None:
-        """`scratch`: the folder of the configuration's own files; it goes when the pool is closed."""
-        import urllib3
-        from kubernetes.client.rest import RESTClientObject
-
-        if not configuration.verify_ssl:  # the kubeconfig asked for it; one line on stderr per request helps nobody
-            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
-        self.configuration = configuration
+    def __init__(self, login: Login, scratch: Path | None = None) -> None:
+        """`scratch`: a private folder, for keys, which go through files; it goes when the pool is closed."""
+        self._login = login
         self._scratch = scratch
-        self._pool = RESTClientObject(configuration).pool_manager
-        self._wires = threading.local()
-        self._pool.pool_classes_by_scheme = {
-            scheme: _tracking(pool, self._wires) for scheme, pool in self._pool.pool_classes_by_scheme.items()
-        }
+        self._lock = threading.Lock()
+        self._idle: list[tuple[Target, Connection]] = []
+        self._contexts: dict[Target, ssl.SSLContext | None] = {}
 
     def close(self) -> None:
         """Close the idle connections."""
-        self._pool.clear()
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for _, connection in idle:
+            connection.close()
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
 
-    def authorization(self) -> dict[str, str]:
-        """The header that says who asks (tokens are refreshed by the client's own hook)."""
-        for setting in self.configuration.auth_settings().values():
-            if setting["in"] == "header" and setting["value"]:
-                return {str(setting["key"]): str(setting["value"])}
-        return {}
+    @property
+    def host(self) -> str:
+        """The server's address."""
+        return self._login.access.server
 
     def url(self, path: str) -> str:
         """The address of a path of this server."""
-        return f"{self.configuration.host.rstrip('/')}{path}"
+        return f"{self.host}{path}"
+
+    def authorization(self, bounds: Bounds | None = None) -> dict[str, str]:
+        """The headers that say who asks, for a connection of one's own (an upgrade)."""
+        found = self._login.credentials(bounds or Within(30.0))
+        return {name.lower(): value for name, value in found.headers}
+
+    def dial(self, bounds: Bounds) -> socket.socket:
+        """A connected socket to the server, TLS and proxies done, for what is no request (an upgrade); its owner cuts
+        and closes it. TemporaryError, or PermanentError where the server cannot be trusted."""
+        with self._connected(bounds, self._login.credentials(bounds), fresh=True) as connection:
+            connection.connect(bounds)
+            return connection.detach()
+
+    # -- requests
 
     def request(
         self,
@@ -135,99 +114,198 @@ class Transport:
         body: bytes | None = None,
         limit: int | None = None,
     ) -> Answer:
-        """One request, one answer. `limit`: read at most so many bytes. TemporaryError where no answer came.
+        """One request, one answer. `limit`: read at most so many bytes. TemporaryError where no whole answer came.
 
-        A kept connection may have been closed by the other side just now: a read is then asked once more.
+        Repeated here only where the server has certainly done nothing: a read on a kept connection that the other side
+        has closed just now, 401 once with new credentials, 429 after the time that it asked for.
         """
-        import urllib3
+        credentials = self._login.credentials(bounds)
+        renewed = False
+        pushed_back = 0
+        while True:
+            answer = self._exchange(bounds, method, path, headers=headers, body=body, limit=limit, who=credentials)
+            if answer.status == 401 and not renewed:
+                renewed = True
+                other = self._login.renew(bounds, credentials)
+                if other is not None:
+                    credentials = other
+                    continue
+            wait = answer.retry_after if answer.status == 429 else None
+            if wait is None or pushed_back == PUSHED_BACK or wait >= bounds.remaining():
+                return answer
+            pushed_back += 1
+            pause(bounds, wait)
 
-        bounds.checkpoint()
-        wire = _Wire()
-        self._wires.current = wire
-        forget = bounds.on_stop(wire.cut)
-        try:
-            for kept in (True, False):
-                try:
-                    return self._once(bounds, method, path, {**headers, **self.authorization()}, body, limit)
-                except urllib3.exceptions.ProtocolError as error:
-                    if method == "GET" and kept and not wire.is_cut:
-                        continue
-                    bounds.checkpoint()
-                    raise self._unreachable(error) from error
-                except urllib3.exceptions.HTTPError as error:
-                    bounds.checkpoint()
-                    raise self._unreachable(error) from error
-            raise AssertionError("unreachable")
-        finally:
-            forget()
-            self._wires.current = None
+    @contextlib.contextmanager
+    def lines(
+        self, bounds: Bounds, path: str, *, headers: Mapping[str, str]
+    ) -> Iterator[tuple[Answer, Iterator[bytes]]]:
+        """An answer that goes on (a watch): its head, and its lines as they come. The connection ends with the block.
 
-    def _once(  # the parts of a request, in their usual order
-        self, bounds: Bounds, method: str, path: str, headers: Mapping[str, str], body: bytes | None, limit: int | None
+        An answer that is no success arrives whole. TemporaryError where the connection breaks.
+        """
+        credentials = self._login.credentials(bounds)
+        with self._connected(bounds, credentials, fresh=True) as connection:
+            response = self._send(connection, bounds, "GET", path, headers=headers, body=None, who=credentials)
+            found = dict(response.headers)
+            if response.status != 200:
+                yield Answer(response.status, found, self._read(connection, bounds, response, None)), iter(())
+            else:
+                yield Answer(response.status, found, b""), self._lines(bounds, response)
+
+    def _exchange(
+        self,
+        bounds: Bounds,
+        method: str,
+        path: str,
+        *,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        limit: int | None,
+        who: Credentials,
     ) -> Answer:
-        import urllib3
+        for again in (True, False):
+            with self._connected(bounds, who, fresh=not again) as connection:
+                kept = connection.used
+                try:
+                    response = self._send(connection, bounds, method, path, headers=headers, body=body, who=who)
+                except (http.client.RemoteDisconnected, ConnectionError, ssl.SSLError):
+                    if not (again and kept and method == "GET") or connection.is_cut:
+                        raise
+                    continue
+                content = self._read(connection, bounds, response, limit)
+                if response.isclosed() and not response.will_close:
+                    self._keep(connection, who)
+                return Answer(response.status, dict(response.headers), content)
+        raise AssertionError("unreachable")
 
-        patience = max(bounds.remaining(), 0.05)
-        response = self._pool.request(
-            method,
-            self.url(path),
-            body=body,
-            headers=headers,
-            timeout=urllib3.Timeout(connect=min(CONNECT_SECONDS, patience), read=patience),
-            retries=False,
-            preload_content=False,
-        )
+    @contextlib.contextmanager
+    def _connected(self, bounds: Bounds, who: Credentials, *, fresh: bool) -> Iterator[Connection]:
+        """A connection, cut at the deadline, closed unless it was kept; foreign errors as ours."""
+        bounds.checkpoint()
+        target = Target.of(self._login.access, who, self._login.environ)
+        connection = None if fresh else self._leased(target)
         try:
-            content = response.read(limit) if limit is not None else response.read()
+            if connection is None:
+                connection = dial(target, self._trust(target))
+            forget = bounds.on_stop(connection.cut)
+            try:
+                connection.patience(bounds.remaining())
+                yield connection
+            finally:
+                forget()
+        except (OSError, http.client.HTTPException, EOFError, zlib.error) as error:
+            bounds.checkpoint()
+            raise self._unreachable(error) from error
         finally:
-            if limit is not None:
-                response.close()
-            response.release_conn()
-        return Answer(response.status, dict(response.headers), content)
+            if connection is not None and not connection.kept:
+                connection.close()
 
-    def _unreachable(self, error: Exception) -> Exception:
-        import urllib3
+    @staticmethod
+    def _send(
+        connection: Connection,
+        bounds: Bounds,
+        method: str,
+        path: str,
+        *,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        who: Credentials,
+    ) -> http.client.HTTPResponse:
+        connection.used = True
+        connection.connect(bounds)
+        wire = connection.http
+        wire.putrequest(method, path, skip_accept_encoding=True)
+        sent = {"User-Agent": "runbook", "Accept-Encoding": "gzip", **headers}
+        if body is not None:
+            sent["Content-Length"] = str(len(body))
+        for name, value in (*sent.items(), *who.headers):
+            wire.putheader(name, value)
+        wire.endheaders(body)
+        return wire.getresponse()
 
-        host = self.configuration.host
-        text = _reason(error)
-        if isinstance(error, urllib3.exceptions.SSLError) and "CERTIFICATE_VERIFY_FAILED" in text:
-            return PermanentError(f"the certificate of {host} cannot be verified: {text}")
-        if isinstance(error, urllib3.exceptions.LocationParseError):
-            return PermanentError(f"not an address: {host}")
-        return TemporaryError(f"cannot reach the Kubernetes API at {host}: {text}")
+    @staticmethod
+    def _read(connection: Connection, bounds: Bounds, response: http.client.HTTPResponse, limit: int | None) -> bytes:
+        """The body, whole; an answer that ends before its end is an error, never a shorter answer."""
+        packed = zlib.decompressobj(31) if response.headers.get("Content-Encoding") == "gzip" else None
+        until = time.monotonic() + max(0.05, bounds.remaining())
+        content = bytearray()
+        while limit is None or len(content) < limit:
+            piece = response.read1(_CHUNK)
+            if not piece:
+                break
+            content += piece if packed is None else packed.decompress(piece)
+            left = until - time.monotonic()
+            if left <= 0:
+                raise TimeoutError("the answer did not end in time")
+            connection.patience(left)
+        if limit is not None and len(content) >= limit:
+            return bytes(content[:limit])
+        if not response.chunked and response.length == 0:
+            response.read()  # tells http.client that the answer is over
+        if response.length or (packed is not None and not packed.eof):
+            raise http.client.IncompleteRead(b"", response.length or None)
+        return bytes(content)
+
+    @staticmethod
+    def _lines(bounds: Bounds, response: http.client.HTTPResponse) -> Iterator[bytes]:
+        packed = zlib.decompressobj(31) if response.headers.get("Content-Encoding") == "gzip" else None
+        rest = b""
+        while piece := response.read1(_CHUNK):
+            *whole, rest = (rest + (piece if packed is None else packed.decompress(piece))).split(b"\n")
+            yield from whole
+            bounds.checkpoint()
+
+    # -- connections
+
+    def _leased(self, target: Target) -> Connection | None:
+        """A kept connection that is still open: the other side of an idle one has nothing to say but goodbye."""
+        while True:
+            with self._lock:
+                if not self._idle:
+                    return None
+                which, connection = self._idle.pop()
+            held = connection.http.sock
+            if which == target and held is not None and not select.select([held], [], [], 0)[0]:
+                connection.kept = False
+                return connection
+            connection.close()
+
+    def _keep(self, connection: Connection, who: Credentials) -> None:
+        target = Target.of(self._login.access, who, self._login.environ)
+        with self._lock:
+            if connection.target == target and not connection.is_cut and len(self._idle) < _IDLE:
+                connection.kept = True
+                self._idle.append((target, connection))
+
+    def _trust(self, target: Target) -> ssl.SSLContext | None:
+        """Made once for each certificate: loading the system's authorities takes longer than a handshake."""
+        with self._lock:
+            if target in self._contexts:
+                return self._contexts[target]
+        made = target.trust(self._scratch)
+        with self._lock:
+            return self._contexts.setdefault(target, made)
+
+    def _unreachable(self, error: BaseException) -> Exception:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return PermanentError(f"the certificate of {self.host} cannot be verified: {error.verify_message}")
+        if isinstance(error, http.client.InvalidURL):
+            return PermanentError(f"not an address: {self.host}")
+        if isinstance(error, http.client.RemoteDisconnected | EOFError):
+            return TemporaryError(f"the Kubernetes API at {self.host} closed the connection without an answer")
+        if isinstance(error, http.client.IncompleteRead | zlib.error):
+            return TemporaryError(f"the answer of the Kubernetes API at {self.host} was cut short")
+        if isinstance(error, http.client.HTTPException):
+            return TemporaryError(f"what answers at {self.host} does not speak HTTP ({type(error).__name__})")
+        return TemporaryError(f"cannot reach the Kubernetes API at {self.host}: {_reason(error)}")
 
 
-def _reason(error: Exception) -> str:
-    """The innermost sentence, without Python's object addresses."""
-    inner: BaseException = error
-    for _ in range(5):
-        following = getattr(inner, "reason", None) or inner.__cause__ or inner.__context__
-        if not isinstance(following, BaseException):
-            break
-        inner = following
-    text = str(inner) or type(inner).__name__
-    return text.partition(">: ")[2] or text
-
-
-def _tracking(pool_class: Any, wires: threading.local) -> Any:
-    """The pool class, with connections that register themselves with the request of their thread."""
-
-    class Connection(pool_class.ConnectionCls):  # type: ignore[misc]  # urllib3's class is known only at run time
-        def connect(self) -> None:
-            _register(self, wires)
-            super().connect()
-
-        def request(self, *args: Any, **kwargs: Any) -> Any:
-            _register(self, wires)
-            return super().request(*args, **kwargs)
-
-    class Pool(pool_class):  # type: ignore[misc]
-        ConnectionCls = Connection
-
-    return Pool
-
-
-def _register(connection: Any, wires: threading.local) -> None:
-    wire = getattr(wires, "current", None)
-    if wire is not None and connection not in wire.connections:
-        wire.connections.append(connection)
+def _reason(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, socket.gaierror):
+        return f"the name is not known ({error.strerror})"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS: {error.reason or error}"
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
