@@ -32,13 +32,17 @@ Object = Mapping[str, Any]
 class Revision:
     """One revision of a workload.
 
-    `origin`: the revision under which its version first served. A Deployment that is rolled back takes its old
-    ReplicaSet again and gives it a new number; the annotation `revision-history` keeps the earlier ones. Restarts make
-    new revisions of the same version. `hash` names the template for as long as the cluster keeps the revision.
+    A workload that is rolled back takes an old revision again and gives it a new number. `origin`: the one under which
+    its version first served, as far as the cluster remembers: a Deployment's ReplicaSets keep their earlier numbers in
+    the annotation `revision-history`, a ControllerRevision forgets them. A revision came before a version whose
+    `first` is above its own `rank` (by number; where numbers are forgotten, by age). Restarts make new revisions of the
+    same version. `hash` names the template for as long as the cluster keeps the revision.
     """
 
     number: int
     origin: int
+    rank: int
+    first: int
     numbers: tuple[int, ...]
     template: Mapping[str, Any]
     version: Mapping[str, Any]
@@ -62,7 +66,7 @@ def kept_as(kind: Kind) -> Kind:
         return kinds.REPLICASET
     if kind.group == "apps" and kind.kind in ("StatefulSet", "DaemonSet"):
         return kinds.CONTROLLER_REVISION
-    raise PermanentError(f"a {kind.kind} has no revisions; Deployments, StatefulSets and DaemonSets have")
+    raise PermanentError(f"kind: a {kind.kind} has no revisions; Deployments, StatefulSets and DaemonSets have")
 
 
 def of(cluster: Cluster, bounds: Bounds, ref: Ref, owner: Object) -> list[Revision]:
@@ -82,14 +86,16 @@ def of(cluster: Cluster, bounds: Bounds, ref: Ref, owner: Object) -> list[Revisi
         found = [revision for entry in owned if (revision := _of_replicaset(entry)) is not None]
     else:
         found = [_of_controller_revision(entry, owner) for entry in owned]
+        by_age = sorted(found, key=lambda revision: (revision.created, revision.number))
+        found = [replace(revision, rank=age, first=age) for age, revision in enumerate(by_age)]
     found.sort(key=lambda revision: revision.number)
-    return [_with_origin(revision, found) for revision in found]
+    return [_of_version(revision, found) for revision in found]
 
 
-def _with_origin(revision: Revision, listed: Iterable[Revision]) -> Revision:
-    """The same, counted from the first revision of its version."""
-    same = [entry.numbers[0] for entry in listed if entry.version == revision.version]
-    return replace(revision, origin=min(same))
+def _of_version(revision: Revision, listed: Iterable[Revision]) -> Revision:
+    """The same, with what is known of its version."""
+    same = [entry for entry in listed if entry.version == revision.version]
+    return replace(revision, origin=min(entry.origin for entry in same), first=min(entry.first for entry in same))
 
 
 def _of_replicaset(found: Object) -> Revision | None:
@@ -104,6 +110,8 @@ def _of_replicaset(found: Object) -> Revision | None:
     return Revision(
         number=own,
         origin=numbers[0],
+        rank=own,
+        first=numbers[0],
         numbers=numbers,
         template=template,
         version=version(template),
@@ -122,6 +130,8 @@ def _of_controller_revision(found: Object, owner: Object) -> Revision:
     return Revision(
         number=own,
         origin=own,
+        rank=own,
+        first=own,
         numbers=(own,),
         template=template,
         version=version(template),
@@ -164,11 +174,11 @@ def previous(revisions: Iterable[Revision], current: Revision | None) -> Revisio
     listed = list(revisions)
     if current is None:  # the newest spec is not kept yet: all that there is came before it
         return listed[-1] if listed else None
-    return next((entry for entry in reversed(listed) if entry.number < current.origin), None)
+    return next((entry for entry in reversed(listed) if entry.rank < current.first), None)
 
 
 def numbered(revisions: Iterable[Revision], wanted: int) -> Revision | None:
-    """The revision that has this number, or had it before it was rolled back to."""
+    """The revision that has this number, or, where that is remembered, had it before it was rolled back to."""
     listed = list(revisions)
     return next((entry for entry in listed if entry.number == wanted), None) or next(
         (entry for entry in listed if wanted in entry.numbers), None

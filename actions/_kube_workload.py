@@ -80,14 +80,9 @@ def rollout(found: Object) -> Rollout:
         return Rollout(
             done=False, says="no progress", failure=f"ProgressDeadlineExceeded: {progressing.get('message', '')}"
         )
-    strategy = (spec.get("updateStrategy") or {}).get("type", "RollingUpdate")
-    if strategy == "OnDelete":
+    if on_delete(found):
         return Rollout(done=now.ready == now.desired, says=f"{now.ready} of {now.desired} ready (OnDelete)")
-    wanted = now.desired
-    if kind == "StatefulSet":
-        partition = int(((spec.get("updateStrategy") or {}).get("rollingUpdate") or {}).get("partition") or 0)
-        if partition:
-            wanted = max(0, now.desired - partition)
+    wanted = to_update(found, now)
     if now.updated < wanted:
         return Rollout(done=False, says=f"{now.updated} of {wanted} updated")
     if now.total > now.desired or (kind == "Deployment" and now.total > now.updated):
@@ -95,6 +90,24 @@ def rollout(found: Object) -> Rollout:
     if now.available < now.desired:
         return Rollout(done=False, says=f"{now.available} of {now.desired} available")
     return Rollout(done=True, says=f"{now.available} of {now.desired} available")
+
+
+def on_delete(found: Object) -> bool:
+    """Does it leave its pods alone until somebody deletes them (updateStrategy OnDelete)?"""
+    return ((found.get("spec") or {}).get("updateStrategy") or {}).get("type") == "OnDelete"
+
+
+def partition(found: Object) -> int:
+    """Of a StatefulSet, how many of its first pods keep what they run."""
+    strategy = (found.get("spec") or {}).get("updateStrategy") or {}
+    return int((strategy.get("rollingUpdate") or {}).get("partition") or 0)
+
+
+def to_update(found: Object, now: Counts) -> int:
+    """How many pods a roll-out replaces."""
+    if found.get("kind") == "StatefulSet":
+        return max(0, now.desired - partition(found))
+    return now.desired
 
 
 def condition(found: Object, name: str) -> Mapping[str, Any] | None:
@@ -174,12 +187,15 @@ def is_stuck(pod: Object) -> bool:
 def settled(cluster: Cluster, bounds: Bounds, ref: Ref) -> bool:
     """Has the controller done what the spec says, as far as it can? A pod that cannot become ready holds up nothing."""
     found = cluster.get(bounds, ref)
-    if found.get("kind") not in ("Deployment", "StatefulSet", "DaemonSet"):
+    kind = found.get("kind")
+    if ref.kind.group != "apps" or kind not in ("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet"):
         return True
-    if (found.get("spec") or {}).get("paused") or rollout(found).done:
+    if (found.get("spec") or {}).get("paused") or (kind != "ReplicaSet" and rollout(found).done):
         return True
     now = counts(found)
-    if not now.current or now.total != now.desired or now.updated < now.desired:
+    if not now.current or now.total != now.desired:
+        return False
+    if kind != "ReplicaSet" and not on_delete(found) and now.updated < to_update(found, now):
         return False
     live = pods(cluster, bounds, ref.namespace, pod_selector(found))
     return all(is_ready(pod) or is_stuck(pod) for pod in live)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -9,18 +10,19 @@ from typing import Any
 
 from runbook.actions import _kube_kinds as kinds
 from runbook.actions import _kube_revisions as revisions
-from runbook.actions._kube import Cluster, ConflictError, connect
+from runbook.actions._kube import Cluster, ConflictError, ForbiddenError, connect
 from runbook.actions._kube_action import KubeArgs, Right, Rights, named, place, unnamed
 from runbook.actions._kube_kinds import Ref
+from runbook.actions._kube_owners import Warned, of_fields
 from runbook.actions._kube_paths import pointer_to, text
+from runbook.actions._kube_reasons import effective, of_workload
 from runbook.actions._kube_revisions import CHANGE_CAUSE, RESTARTED_AT, RESTARTED_BY, Revision
-from runbook.actions._kube_workload import images, settled
-from runbook.actions.k8s_scale import gitops_owners
-from runbook.contract import Call, Change, Context, Observation, Outputs, PermanentError, TemporaryError, param
+from runbook.actions._kube_workload import images, on_delete, partition
+from runbook.contract import Call, Change, Context, Observation, Outputs, PermanentError, Settled, TemporaryError, param
 
 ATTEMPTS = 5
 PATIENCE = 2.0
-"""Seconds for the controller to make the ReplicaSet of a spec that was just written."""
+"""Seconds for the controller to make the revision of a spec that was just written."""
 _TEMPLATE = "spec.template"
 _CAUSE = text(("metadata", "annotations", CHANGE_CAUSE))
 _AT, _BY = (text(("spec", "template", "metadata", "annotations", name)) for name in (RESTARTED_AT, RESTARTED_BY))
@@ -30,8 +32,8 @@ _AT, _BY = (text(("spec", "template", "metadata", "annotations", name)) for name
 class UndoArgs(KubeArgs):
     """Parameters of k8s.rollout_undo."""
 
-    kind: str = param("Deployment.", default="Deployment")
-    name: str = param("Name of the Deployment.")
+    kind: str = param("Deployment, StatefulSet or DaemonSet.", default="Deployment")
+    name: str = param("Name of the workload.")
     to_revision: int | None = param(
         "Revision to go back to. By default the newest before the current one, where a revision that was itself a way"
         " back counts as the one it led to: two in a row never return to what the first one left.",
@@ -39,15 +41,18 @@ class UndoArgs(KubeArgs):
         minimum=1,
     )
     to_template: str | None = param(
-        "The revision's pod template hash, which stays when revisions are renumbered (an undo uses it).", default=None
+        "The revision's pod template hash (the name of a ControllerRevision), which stays when revisions are renumbered"
+        " (an undo uses it).",
+        default=None,
     )
 
 
-class RolloutUndo(Rights, Change[UndoArgs]):
+class RolloutUndo(Warned, Rights, Change[UndoArgs]):
     """Put an earlier revision's pod template back.
 
     Waiting for the roll-out is the next step's (`k8s.wait` with `for: rollout`). The inverse goes back to the revision
-    that it left, found by its template's hash.
+    that it left, found by its template's hash. A StatefulSet's and a DaemonSet's revision forgets its number when it
+    serves again.
     """
 
     name = "k8s.rollout_undo"
@@ -61,43 +66,60 @@ class RolloutUndo(Rights, Change[UndoArgs]):
         self._seen: tuple[dict[str, Any], list[Revision]] | None = None
 
     def check(self, args: UndoArgs) -> Iterator[str]:
-        if kinds.known(args.kind) not in (kinds.DEPLOYMENT, None):
-            yield f"kind: only a Deployment can be undone so far, not a {args.kind}"
+        kind = kinds.known(args.kind)
+        if kind is not None:
+            try:
+                revisions.kept_as(kind)
+            except PermanentError as error:
+                yield error.message
 
     def rights(self, args: UndoArgs, cluster: Cluster, ctx: Context) -> Iterable[Right]:
-        ref = _deployment(args)
-        return [("get", ref), ("patch", ref), ("list", Ref(kinds.REPLICASET, args.namespace))]
+        ref = _workload(args, cluster, ctx)
+        return [("get", ref), ("patch", ref), ("list", Ref(revisions.kept_as(ref.kind), args.namespace))]
 
     def observe(self, args: UndoArgs, ctx: Context) -> Observation:
-        for problem in self.check(args):
-            raise PermanentError(problem)
         cluster = connect(ctx, args.context)
-        ref = _deployment(args)
+        ref = _workload(args, cluster, ctx)
         owner, listed = _look(cluster, ctx, ref)
         self._seen = owner, listed
-        return named(cluster.name(ref), _state(owner, revisions.serving(listed, owner)))
+        current = revisions.serving(listed, owner)
+        return named(cluster.name(ref), _state(args, ctx, ref, owner["metadata"], current) | _template(owner))
 
     def expect(self, args: UndoArgs, before: Observation, ctx: Context) -> Observation:
         cluster = connect(ctx, args.context)
-        owner, listed = self._seen or _look(cluster, ctx, _deployment(args))
+        ref = _workload(args, cluster, ctx)
+        owner, listed = self._seen or _look(cluster, ctx, ref)
         target = _target(args, listed, owner, ctx)
         if target.version == unnamed(before)[_TEMPLATE]:
             return before
         if (owner.get("spec") or {}).get("paused"):
-            raise PermanentError(f"Deployment {args.name} is paused", hint="resume it before it is rolled back")
-        for tool in gitops_owners(owner):
-            ctx.log(f"warning: {tool} owns Deployment {args.name}, and may roll it forward again")
-        return named(cluster.name(_deployment(args)), _written(target))
+            raise PermanentError(f"{ref} is paused", hint="resume it before it is rolled back")
+        state = _state(args, ctx, ref, {"annotations": {CHANGE_CAUSE: target.cause}}, target)
+        try:
+            answer = cluster.patch(ctx, ref, _patch(owner, target), "json", dry_run=True)
+            state |= _template(answer)
+        except ForbiddenError as error:
+            self.computed = "computed here, not by the server's dry run: " + error.message
+            ctx.log(self.computed)
+            state[_TEMPLATE] = dict(target.version)
+        if state[_TEMPLATE] == unnamed(before)[_TEMPLATE]:
+            return before
+        self.warn(ctx, [*of_fields(ref, owner), *_held_up(cluster, ctx, ref, owner)])
+        return named(cluster.name(ref), state)
 
     def apply(self, args: UndoArgs, before: Observation, ctx: Context) -> None:
         cluster = connect(ctx, args.context)
-        ref = _deployment(args)
+        ref = _workload(args, cluster, ctx)
         had = unnamed(before)
         for _ in range(ATTEMPTS):
             owner, listed = _look(cluster, ctx, ref)
             target = _target(args, listed, owner, ctx)
-            # From here on "previous" means this one, also for a later attempt that finds it done.
-            ctx.note("template", target.hash)
+            if "template" not in ctx.notes:
+                # The numbers move when the target serves again; these are the ones that were told.
+                current = revisions.serving(listed, owner)
+                ctx.note("revisions", {entry.hash: entry.origin for entry in (current, target) if entry})
+                # From here on "previous" means this one, also for a later attempt that finds it done.
+                ctx.note("template", target.hash)
             now = revisions.version((owner.get("spec") or {}).get("template") or {})
             if now == target.version:
                 return
@@ -116,29 +138,38 @@ class RolloutUndo(Rights, Change[UndoArgs]):
         context, namespace, kind, object_name = place(next(iter(before)))
         current = revisions.serving(self._seen[1], self._seen[0]) if self._seen else None
         given = {"kind": kind, "name": object_name, "namespace": namespace, "context": context}
-        back = {"to_revision": state["revision"] or None, "to_template": current.hash if current else None}
+        back = {"to_revision": state.get("revision") or None, "to_template": current.hash if current else None}
         if not any(back.values()):
-            return None  # its ReplicaSet was not there yet: nothing that the cluster keeps can be named
+            return None  # its revision was not there yet: nothing that the cluster keeps can be named
         return Call(self.name, {**given, **{key: value for key, value in back.items() if value is not None}})
 
     def outputs(self, args: UndoArgs, before: Observation, after: Observation) -> Outputs:
         was, now = unnamed(before), unnamed(after)
         return {
-            "from_revision": was["revision"],
-            "to_revision": now["revision"],
+            "from_revision": was.get("revision", 0),
+            "to_revision": now.get("revision", 0),
             "images": images(now[_TEMPLATE]),
         }
 
+    def settle(
+        self, args: UndoArgs, before: Observation, after: Observation, now: Observation, ctx: Context
+    ) -> Settled:
+        # What serves is told by the template; a number says no more, and moves by itself.
+        return super().settle(args, _unnumbered(before), _unnumbered(after), _unnumbered(now), ctx)
+
     def effective(self, args: UndoArgs, after: Observation, ctx: Context) -> bool:
-        return settled(connect(ctx, args.context), ctx, _deployment(args))
+        cluster = connect(ctx, args.context)
+        return effective(cluster, ctx, _workload(args, cluster, ctx))
 
 
-def _deployment(args: UndoArgs) -> Ref:
-    return Ref(kinds.DEPLOYMENT, args.namespace, args.name)
+def _workload(args: UndoArgs | RestartArgs, cluster: Cluster, ctx: Context) -> Ref:
+    kind = cluster.kind(ctx, args.kind)
+    revisions.kept_as(kind)  # says which kinds roll
+    return Ref(kind, args.namespace, args.name)
 
 
 def _look(cluster: Cluster, ctx: Context, ref: Ref) -> tuple[dict[str, Any], list[Revision]]:
-    """The Deployment and its revisions, once the controller has made the ReplicaSet of its newest spec."""
+    """The workload and its revisions, once the controller has made the revision of its newest spec."""
     until = ctx.remaining() - PATIENCE
     while True:
         owner = cluster.get(ctx, ref)
@@ -149,37 +180,62 @@ def _look(cluster: Cluster, ctx: Context, ref: Ref) -> tuple[dict[str, Any], lis
 
 
 def _target(args: UndoArgs, listed: list[Revision], owner: Mapping[str, Any], ctx: Context) -> Revision:
+    what = f"{owner.get('kind')} {args.name}"
     known = ", ".join(str(entry.number) for entry in listed) or "none"
-    noted = ctx.notes.get("template")
-    wanted = args.to_template or (noted if args.to_revision is None else None)
+    wanted = args.to_template or ctx.notes.get("template")
     if wanted is not None:
         found = next((entry for entry in listed if entry.hash == wanted), None)
         if found is None:
-            raise PermanentError(f"Deployment {args.name} keeps no revision with template hash {wanted}")
+            raise PermanentError(f"{what} keeps no revision with template hash {wanted}")
         return found
     if args.to_revision is not None:
         found = revisions.numbered(listed, args.to_revision)
         if found is None:
-            raise PermanentError(f"Deployment {args.name} has no revision {args.to_revision} (it has {known})")
+            raise PermanentError(f"{what} has no revision {args.to_revision} (it has {known})")
         return found
     found = revisions.previous(listed, revisions.serving(listed, owner))
     if found is None:
-        raise PermanentError(f"Deployment {args.name} has no earlier revision (it has {known})")
+        raise PermanentError(f"{what} has no earlier revision (it has {known})")
     return found
 
 
-def _state(owner: Mapping[str, Any], current: Revision | None) -> dict[str, Any]:
+def _template(owner: Mapping[str, Any]) -> dict[str, Any]:
     """The version, not its restarts: one that this run makes afterwards must not stand in the way of an undo."""
-    return {
-        # As first numbered: when a ReplicaSet serves again its number changes, a moment later; this one does not.
-        "revision": current.origin if current else 0,
-        _CAUSE: ((owner.get("metadata") or {}).get("annotations") or {}).get(CHANGE_CAUSE),
-        _TEMPLATE: revisions.version((owner.get("spec") or {}).get("template") or {}),
-    }
+    return {_TEMPLATE: revisions.version((owner.get("spec") or {}).get("template") or {})}
 
 
-def _written(target: Revision) -> dict[str, Any]:
-    return {"revision": target.origin, _CAUSE: target.cause, _TEMPLATE: dict(target.version)}
+def _state(
+    args: UndoArgs, ctx: Context, ref: Ref, metadata: Mapping[str, Any], current: Revision | None
+) -> dict[str, Any]:
+    """What serves, by number and cause. The number is the one under which it first served: when a revision serves again
+    its number changes, a moment later; this one does not."""
+    if ref.kind == kinds.DEPLOYMENT:
+        cause = (metadata.get("annotations") or {}).get(CHANGE_CAUSE)
+        return {"revision": current.origin if current else 0, _CAUSE: cause}
+    if args.to_template is not None:  # an undo goes by the hash: what the first number was, nobody kept
+        return {}
+    told = ctx.notes.get("revisions") or {}
+    return {"revision": told.get(current.hash, current.origin) if current else 0}
+
+
+def _unnumbered(observation: Observation) -> Observation:
+    return {name: state for name, state in observation.items() if not name.endswith("#revision")}
+
+
+def _held_up(cluster: Cluster, ctx: Context, ref: Ref, owner: Mapping[str, Any]) -> Iterator[str]:
+    """Why the template alone will not change all pods."""
+    if on_delete(owner):
+        yield f"{ref} replaces no pod by itself (updateStrategy OnDelete); delete them"
+    kept = partition(owner)
+    if kept:
+        yield f"{ref} keeps its first {kept} pods as they are (updateStrategy partition)"
+    if owner.get("kind") != "StatefulSet" or (owner.get("spec") or {}).get("podManagementPolicy") == "Parallel":
+        return
+    with contextlib.suppress(ForbiddenError):
+        why = of_workload(cluster, ctx, owner)
+        # Kubernetes: StatefulSets, Forced rollback.
+        if why:
+            yield f"{ref} goes on only when each pod is ready; one that never will be must be deleted by hand ({why})"
 
 
 def _patch(owner: Mapping[str, Any], target: Revision) -> list[dict[str, Any]]:
@@ -189,6 +245,8 @@ def _patch(owner: Mapping[str, Any], target: Revision) -> list[dict[str, Any]]:
         {"op": "replace", "path": "/metadata/resourceVersion", "value": metadata["resourceVersion"]},
         {"op": "replace", "path": "/spec/template", "value": target.template},
     ]
+    if owner.get("kind") != "Deployment":
+        return patch
     cause = pointer_to(("metadata", "annotations", CHANGE_CAUSE))
     # The controller copies the cause to the ReplicaSet that serves: the bad version's must not stick to the good one.
     if target.cause is not None and target.cause != annotations.get(CHANGE_CAUSE):
@@ -264,7 +322,7 @@ class RolloutRestart(Rights, Change[RestartArgs]):
 
     def effective(self, args: RestartArgs, after: Observation, ctx: Context) -> bool:
         cluster = connect(ctx, args.context)
-        return settled(cluster, ctx, _workload(args, cluster, ctx))
+        return effective(cluster, ctx, _workload(args, cluster, ctx))
 
     def _time(self, ctx: Context) -> str:
         """One moment for the whole operation, also after a crash."""
@@ -272,12 +330,6 @@ class RolloutRestart(Rights, Change[RestartArgs]):
             now = datetime.datetime.now(datetime.UTC)
             self._at = str(ctx.notes.get("at") or now.strftime("%Y-%m-%dT%H:%M:%SZ"))
         return self._at
-
-
-def _workload(args: RestartArgs, cluster: Cluster, ctx: Context) -> Ref:
-    kind = cluster.kind(ctx, args.kind)
-    revisions.kept_as(kind)  # says which kinds roll
-    return Ref(kind, args.namespace, args.name)
 
 
 def _restarted(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from runbook.actions import _kube_kinds as kinds
-from runbook.actions._kube import Cluster, ConflictError, connect
+from runbook.actions._kube import Cluster, ConflictError, ForbiddenError, MissingError, connect
 from runbook.actions._kube_action import KubeArgs, Right, Rights, named, place, unnamed
 from runbook.actions._kube_kinds import Ref
-from runbook.actions._kube_workload import settled
+from runbook.actions._kube_owners import Warned, of_replicas
+from runbook.actions._kube_reasons import effective
 from runbook.contract import Call, Change, Context, Observation, Outputs, PermanentError, TemporaryError, param
 
 ATTEMPTS = 5
+MOST = 2**31 - 1  # replicas are an int32
 _REPLICAS = "spec.replicas"  # where most kinds keep it; also what k8s.patch calls it
-GITOPS = {
-    "argocd.argoproj.io/tracking-id": "Argo CD",
-    "argocd.argoproj.io/instance": "Argo CD",
-    "kustomize.toolkit.fluxcd.io/name": "Flux",
-    "helm.toolkit.fluxcd.io/name": "Flux",
-}
-"""Labels and annotations by which the GitOps tools mark what they own, and put back."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,14 +25,14 @@ class ScaleArgs(KubeArgs):
 
     kind: str = param("Kind of the workload: any with a scale subresource.", default="Deployment")
     name: str = param("Name of the workload.")
-    replicas: int = param("Wanted number of replicas.", minimum=0)
+    replicas: int = param("Wanted number of replicas.", minimum=0, maximum=MOST)
     only: Literal["up", "down"] | None = param("`up`: never fewer than there are; `down`: never more.", default=None)
 
 
-class Scale(Rights, Change[ScaleArgs]):
+class Scale(Warned, Rights, Change[ScaleArgs]):
     """Set a workload's replica count (scale subresource).
 
-    Warns where a HorizontalPodAutoscaler or a GitOps tool owns the count: they will set it again.
+    Warns where a HorizontalPodAutoscaler, a GitOps tool or a controller owns the count: they will set it again.
     """
 
     name = "k8s.scale"
@@ -51,15 +45,21 @@ class Scale(Rights, Change[ScaleArgs]):
     def observe(self, args: ScaleArgs, ctx: Context) -> Observation:
         cluster = connect(ctx, args.context)
         ref = _scale(args, cluster, ctx)
-        return named(cluster.name(ref), {_REPLICAS: _count(cluster.get(ctx, ref))})
+        return named(cluster.name(ref), {_REPLICAS: _count(_read(cluster, ctx, ref))})
 
     def expect(self, args: ScaleArgs, before: Observation, ctx: Context) -> Observation:
         had = unnamed(before)[_REPLICAS]
         wanted = _wanted(args, had)
-        if wanted != had:
-            cluster = connect(ctx, args.context)
-            for owner in _owners(cluster, ctx, _scale(args, cluster, ctx)):
-                ctx.log(f"warning: {owner} owns the replica count of {args.kind} {args.name}, and may set it again")
+        if wanted == had:
+            return before
+        cluster = connect(ctx, args.context)
+        ref = _scale(args, cluster, ctx)
+        try:
+            wanted = _count(cluster.patch(ctx, ref, {"spec": {"replicas": wanted}}, "merge", dry_run=True))
+        except ForbiddenError as error:
+            self.computed = "computed here, not by the server's dry run: " + error.message
+            ctx.log(self.computed)
+        self.warn(ctx, of_replicas(cluster, ctx, replace(ref, subresource=""), wanted))
         return dict.fromkeys(before, wanted)
 
     def apply(self, args: ScaleArgs, before: Observation, ctx: Context) -> None:
@@ -68,7 +68,7 @@ class Scale(Rights, Change[ScaleArgs]):
         had = unnamed(before)[_REPLICAS]
         wanted = _wanted(args, had)
         for _ in range(ATTEMPTS):
-            live = cluster.get(ctx, ref)
+            live = _read(cluster, ctx, ref)
             now = _count(live)
             if now == wanted:
                 return
@@ -93,11 +93,25 @@ class Scale(Rights, Change[ScaleArgs]):
 
     def effective(self, args: ScaleArgs, after: Observation, ctx: Context) -> bool:
         cluster = connect(ctx, args.context)
-        return settled(cluster, ctx, Ref(cluster.kind(ctx, args.kind), args.namespace, args.name))
+        return effective(cluster, ctx, replace(_scale(args, cluster, ctx), subresource=""))
 
 
 def _scale(args: ScaleArgs, cluster: Cluster, ctx: Context) -> Ref:
     return Ref(cluster.kind(ctx, args.kind), args.namespace, args.name, "scale")
+
+
+def _read(cluster: Cluster, ctx: Context, ref: Ref) -> dict[str, Any]:
+    """The object's Scale. PermanentError that tells a kind without one from an object that is not there."""
+    try:
+        return cluster.get(ctx, ref)
+    except MissingError:
+        # The same 404 for both. The object itself is missing, too, or it is there and has no such subresource.
+        with contextlib.suppress(ForbiddenError):
+            cluster.get(ctx, replace(ref, subresource=""))
+            raise PermanentError(
+                f"kind: a {ref.kind.kind} has no replica count to set (no scale subresource)"
+            ) from None
+        raise
 
 
 def _wanted(args: ScaleArgs, had: int) -> int:
@@ -108,23 +122,3 @@ def _wanted(args: ScaleArgs, had: int) -> int:
 
 def _count(scale: Mapping[str, Any]) -> int:
     return int((scale.get("spec") or {}).get("replicas") or 0)
-
-
-def _owners(cluster: Cluster, ctx: Context, ref: Ref) -> list[str]:
-    """Who else sets the count. A user who may not look gets no warning: the right is not needed for the change."""
-    found: list[str] = []
-    with contextlib.suppress(PermanentError):
-        for scaler in cluster.select(ctx, Ref(kinds.AUTOSCALER, ref.namespace)):
-            target = (scaler.get("spec") or {}).get("scaleTargetRef") or {}
-            if target.get("kind") == ref.kind.kind and target.get("name") == ref.name:
-                found.append(f"HorizontalPodAutoscaler {scaler['metadata']['name']}")
-    with contextlib.suppress(PermanentError):
-        found += gitops_owners(cluster.get(ctx, Ref(ref.kind, ref.namespace, ref.name)))
-    return found
-
-
-def gitops_owners(found: Mapping[str, Any]) -> list[str]:
-    """The GitOps tools that mark this object as theirs."""
-    metadata = found.get("metadata") or {}
-    marks = {**(metadata.get("labels") or {}), **(metadata.get("annotations") or {})}
-    return sorted({tool for mark, tool in GITOPS.items() if mark in marks})
