@@ -1,134 +1,71 @@
-"""Port-forward through the API server: a pod's port as a socket of ours.
+"""Port-forward through the API server: a pod's port as a socket of ours, a Service's as a listening one.
 
-One WebSocket carries one connection (subprotocol v4.channel.k8s.io): channel 0 is the data, channel 1 an error, and
-both begin with the port's number in two bytes, little-endian. The client library's own `portforward` swaps a method of
-the shared ApiClient while it connects, which is not for threads; its `create_websocket` (TLS, proxies) is used as is.
+Each connection has a WebSocket of its own, so that a slow reader holds up nobody else. The client library's `portforward`
+is not used: it swaps a method of the shared ApiClient while it connects, knows no time-out, and its buffers have no end.
 """
 
 from __future__ import annotations
 
 import contextlib
-import selectors
 import socket
-import ssl
+import struct
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from runbook.actions import _kube_kinds as kinds
-from runbook.actions._kube import Cluster, connect, explain
+from runbook.actions._kube import Cluster, MissingError, connect, explain
 from runbook.actions._kube_kinds import Ref
-from runbook.actions._kube_transport import Answer, Bounds
+from runbook.actions._kube_transport import Bounds
+from runbook.actions._kube_tunnel import PROTOCOL, Tunnel
+from runbook.actions._kube_websocket import RefusedError, Upgraded, upgrade
 from runbook.actions._kube_workload import is_ready, pod_selector, pods
 from runbook.contract import Context, PermanentError, TemporaryError
 
-_CHUNK = 64 * 1024
+AT_ONCE = 128
+"""Connections to one Service at the same time; more wait until one of these ends."""
+_FAREWELL = 1.0
+"""Seconds that threads have to end in, once everything that they wait for is closed."""
 
 
-class Tunnel:
-    """An open forward to one port: bytes go between `ours` and the pod until either side ends.
-
-    `failure`: what the kubelet said, once it said something (no process listens on that port, say).
-    """
-
-    def __init__(self, ours: socket.socket, web: Any) -> None:
-        self.failure: str | None = None
-        self._ours = ours
-        self._web = web
-        threading.Thread(target=self._carry, name="port-forward", daemon=True).start()
-
-    def close(self) -> None:
-        """End both sides; whoever reads from the other end of `ours` sees its end."""
-        for side in (self._ours, self._web.sock):
-            if isinstance(side, socket.socket):
-                with contextlib.suppress(OSError):
-                    # Not SSLSocket.shutdown: that one drops the TLS object under the feet of the thread that reads.
-                    socket.socket.shutdown(side, socket.SHUT_RDWR)
-
-    def _carry(self) -> None:
-        from websocket import WebSocketException
-
-        # One thread for both ways: a TLS object is not for two at a time.
-        with contextlib.suppress(OSError, ValueError, WebSocketException):
-            self._pump()
-        self.close()
-        self._ours.close()
-        with contextlib.suppress(OSError, WebSocketException):
-            self._web.shutdown()
-
-    def _pump(self) -> None:
-        begun: set[int] = set()
-        with selectors.DefaultSelector() as ready:
-            ready.register(self._ours, selectors.EVENT_READ)
-            ready.register(self._web.sock, selectors.EVENT_READ)
-            while True:
-                for key, _ in ready.select():
-                    if key.fileobj is self._ours:
-                        chunk = self._ours.recv(_CHUNK)
-                        if not chunk:
-                            return
-                        self._web.send_binary(b"\x00" + chunk)
-                    elif not self._receive(begun):
-                        return
-
-    def _receive(self, begun: set[int]) -> bool:
-        """Take the frames that are there (TLS decrypts more than select shows); False at the connection's end."""
-        from websocket import ABNF
-
-        while True:
-            opcode, frame = self._web.recv_data_frame(True)
-            if opcode == ABNF.OPCODE_CLOSE:
-                return False
-            if opcode in (ABNF.OPCODE_BINARY, ABNF.OPCODE_TEXT) and frame.data:
-                channel, content = frame.data[0], frame.data[1:]
-                if channel not in begun:
-                    begun.add(channel)
-                    content = content[2:]
-                if channel == 1 and content:
-                    self.failure = content.decode("utf-8", "replace").strip()
-                    return False
-                if channel == 0 and content:
-                    self._ours.sendall(content)
-            if not (isinstance(self._web.sock, ssl.SSLSocket) and self._web.sock.pending()):
-                return True
-
-
-def open_tunnel(cluster: Cluster, bounds: Bounds, pod: Ref, port: int, ours: socket.socket) -> Tunnel:
-    """Forward `ours` to a pod's port. TemporaryError, or PermanentError where the right is missing."""
-    from kubernetes.stream.ws_client import create_websocket, get_websocket_url
-    from websocket import WebSocketBadStatusException, WebSocketException
-
-    bounds.checkpoint()
-    transport = cluster.transport
+def open_web(cluster: Cluster, bounds: Bounds, pod: Ref, port: int) -> Upgraded:
+    """The WebSocket of a forward to a pod's port. MissingError where the pod is gone, else as `explain` has it."""
     ref = Ref(kinds.POD, pod.namespace, pod.name, "portforward")
-    url = get_websocket_url(transport.url(ref.path()), [("ports", str(port))])
-    headers = {**transport.authorization(), "sec-websocket-protocol": "v4.channel.k8s.io"}
     try:
-        web = create_websocket(transport.configuration, url, headers)
-    except WebSocketBadStatusException as error:
-        answer = Answer(error.status_code, error.resp_headers or {}, error.resp_body or b"")
-        raise explain(answer, f"create {ref}", cluster.context) from error
-    except (OSError, WebSocketException) as error:
-        raise TemporaryError(f"cannot forward to port {port} of pod {pod.name}: {error}") from error
-    return Tunnel(ours, web)
+        return upgrade(cluster.transport, bounds, f"{ref.path()}?ports={port}", PROTOCOL)
+    except RefusedError as refused:
+        if refused.answer.status < 400:
+            raise PermanentError(
+                f"the API server answered a port-forward by HTTP {refused.answer.status}",
+                hint="is there a proxy in between that does not pass WebSockets on?",
+            ) from refused
+        raise explain(refused.answer, f"create {ref}", cluster.context) from refused
+    except TemporaryError as error:
+        raise TemporaryError(f"cannot forward to port {port} of pod {pod.name}: {error.message}") from error
 
 
 @contextlib.contextmanager
 def open_pod(bounds: Bounds, cluster: Cluster, pod: Ref, port: int) -> Iterator[tuple[socket.socket, Tunnel]]:
     """A connected socket to a pod's port while the block runs; cut at the deadline."""
+    upgraded = open_web(cluster, bounds, pod, port)
     near, far = socket.socketpair()
+    tunnel = Tunnel(far, upgraded)
+
+    def carry() -> None:
+        tunnel.run()
+        tunnel.end()
+
+    thread = threading.Thread(target=carry, name="port-forward", daemon=True)
     with near:
-        try:
-            tunnel = open_tunnel(cluster, bounds, pod, port, far)
-        except BaseException:
-            far.close()
-            raise
         forget = bounds.on_stop(tunnel.close)
+        thread.start()
         try:
             yield near, tunnel
         finally:
             forget()
             tunnel.close()
+            thread.join(_FAREWELL)
 
 
 @contextlib.contextmanager
@@ -138,48 +75,201 @@ def open_service(
     """A Service's port as a listening socket on loopback while the block runs: `(127.0.0.1, port)`.
 
     `host`: the Service's name as its clients in the cluster have it (`db`, `db.shop`, `db.shop.svc.cluster.local`); a
-    bare name is looked for in `namespace`. Each connection goes to a ready pod of the Service. Errors: PermanentError
-    (no such Service or port, no right), TemporaryError (no ready pod, unreachable).
+    bare name is looked for in `namespace`. Each connection goes to a ready pod of the Service, and to another one where
+    that pod is gone or nothing listens in it. A connection that fails is reset, so that nobody takes a part for the
+    whole. Errors: PermanentError (no such Service or port, no right), TemporaryError (no ready pod, unreachable); one
+    that the block raises because of the forward says so.
     """
     cluster = connect(ctx, context)
     service, where = service_name(host, namespace)
     found = cluster.get(ctx, Ref(kinds.SERVICE, where, service))
-    ready = [pod for pod in pods(cluster, ctx, where, pod_selector(found)) if is_ready(pod)]
+    ready = _ready(cluster, ctx, found)
     if not ready:
         raise TemporaryError(f"no pod of Service {service} in namespace {where!r} is ready")
-    target = Ref(kinds.POD, where, str(ready[0]["metadata"]["name"]))
-    number = target_port(found, ready[0], port)
-    listener = socket.create_server(("127.0.0.1", 0))
-    tunnels: list[Tunnel] = []
-    closing = threading.Event()
-
-    def shut() -> None:
-        closing.set()
-        with contextlib.suppress(OSError):
-            listener.shutdown(socket.SHUT_RDWR)
-        for tunnel in tuple(tunnels):  # a copy: the thread above may add one meanwhile
-            tunnel.close()
-
-    def serve() -> None:
-        while not closing.is_set():
-            try:
-                client, _ = listener.accept()
-            except OSError:
-                return
-            try:  # no tunnel: the client sees its connection closed, and says so in its own words
-                tunnels.append(open_tunnel(cluster, ctx, target, number, client))
-            except (TemporaryError, PermanentError) as error:
-                ctx.log(error.message)
-                client.close()
-
-    forget = ctx.on_stop(shut)
-    threading.Thread(target=serve, name="port-forward", daemon=True).start()
+    target_port(found, ready[0], port)  # before anybody connects
+    life = _Life(ctx)
+    forward = _Forward(cluster, life, found, port, ready, ctx.log)
+    forget = ctx.on_stop(life.end)
     try:
-        yield "127.0.0.1", int(listener.getsockname()[1])
+        yield "127.0.0.1", forward.port
+    except TemporaryError as error:
+        problem = forward.problem
+        if isinstance(problem, TemporaryError):
+            raise TemporaryError(f"{error.message} ({problem.message})", error.retry_after) from error
+        if problem is not None:
+            raise problem from error
+        raise
     finally:
         forget()
-        shut()
-        listener.close()
+        life.end()
+        forward.join(_FAREWELL)
+
+
+class _Life:
+    """Bounds that end with the block, or with the call that it stands in."""
+
+    def __init__(self, ctx: Context) -> None:
+        self.remaining = ctx.remaining
+        self._ctx = ctx
+        self._lock = threading.Lock()
+        self._cuts: list[Callable[[], None]] = []
+        self.is_over = False
+
+    def checkpoint(self) -> None:
+        """Raise TemporaryError when it is over."""
+        if self.is_over:
+            raise TemporaryError("the forward is closed")
+        self._ctx.checkpoint()
+
+    def on_stop(self, cut: Callable[[], None]) -> Callable[[], None]:
+        """As `Context.on_stop`."""
+        with self._lock:
+            self._cuts.append(cut)
+            late = self.is_over
+        if late:
+            cut()
+
+        def forget() -> None:
+            with self._lock:
+                if cut in self._cuts:
+                    self._cuts.remove(cut)
+
+        return forget
+
+    def end(self) -> None:
+        """Cut everything, now and later."""
+        with self._lock:
+            self.is_over = True
+            cuts = list(self._cuts)
+        for cut in cuts:
+            cut()
+
+
+class _Forward:
+    """A listening socket whose connections go to pods. `problem`: why the last connection that failed did."""
+
+    def __init__(
+        self, cluster: Cluster, life: _Life, service: Any, port: int, ready: list[Any], log: Callable[[str], None]
+    ) -> None:
+        self.problem: TemporaryError | PermanentError | None = None
+        self._cluster = cluster
+        self._life = life
+        self._service = service
+        self._port = port
+        self._ready = ready
+        self._log = log
+        self._lock = threading.Lock()
+        self._places = threading.BoundedSemaphore(AT_ONCE)
+        self._threads: set[threading.Thread] = set()
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=AT_ONCE)
+        self.port = int(self._listener.getsockname()[1])
+        life.on_stop(self._hang_up)
+        self._accepts = threading.Thread(target=self._accept, name="port-forward", daemon=True)
+        self._accepts.start()
+
+    def join(self, seconds: float) -> None:
+        """Wait for the threads; the life has ended, so they end."""
+        until = time.monotonic() + seconds
+        with self._lock:
+            threads = [self._accepts, *self._threads]
+        for thread in threads:
+            thread.join(max(0.0, until - time.monotonic()))
+        self._listener.close()
+
+    def _hang_up(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(ValueError):  # the one who waits for a place shall see that it is over
+            self._places.release()
+
+    def _accept(self) -> None:
+        while True:
+            self._places.acquire()
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            thread = threading.Thread(target=self._serve, args=(client,), name="port-forward", daemon=True)
+            with self._lock:
+                self._threads.add(thread)
+            thread.start()
+
+    def _serve(self, client: socket.socket) -> None:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with client:
+            try:
+                self._carry(client)
+            except (TemporaryError, PermanentError) as error:
+                if not self._life.is_over:
+                    self.problem = error
+                    self._log(error.message)
+                _reset(client)
+        with self._lock:
+            self._threads.discard(threading.current_thread())
+        with contextlib.suppress(ValueError):
+            self._places.release()
+
+    def _carry(self, client: socket.socket) -> None:
+        """One connection: to the first pod that takes it. The error of the last one where none does."""
+        tried: dict[str, TemporaryError | PermanentError] = {}
+        said, done = b"", False
+        while True:
+            pod, number = self._pod(tried)
+            try:
+                upgraded = open_web(self._cluster, self._life, pod, number)
+            except (MissingError, TemporaryError) as error:
+                self._life.checkpoint()
+                self._pass_over(pod, error, tried)
+                continue
+            tunnel = Tunnel(client, upgraded, said=said, done=done)
+            forget = self._life.on_stop(tunnel.close)
+            tunnel.run()
+            forget()
+            if tunnel.failure is None or self._life.is_over:
+                return
+            failure = TemporaryError(f"port {number} of pod {pod.name}: {tunnel.failure}")
+            unheard = tunnel.unheard
+            if unheard is None:
+                raise failure
+            said, done = unheard, tunnel.done
+            self._pass_over(pod, failure, tried)
+
+    def _pod(self, tried: dict[str, TemporaryError | PermanentError]) -> tuple[Ref, int]:
+        """The next pod, and which of its ports. The last error where all were tried."""
+        with self._lock:
+            ready = self._ready
+        fresh = [pod for pod in ready if pod["metadata"]["name"] not in tried]
+        if tried and not fresh:
+            raise list(tried.values())[-1]
+        if not fresh:
+            raise TemporaryError(f"no pod of Service {self._service['metadata']['name']} is ready any more")
+        metadata = fresh[0]["metadata"]
+        ref = Ref(kinds.POD, str(metadata.get("namespace") or ""), str(metadata["name"]))
+        return ref, target_port(self._service, fresh[0], self._port)
+
+    def _pass_over(
+        self,
+        pod: Ref,
+        error: TemporaryError | PermanentError,
+        tried: dict[str, TemporaryError | PermanentError],
+    ) -> None:
+        """Which pods there are may have changed; the one that failed comes last for the connections after this one."""
+        tried[pod.name] = error
+        self._log(f"{error.message}; trying another pod")
+        ready = _ready(self._cluster, self._life, self._service)
+        with self._lock:
+            self._ready = sorted(ready, key=lambda found: found["metadata"]["name"] == pod.name)
+
+
+def _ready(cluster: Cluster, bounds: Bounds, service: Any) -> list[Any]:
+    namespace = str(service["metadata"].get("namespace") or "")
+    return [pod for pod in pods(cluster, bounds, namespace, pod_selector(service)) if is_ready(pod)]
+
+
+def _reset(client: socket.socket) -> None:
+    """Close so that the other end sees an error, not an end."""
+    with contextlib.suppress(OSError):
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def service_name(host: str, namespace: str) -> tuple[str, str]:

@@ -1,0 +1,696 @@
+"""Port-forward on a real control plane (kwok leads to servers here), through a relay that cuts; SIMULATED servers."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import json
+import os
+import random
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from websocket import ABNF
+
+from runbook.actions import _kube_forward as forward
+from runbook.actions import _kube_kinds as kinds
+from runbook.actions import _kube_tunnel as tunnels
+from runbook.actions import _kube_websocket as frames
+from runbook.actions._kube import ForbiddenError, MissingError, connect
+from runbook.actions._kube_kinds import Ref
+from runbook.contract import PermanentError, TemporaryError
+from tests import http_server
+from tests.context import LocalContext
+from tests.kube import Caller
+from tests.testbed.plane import Plane
+
+PORT = 8001
+"""The pods' port; `Plane.local(PORT)` is ours."""
+Handler = Callable[[socket.socket], None]
+
+
+@pytest.fixture
+def caller(control_plane: Plane, tmp_path: Path) -> Caller:
+    return Caller(control_plane, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def space(control_plane: Plane) -> str:
+    """A namespace with a Service `web` (8001) and two pods behind it, `one` and `two`."""
+    name = control_plane.namespace()
+    control_plane.kubectl("-n", name, "create", "service", "clusterip", "web", f"--tcp={PORT}:{PORT}")
+    for pod in ("one", "two"):
+        start_pod(control_plane, name, pod)
+    return name
+
+
+def start_pod(plane: Plane, namespace: str, name: str) -> None:
+    plane.kubectl("-n", namespace, "run", name, "--image=r/web:1", "--labels=app=web")
+    plane.kubectl("-n", namespace, "wait", "--for=condition=Ready", f"pod/{name}", "--timeout=60s")
+
+
+@contextlib.contextmanager
+def program(port: int, handle: Handler) -> Iterator[list[socket.socket]]:
+    """What listens in the pods: a thread for each connection."""
+    taken: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", port), backlog=128) as listener:
+
+        def serve(connection: socket.socket) -> None:
+            with contextlib.suppress(OSError), connection:
+                handle(connection)
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    taken.append(connection)
+                    threading.Thread(target=serve, args=(connection,), daemon=True).start()
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        try:
+            yield taken
+        finally:
+            with contextlib.suppress(OSError):
+                listener.shutdown(socket.SHUT_RDWR)
+            for connection in taken:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def echo(connection: socket.socket) -> None:
+    while content := connection.recv(65536):
+        connection.sendall(content)
+
+
+def exactly(connection: socket.socket, size: int) -> bytes:
+    content = bytearray()
+    while len(content) < size:
+        part = connection.recv(min(65536, size - len(content)))
+        if not part:
+            raise AssertionError(f"ended after {len(content)} of {size} bytes")
+        content += part
+    return bytes(content)
+
+
+def dialled(at: tuple[str, int]) -> socket.socket:
+    return socket.create_connection(at, timeout=60)
+
+
+def left() -> list[str]:
+    """Threads of forwards that still run."""
+    return [thread.name for thread in threading.enumerate() if thread.name == "port-forward"]
+
+
+def sockets() -> int:
+    found = 0
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found += os.readlink(f"/proc/self/fd/{name}").startswith("socket:")
+    return found
+
+
+class Relay:
+    """Passes bytes on to the API server; `cut` resets all that is open; while `mute`, nothing is passed on."""
+
+    def __init__(self, port: int) -> None:
+        self._to = port
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self.port = self._listener.getsockname()[1]
+        self.mute = False
+        self.open: list[socket.socket] = []
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
+
+    def cut(self) -> None:
+        for side in self.open:
+            with contextlib.suppress(OSError):
+                side.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                side.shutdown(socket.SHUT_RDWR)
+        self.open.clear()
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.cut()
+        self._thread.join()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                self.open.append(near)
+                if self.mute:
+                    continue
+                far = socket.create_connection(("127.0.0.1", self._to))
+                self.open.append(far)
+                for a, b in ((near, far), (far, near)):
+                    threading.Thread(target=self._pass, args=(a, b), daemon=True).start()
+
+    @staticmethod
+    def _pass(a: socket.socket, b: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while content := a.recv(65536):
+                b.sendall(content)
+        for side in (a, b):
+            with contextlib.suppress(OSError):
+                side.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def relay(control_plane: Plane, caller: Caller) -> Iterator[Relay]:
+    """The API server behind a relay, for this test's caller."""
+    made = Relay(control_plane.port)
+    config = caller.folder / "relayed"
+    config.write_text(control_plane.kubeconfig.read_text().replace(f":{control_plane.port}", f":{made.port}"))
+    caller.environ["KUBECONFIG"] = str(config)
+    yield made
+    made.close()
+
+
+# -- many, idle, half-closed
+
+
+def test_fifty_connections_at_once_through_one_forward(control_plane: Plane, caller: Caller, space: str) -> None:
+    together = threading.Barrier(50, timeout=60)
+    faults: list[BaseException] = []
+
+    def handle(connection: socket.socket) -> None:
+        together.wait()  # all of them are open before the first one gets a word
+        echo(connection)
+
+    def use(number: int) -> None:
+        content = random.Random(number).randbytes(200_000)
+        try:
+            with dialled(at) as mine:
+                sender = threading.Thread(target=mine.sendall, args=(content,), daemon=True)
+                sender.start()
+                assert exactly(mine, len(content)) == content
+                sender.join()
+        except BaseException as error:
+            faults.append(error)
+
+    before = sockets()
+    with program(control_plane.local(PORT), handle) as taken, caller.context(seconds=120) as ctx:
+        with forward.open_service(ctx, f"web.{space}", PORT) as at:
+            users = [threading.Thread(target=use, args=(number,), daemon=True) for number in range(50)]
+            for user in users:
+                user.start()
+            for user in users:
+                user.join(100)
+        assert not faults
+        assert len(taken) == 50
+    control_plane.until(lambda: not left())
+    del taken
+    control_plane.until(lambda: sockets() <= before)
+
+
+def test_an_idle_connection_is_kept_awake(
+    control_plane: Plane, caller: Caller, space: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pings: list[int] = []
+    encode = frames.encode
+
+    def counted(opcode: int, content: bytes) -> bytes:
+        pings.extend([1] if opcode == frames.PING else [])
+        return encode(opcode, content)
+
+    monkeypatch.setattr(frames, "encode", counted)
+    monkeypatch.setattr(tunnels, "PING", 0.05)
+    with program(control_plane.local(PORT), echo), caller.context() as ctx:
+        with forward.open_service(ctx, f"web.{space}", PORT) as at, dialled(at) as mine:
+            mine.sendall(b"before")
+            assert exactly(mine, 6) == b"before"
+            control_plane.until(lambda: len(pings) >= 5)
+            mine.sendall(b"after")
+            assert exactly(mine, 5) == b"after"
+
+
+def test_our_side_is_done_and_the_answer_still_comes(
+    control_plane: Plane, caller: Caller, space: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tunnels, "SILENCE", 0.5)
+    answer = random.Random(1).randbytes(1_000_000)
+
+    def handle(connection: socket.socket) -> None:
+        assert exactly(connection, 8) == b"question"
+        connection.sendall(answer)
+        connection.recv(1)  # this protocol cannot tell it that our side is done; it ends with the connection
+
+    with program(control_plane.local(PORT), handle), caller.context() as ctx:
+        with forward.open_service(ctx, f"web.{space}", PORT) as at, dialled(at) as mine:
+            mine.sendall(b"question")
+            mine.shutdown(socket.SHUT_WR)
+            assert exactly(mine, len(answer)) == answer
+            assert mine.recv(1) == b""  # and then it ends by itself: not before the pod was silent for a while
+            control_plane.until(lambda: len(left()) == 1)
+
+
+def test_a_slow_reader_costs_no_memory(control_plane: Plane, caller: Caller, space: str) -> None:
+    sent = [0]
+
+    def flood(connection: socket.socket) -> None:
+        content = b"x" * 65536
+        while sent[0] < 1 << 30:
+            connection.sendall(content)
+            sent[0] += len(content)
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    with program(control_plane.local(PORT), flood), caller.context() as ctx:
+        cluster = connect(ctx, "current")
+        with forward.open_pod(ctx, cluster, Ref(kinds.POD, space, "one"), PORT) as (near, tunnel):
+            near.settimeout(30)
+            before = resident()
+            assert exactly(near, 10) == b"x" * 10
+            last = -1
+            while last != sent[0]:  # until the flood stands still: everybody's buffers are full
+                last = sent[0]
+                time.sleep(0.5)
+            assert 0 < sent[0] < 1 << 28
+            assert tunnel.held <= 2 * tunnels.ROOM
+            assert resident() - before < 16 << 20
+            assert exactly(near, 5_000_000) == b"x" * 5_000_000  # and goes on where it stood
+
+
+# -- laws
+
+
+@st.composite
+def talks(draw: st.DrawFn) -> dict[str, Any]:
+    sizes = st.lists(st.one_of(st.integers(1, 40), st.integers(1, 150_000)), max_size=6)
+    return {"seed": draw(st.integers(0, 2**32)), "up": draw(sizes), "down": draw(sizes)}
+
+
+def chunks(talk: dict[str, Any], way: str) -> list[bytes]:
+    source = random.Random(f"{talk['seed']} {way}")
+    return [source.randbytes(size) for size in talk[way]]
+
+
+def test_what_goes_in_comes_out_whole_and_in_order(control_plane: Plane, caller: Caller, space: str) -> None:
+    heard: dict[int, bytes] = {}
+
+    def say(connection: socket.socket, parts: list[bytes]) -> None:
+        for part in parts:
+            connection.sendall(part)
+
+    def handle(connection: socket.socket) -> None:
+        (size,) = struct.unpack("!I", exactly(connection, 4))
+        talk = json.loads(exactly(connection, size))
+        speaker = threading.Thread(target=say, args=(connection, chunks(talk, "down")), daemon=True)
+        speaker.start()
+        heard[talk["number"]] = exactly(connection, sum(talk["up"]))
+        speaker.join()
+        connection.sendall(b"!")
+        connection.recv(1)
+
+    with program(control_plane.local(PORT), handle), caller.context(seconds=250) as ctx:
+        with forward.open_service(ctx, f"web.{space}", PORT) as at:
+
+            @given(talks())
+            @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+            def law(talk: dict[str, Any]) -> None:
+                number = len(heard)
+                head = json.dumps(talk | {"number": number}).encode()
+                with dialled(at) as mine:
+                    speaker = threading.Thread(
+                        target=say, args=(mine, [struct.pack("!I", len(head)) + head, *chunks(talk, "up")]), daemon=True
+                    )
+                    speaker.start()
+                    down = b"".join(chunks(talk, "down"))
+                    assert exactly(mine, len(down) + 1) == down + b"!"
+                    speaker.join()
+                assert heard[number] == b"".join(chunks(talk, "up"))
+
+            law()
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0, 1, 7]), st.lists(st.binary(max_size=300), min_size=1, max_size=4)), max_size=6
+    ),
+    st.lists(st.integers(1, 64), min_size=1, max_size=30),
+    st.booleans(),
+)
+def test_frames_come_out_however_they_are_cut(
+    messages: list[tuple[int, list[bytes]]], cuts: list[int], pinged: bool
+) -> None:
+    """Written by another implementation (websocket-client's), in parts, with control frames in between."""
+    wire = b""
+    for channel, parts in messages:
+        whole = [bytes([channel]) + parts[0], *parts[1:]]
+        for number, part in enumerate(whole):
+            last = number == len(whole) - 1
+            opcode = ABNF.OPCODE_BINARY if number == 0 else ABNF.OPCODE_CONT
+            wire += ABNF(int(last), 0, 0, 0, opcode, 0, part).format()
+            if pinged:
+                wire += ABNF(1, 0, 0, 0, ABNF.OPCODE_PING, 0, b"still there?").format()
+    reader = frames.Incoming()
+    found: dict[int, bytes] = {}
+    pings, at, turn = 0, 0, 0
+    while at < len(wire):
+        size = cuts[turn % len(cuts)]
+        for piece in reader.feed(wire[at : at + size]):
+            if piece.opcode == frames.PING:
+                assert piece.content == b"still there?"
+                pings += 1
+            else:
+                found[piece.channel] = found.get(piece.channel, b"") + piece.content
+        at, turn = at + size, turn + 1
+    wanted: dict[int, bytes] = {}
+    for channel, parts in messages:
+        wanted[channel] = wanted.get(channel, b"") + b"".join(parts)
+    assert found == {channel: content for channel, content in wanted.items() if content}
+    assert pings == (sum(len(parts) for _, parts in messages) if pinged else 0)
+
+
+# -- pods that go, and connections that break
+
+
+def test_a_pod_that_is_gone_is_passed_over(control_plane: Plane, caller: Caller) -> None:
+    space = control_plane.namespace()
+    control_plane.kubectl("-n", space, "create", "service", "clusterip", "web", f"--tcp={PORT}:{PORT}")
+    for pod in ("one", "two"):
+        start_pod(control_plane, space, pod)
+    with program(control_plane.local(PORT), echo), caller.context() as ctx:
+        with forward.open_service(ctx, f"web.{space}", PORT) as at:
+            control_plane.kubectl("-n", space, "delete", "pod", "one", "--force", "--grace-period=0")
+            control_plane.until(
+                lambda: [pod["metadata"]["name"] for pod in control_plane.read(space, "pods")["items"]] == ["two"]
+            )
+            for _ in range(2):
+                with dialled(at) as mine:
+                    mine.sendall(b"hello")
+                    assert exactly(mine, 5) == b"hello"
+            (line,) = ctx.lines  # the second connection knows
+            assert 'pods "one" not found' in line
+            assert line.endswith("trying another pod")
+            control_plane.kubectl("-n", space, "delete", "pod", "two", "--force", "--grace-period=0")
+            control_plane.until(lambda: not control_plane.read(space, "pods")["items"])
+            with dialled(at) as mine, pytest.raises(ConnectionResetError):
+                mine.recv(1)
+            assert ctx.lines[-1].startswith("cannot create pods/portforward 'two'")
+        with pytest.raises(MissingError, match='pods "two" not found'):
+            with forward.open_pod(ctx, connect(ctx, "current"), Ref(kinds.POD, space, "two"), PORT):
+                pass
+
+
+def test_nothing_listens_in_the_pod_and_another_one_is_told_the_same(
+    control_plane: Plane, caller: Caller, space: str
+) -> None:
+    with contextlib.ExitStack() as stack, caller.context() as ctx:
+        log = ctx.log
+
+        def start(text: str) -> None:
+            log(text)
+            stack.enter_context(program(control_plane.local(PORT), echo))
+
+        ctx.log = start  # type: ignore[method-assign]
+        with forward.open_service(ctx, f"web.{space}", PORT) as at, dialled(at) as mine:
+            mine.sendall(b"said to the first")
+            assert exactly(mine, 17) == b"said to the first"
+        (line,) = ctx.lines
+        assert line.startswith(f"port {PORT} of pod one: ")
+        assert line.endswith("connection refused; trying another pod")
+
+
+def test_nothing_listens_in_any_pod(control_plane: Plane, caller: Caller, space: str) -> None:
+    def use(ctx: LocalContext) -> None:
+        with forward.open_service(ctx, f"web.{space}", PORT) as at, dialled(at) as mine:
+            mine.sendall(b"hello")
+            with pytest.raises(ConnectionResetError):
+                mine.recv(1)
+            control_plane.until(lambda: len(ctx.lines) == 3)
+            raise TemporaryError("the client's own words")
+
+    with caller.context() as ctx, pytest.raises(TemporaryError) as caught:
+        use(ctx)
+    assert caught.value.message.startswith(
+        f"the client's own words (port {PORT} of pod two: error forwarding port {PORT}"
+    )
+    assert caught.value.message.endswith("connection refused)")
+    with (
+        caller.context() as ctx,
+        forward.open_pod(ctx, connect(ctx, "current"), Ref(kinds.POD, space, "one"), PORT) as (
+            near,
+            tunnel,
+        ),
+    ):
+        near.settimeout(30)
+        assert near.recv(1) == b""
+        assert tunnel.failure is not None
+        assert "connection refused" in tunnel.failure
+    with (
+        caller.context() as ctx,
+        forward.open_pod(ctx, connect(ctx, "current"), Ref(kinds.POD, space, "one"), 4711) as (
+            near,
+            tunnel,
+        ),
+    ):
+        near.settimeout(30)
+        assert near.recv(1) == b""
+        assert tunnel.failure is not None
+        assert "no forward found for port 4711" in tunnel.failure  # kwok's words
+
+
+def test_a_connection_that_breaks_in_the_middle_is_an_error_and_the_next_one_works(
+    control_plane: Plane, caller: Caller, space: str, relay: Relay
+) -> None:
+    def use(ctx: LocalContext) -> None:
+        with forward.open_service(ctx, f"web.{space}", PORT) as at:
+            with dialled(at) as mine:
+                mine.sendall(b"hello")
+                assert exactly(mine, 5) == b"hello"
+                relay.cut()
+                with pytest.raises(ConnectionResetError):  # not an end: what came is not the whole
+                    mine.recv(1)
+            with dialled(at) as mine:
+                mine.sendall(b"again")
+                assert exactly(mine, 5) == b"again"
+            raise TemporaryError("broken off")
+
+    lost = r"^broken off \(port 8001 of pod one: the connection to the API server"
+    with program(control_plane.local(PORT), echo), caller.context() as ctx:
+        with pytest.raises(TemporaryError, match=lost):
+            use(ctx)
+        with forward.open_pod(ctx, connect(ctx, "current"), Ref(kinds.POD, space, "one"), PORT) as (near, tunnel):
+            near.settimeout(30)
+            near.sendall(b"hello")
+            assert exactly(near, 5) == b"hello"
+            relay.cut()
+            assert near.recv(1) == b""
+            assert tunnel.failure is not None
+            assert tunnel.failure.startswith("the connection to the API server was lost")
+
+
+# -- the end
+
+
+@pytest.mark.timed
+def test_a_stop_cuts_everything_within_a_second(control_plane: Plane, caller: Caller, space: str, relay: Relay) -> None:
+    before = sockets()
+
+    def mute(connection: socket.socket) -> None:
+        connection.recv(1)
+
+    with program(control_plane.local(PORT), mute) as taken, caller.context() as ctx:
+        with forward.open_service(ctx, f"web.{space}", PORT) as at:
+            held = [dialled(at) for _ in range(20)]
+            control_plane.until(lambda: len(taken) == 20)
+            relay.mute = True
+            held += [dialled(at) for _ in range(5)]  # these are in mid-handshake for ever
+            control_plane.until(lambda: len(relay.open) >= 2 * 20 + 5)
+            began = time.monotonic()
+            ctx.stop()
+            for mine in held:
+                with contextlib.suppress(ConnectionResetError):
+                    assert mine.recv(1) == b""
+            control_plane.until(lambda: not left())
+            assert time.monotonic() - began < 1
+        for mine in held:
+            mine.close()
+    relay.close()
+    control_plane.until(lambda: sockets() <= before)
+
+
+def test_nothing_is_left_when_the_block_ends(control_plane: Plane, caller: Caller, space: str) -> None:
+    before = sockets()
+    with program(control_plane.local(PORT), echo), caller.context() as ctx:
+        with forward.open_service(ctx, f"web.{space}", PORT) as at:
+            held = [dialled(at) for _ in range(10)]
+            for mine in held:
+                mine.sendall(b"hello")
+                assert exactly(mine, 5) == b"hello"
+        assert not left()
+        for mine in held:
+            with contextlib.suppress(ConnectionResetError):
+                assert mine.recv(1) == b""
+            mine.close()
+        with pytest.raises(OSError):
+            dialled(at)
+    control_plane.until(lambda: sockets() <= before)
+
+
+def test_the_right_that_is_missing_is_said_to_who_connects(control_plane: Plane, space: str, tmp_path: Path) -> None:
+    control_plane.allow(space, "get,list=services,pods")
+
+    def use(ctx: LocalContext) -> None:
+        with forward.open_service(ctx, f"web.{space}", PORT) as at, dialled(at) as mine:
+            with pytest.raises(ConnectionResetError):
+                mine.recv(1)
+            raise TemporaryError("the client's own words")
+
+    refused = r"^no right to create pods/portforward 'one' in namespace"
+    with Caller(control_plane, tmp_path, user="nobody").context() as ctx, pytest.raises(ForbiddenError, match=refused):
+        use(ctx)
+
+
+# -- SIMULATED: API servers that misbehave
+
+
+def kubeconfig(folder: Path, port: int) -> LocalContext:
+    """A context whose API server is a SIMULATED one, plain HTTP on loopback."""
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "fake", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
+        "users": [{"name": "fake", "user": {"token": "t"}}],
+        "contexts": [{"name": "fake", "context": {"cluster": "fake", "user": "fake"}}],
+        "current-context": "fake",
+    }
+    (folder / "fake").write_text(json.dumps(config))
+    return LocalContext(folder, environ={"KUBECONFIG": str(folder / "fake"), "HOME": str(folder)})
+
+
+POD = Ref(kinds.POD, "shop", "web-0")
+PATH = "/api/v1/namespaces/shop/pods/web-0/portforward"
+
+
+def accepted(asked: http_server.Asked, protocol: str = tunnels.PROTOCOL) -> bytes:
+    key = asked.headers["sec-websocket-key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+    accept = base64.b64encode(hashlib.sha1(key.encode()).digest()).decode()
+    return (
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Protocol: {protocol}\r\n\r\n"
+    ).encode()
+
+
+def frame(channel: int, content: bytes) -> bytes:
+    return bytes(ABNF(1, 0, 0, 0, ABNF.OPCODE_BINARY, 0, bytes([channel]) + content).format())
+
+
+BEGUN = frame(0, b"\x41\x1f") + frame(1, b"\x41\x1f")
+CLOSED = bytes(ABNF(1, 0, 0, 0, ABNF.OPCODE_CLOSE, 0, struct.pack("!H", 1000)).format())
+
+
+def closes(connection: socket.socket, asked: http_server.Asked) -> None:
+    """No answer at all."""
+
+
+def another_key(connection: socket.socket, asked: http_server.Asked) -> None:
+    asked.headers["sec-websocket-key"] = "bm90IHRoZSBvbmUgb2ZmZXJlZA=="
+    connection.sendall(accepted(asked))
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "says"),
+    [
+        (closes, TemporaryError, "dropped the upgrade to a WebSocket: it closed the connection"),
+        (http_server.reset, TemporaryError, "dropped the upgrade to a WebSocket: connection reset by peer"),
+        (http_server.cut_short, PermanentError, "answered a port-forward by HTTP 200"),
+        (http_server.reply(400, {"message": "Upgrade request required"}), PermanentError, "Upgrade request required"),
+        (http_server.reply(503, "overloaded", Retry_After="7"), TemporaryError, "overloaded .HTTP 503."),
+        (
+            http_server.reply(403, {"message": "not yours"}),
+            ForbiddenError,
+            "no right to create pods/portforward 'web-0'",
+        ),
+        (another_key, PermanentError, "is no WebSocket's"),
+        (lambda c, a: c.sendall(accepted(a, "v9.channel.k8s.io")), PermanentError, "speaks v9.channel.k8s.io, not v4"),
+        (lambda c, a: c.sendall(b"SSH-2.0-OpenSSH_9\r\n\r\n"), PermanentError, "is no HTTP"),
+    ],
+    ids=["closes", "resets", "200", "400", "503", "403", "key", "protocol", "ssh"],
+)
+def test_an_upgrade_that_is_dropped_says_why(
+    answer: Any, kind: type[TemporaryError | PermanentError], says: str, tmp_path: Path
+) -> None:
+    with http_server.serving() as server, kubeconfig(tmp_path, server.port) as ctx:
+        server.answers[PATH] = answer
+        with pytest.raises(kind, match=says) as caught:
+            with forward.open_pod(ctx, connect(ctx, "current"), POD, PORT):
+                pass
+        (asked,) = server.asked
+        assert asked.path == f"{PATH}?ports={PORT}"
+        assert asked.headers["authorization"] == "Bearer t"
+        if "503" in says:
+            assert isinstance(caught.value, TemporaryError)
+            assert caught.value.retry_after == 7
+    assert not left()
+
+
+@pytest.mark.timed
+def test_an_upgrade_that_hangs_is_cut(tmp_path: Path) -> None:
+    with http_server.serving() as server, kubeconfig(tmp_path, server.port) as ctx:
+        server.answers[PATH] = http_server.drip_head
+        threading.Timer(0.5, ctx.stop).start()
+        began = time.monotonic()
+        with pytest.raises(TemporaryError):
+            with forward.open_pod(ctx, connect(ctx, "current"), POD, PORT):
+                pass
+        assert time.monotonic() - began < 1.5
+
+
+@pytest.mark.parametrize("parts", [1, 7, 100_000])
+def test_the_pod_ends_and_its_last_words_arrive(parts: int, tmp_path: Path) -> None:
+    """The pod's program closes; containerd then ends the forward, which kwok does not."""
+    words = random.Random(parts).randbytes(300_000)
+
+    def serve(connection: socket.socket, asked: http_server.Asked) -> None:
+        wire = accepted(asked) + BEGUN + frame(0, words) + CLOSED
+        for at in range(0, len(wire), len(wire) // min(parts, 40) + 1):
+            connection.sendall(wire[at : at + len(wire) // min(parts, 40) + 1])
+        with contextlib.suppress(OSError):
+            connection.recv(65536)
+
+    with http_server.serving() as server, kubeconfig(tmp_path, server.port) as ctx:
+        server.answers[PATH] = serve
+        with forward.open_pod(ctx, connect(ctx, "current"), POD, PORT) as (near, tunnel):
+            near.settimeout(30)
+            assert exactly(near, len(words)) == words
+            assert near.recv(1) == b""
+            assert tunnel.failure is None
+
+
+@pytest.mark.parametrize(
+    ("wire", "says"),
+    [
+        (BEGUN + frame(0, b"half of i"), "the connection to the API server was lost: it closed the connection"),
+        (
+            BEGUN + frame(1, b"error forwarding port 8001:\n exit status 1") + CLOSED,
+            "error forwarding port 8001: exit status 1",
+        ),
+        (BEGUN + frame(1, b"error forwarding: broken pipe"), "error forwarding: broken pipe"),
+        (BEGUN + b"\xff\xff\xff\xff", "the API server does not speak WebSocket: not a frame of a server"),
+    ],
+    ids=["cut", "error", "error-and-cut", "garbage"],
+)
+def test_a_forward_that_fails_says_why(wire: bytes, says: str, tmp_path: Path) -> None:
+    with http_server.serving() as server, kubeconfig(tmp_path, server.port) as ctx:
+        server.answers[PATH] = lambda connection, asked: connection.sendall(accepted(asked) + wire)
+        with forward.open_pod(ctx, connect(ctx, "current"), POD, PORT) as (near, tunnel):
+            near.settimeout(30)
+            while near.recv(100):
+                pass
+            assert tunnel.failure == says
