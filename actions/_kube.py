@@ -10,17 +10,36 @@ import base64
 import json
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 from runbook.actions import _kube_kinds as kinds
 from runbook.actions._kube_config import SCRATCH, access, context_name
+from runbook.actions._kube_discovery import Discovery
+from runbook.actions._kube_errors import ConflictError, ExpiredError, ForbiddenError, MissingError, explain
 from runbook.actions._kube_kinds import Kind, Ref
 from runbook.actions._kube_login import Login
 from runbook.actions._kube_transport import Answer, Bounds, Transport, Within
-from runbook.contract import Context, PermanentError, Sensitive, TemporaryError, shorten
+from runbook.contract import Context, PermanentError, Sensitive, TemporaryError
+
+__all__ = [
+    "CONTENT_TYPES",
+    "MANAGER",
+    "PAGE",
+    "Cluster",
+    "ConflictError",
+    "ExpiredError",
+    "ForbiddenError",
+    "MissingError",
+    "connect",
+    "explain",
+    "open_cluster",
+    "presentable",
+    "read_secret",
+    "sensitive",
+]
 
 MANAGER = "runbook"
 CONTENT_TYPES = {
@@ -28,19 +47,8 @@ CONTENT_TYPES = {
     "merge": "application/merge-patch+json",
     "json": "application/json-patch+json",
 }
-_PAGE = 500
-
-
-class ForbiddenError(PermanentError):
-    """401 or 403: it is known which verb on which resource."""
-
-
-class MissingError(PermanentError):
-    """404."""
-
-
-class ConflictError(TemporaryError):
-    """409: somebody else was quicker; read again."""
+PAGE = 250
+"""Objects of a list that are asked for, and held, at once."""
 
 
 class Cluster:
@@ -50,7 +58,7 @@ class Cluster:
         self.transport = transport
         self.context = context
         self._lock = threading.Lock()
-        self._kinds: list[Kind] | None = None
+        self._discovery = Discovery(self._document, context)
         self._rights: dict[tuple[str, Ref], bool] = {}
 
     def close(self) -> None:
@@ -65,28 +73,49 @@ class Cluster:
 
     def get(self, bounds: Bounds, ref: Ref) -> dict[str, Any]:
         """The object. MissingError, ForbiddenError, or what else the server says."""
-        return self._ask(bounds, "get", "GET", ref).json()
+        try:
+            return self._ask(bounds, "get", "GET", ref).json()
+        except MissingError as error:
+            if not ref.kind.namespaced or self._has_namespace(bounds, ref.namespace):
+                raise
+            raise MissingError(
+                f"cannot get {ref}: there is no namespace {ref.namespace!r} (context {self.context!r})"
+            ) from error
 
     def find(self, bounds: Bounds, ref: Ref) -> dict[str, Any] | None:
         """The object, or None where there is none of that name."""
         try:
-            return self.get(bounds, ref)
+            return self._ask(bounds, "get", "GET", ref).json()
         except MissingError:
             return None
 
     def select(self, bounds: Bounds, ref: Ref, selector: str = "", fields: str = "") -> list[dict[str, Any]]:
-        """All objects that a label selector and a field selector match, page by page (`ref` without a name)."""
-        found: list[dict[str, Any]] = []
+        """All objects that a label selector and a field selector match (`ref` without a name)."""
+        return list(self.each(bounds, ref, selector, fields))
+
+    def each(self, bounds: Bounds, ref: Ref, selector: str = "", fields: str = "") -> Iterator[dict[str, Any]]:
+        """The same, one at a time: no more than a page of them is held, for callers that need a little of each."""
         kind = ref.kind
-        query = {"limit": str(_PAGE), "labelSelector": selector, "fieldSelector": fields, "continue": ""}
+        # Items of a list carry neither kind nor apiVersion.
+        head = {"kind": kind.kind, "apiVersion": f"{kind.group}/{kind.version}".lstrip("/")}
+        query = {"limit": str(PAGE), "labelSelector": selector, "fieldSelector": fields, "continue": ""}
         while True:
-            page = self._ask(bounds, "list", "GET", ref, query=query).json()
-            # Items of a list carry neither kind nor apiVersion.
-            api_version = f"{kind.group}/{kind.version}".lstrip("/")
-            found += [{"kind": kind.kind, "apiVersion": api_version} | item for item in page.get("items") or ()]
+            try:
+                page = self._ask(bounds, "list", "GET", ref, query=query).json()
+            except ExpiredError as error:
+                # A list of many pages was slower than the server forgets: it offers to go on with what is there now.
+                if not query["continue"] or not error.following:
+                    raise
+                query["continue"] = error.following
+                continue
+            items = page.get("items") or []
             query["continue"] = (page.get("metadata") or {}).get("continue") or ""
+            del page
+            for number, item in enumerate(items):
+                items[number] = None  # whoever does not keep it lets it go
+                yield head | item
             if not query["continue"]:
-                return found
+                return
 
     def patch(self, bounds: Bounds, ref: Ref, body: Any, patch_type: str, *, dry_run: bool = False) -> dict[str, Any]:
         """Send a patch (`strategic`, `merge`, `json`); the object as it is then, or would be."""
@@ -162,43 +191,23 @@ class Cluster:
 
     def kind(self, bounds: Bounds, word: str) -> Kind:
         """The kind that a playbook means: any the API serves, by kind, plural, singular, short or full name."""
-        found = kinds.known(word)
-        if found is not None:
-            return found
-        with self._lock:
-            if self._kinds is None:
-                self._kinds = self._discover(bounds)
-            served = self._kinds
-        wanted = word.lower()
-        fitting: dict[str, Kind] = {}
-        for kind in served:
-            if kind.answers_to(wanted):
-                fitting.setdefault(kind.group, kind)  # the preferred version comes first
-        if not fitting:
-            raise PermanentError(f"the API of context {self.context} serves no kind {word!r}{_meant(wanted, served)}")
-        own = [kind for kind in fitting.values() if not kinds.custom(kind)]
-        if len(own) != 1 and len(fitting) > 1:
-            names = ", ".join(sorted(f"{kind.plural}.{kind.group}" for kind in fitting.values()))
-            raise PermanentError(f"{word!r} may be any of {names}", hint="write the one that is meant in full")
-        return own[0] if own else next(iter(fitting.values()))
-
-    def _discover(self, bounds: Bounds) -> list[Kind]:
-        found: list[Kind] = []
-        for start in ("/api", "/apis"):
-            document = self._document(bounds, start, kinds.AGGREGATED)
-            if document.get("kind") == "APIGroupDiscoveryList":
-                found += kinds.from_aggregated(document)
-                continue
-            groups = [group["preferredVersion"]["groupVersion"] for group in document.get("groups", ())]
-            for path in groups or document.get("versions", ()):
-                found += kinds.from_resource_list(self._document(bounds, f"{start}/{path}", "application/json"))
-        return found
+        return self._discovery.kind(bounds, word)
 
     def _document(self, bounds: Bounds, path: str, accept: str) -> dict[str, Any]:
         answer = self.transport.request(bounds, "GET", path, headers={"Accept": accept})
         if answer.status != 200:
             raise explain(answer, f"read {path}", self.context)
-        return answer.json()
+        return self._whole(answer).json()
+
+    def _has_namespace(self, bounds: Bounds, name: str) -> bool:
+        """Also where we may not look: only what is known to be wrong is said."""
+        try:
+            self._ask(bounds, "get", "GET", Ref(kinds.NAMESPACE, name=name))
+        except MissingError:
+            return False
+        except (PermanentError, TemporaryError):
+            return True
+        return True
 
     # -- one request
 
@@ -225,31 +234,16 @@ class Cluster:
         )
         if not 200 <= answer.status < 300:
             raise explain(answer, f"{verb} {ref}", self.context)
+        return answer if limit is not None else self._whole(answer)
+
+    def _whole(self, answer: Answer) -> Answer:
+        """A success that is no JSON object is none: a proxy's page, or half an answer whose length nobody said."""
+        if not answer.json():
+            raise TemporaryError(
+                f"the answer of the Kubernetes API at {self.transport.host} is no whole JSON object"
+                f" ({len(answer.body)} bytes)"
+            )
         return answer
-
-
-def explain(answer: Answer, what: str, context: str) -> Exception:
-    """The contract's error for a status that is no success. `what`: verb, resource, name and namespace."""
-    said = answer.json()
-    raw = shorten(answer.body.decode("utf-8", "replace").strip(), 500)
-    message = str(said.get("message") or raw or f"HTTP {answer.status}")
-    status = answer.status
-    if status == 401:
-        return ForbiddenError(
-            f"cannot {what}: context {context!r} is not logged in (401)", hint="renew the credentials"
-        )
-    if status == 403:
-        return ForbiddenError(
-            f"no right to {what}: {message}", hint="bind a Role with that verb and resource to this user"
-        )
-    if status == 404:
-        return MissingError(f"cannot {what}: {message} (context {context!r})")
-    if status == 409:
-        return ConflictError(f"cannot {what}: {message}")
-    if status in (408, 429) or status >= 500:
-        asked = answer.retry_after or (said.get("details") or {}).get("retryAfterSeconds")
-        return TemporaryError(f"cannot {what}: {message} (HTTP {status})", retry_after=asked)
-    return PermanentError(f"cannot {what}: {message} (HTTP {status})")
 
 
 def connect(ctx: Context, context: str) -> Cluster:
@@ -309,11 +303,3 @@ def sensitive(value: Any) -> Any:
     if isinstance(value, list):
         return [sensitive(item) for item in value]
     return value
-
-
-def _meant(word: str, served: list[Kind]) -> str:
-    import difflib
-
-    names = {name for kind in served for name in (kind.kind.lower(), kind.plural)}
-    close = difflib.get_close_matches(word, names | {kind.kind.lower() for kind in kinds.KNOWN}, n=1)
-    return f"; did you mean {close[0]}?" if close else ""

@@ -27,10 +27,27 @@ class Kind:
         return self.kind if not custom(self) else f"{self.kind}.{self.group}"
 
     def answers_to(self, word: str) -> bool:
-        """Is `word` (lower case) this kind's name, plural, singular, short or full name?"""
+        """Is `word` (lower case) this kind's name, plural, singular, short or full name?
+
+        Full: `deployments.apps`, `deployments.v1.apps` (kubectl), `Deployment.apps/v1`, `apps/v1/Deployment`, `v1/Pod`.
+        """
         names = {self.kind.lower(), self.plural.lower(), *self.short}
-        full = {f"{name}.{self.group}" for name in names} | {f"{name}.{self.version}.{self.group}" for name in names}
-        return word in names or word in full
+        if word in names:
+            return True
+        if not self.group:
+            full = {f"{name}.{self.version}" for name in names} | {f"{self.version}/{name}" for name in names}
+        else:
+            full = {
+                form
+                for name in names
+                for form in (
+                    f"{name}.{self.group}",
+                    f"{name}.{self.version}.{self.group}",
+                    f"{name}.{self.group}/{self.version}",
+                    f"{self.group}/{self.version}/{name}",
+                )
+            }
+        return word in full
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +108,7 @@ def custom(kind: Kind) -> bool:
 POD = Kind("", "v1", "pods", "Pod", short=("po",))
 SERVICE = Kind("", "v1", "services", "Service", short=("svc",))
 SECRET = Kind("", "v1", "secrets", "Secret")
+NAMESPACE = Kind("", "v1", "namespaces", "Namespace", namespaced=False, short=("ns",))
 DEPLOYMENT = Kind("apps", "v1", "deployments", "Deployment", short=("deploy",))
 REPLICASET = Kind("apps", "v1", "replicasets", "ReplicaSet", short=("rs",))
 CONTROLLER_REVISION = Kind("apps", "v1", "controllerrevisions", "ControllerRevision")
@@ -106,7 +124,7 @@ KNOWN = (
     SECRET,
     Kind("", "v1", "configmaps", "ConfigMap", short=("cm",)),
     Kind("", "v1", "events", "Event", short=("ev",)),
-    Kind("", "v1", "namespaces", "Namespace", namespaced=False, short=("ns",)),
+    NAMESPACE,
     Kind("", "v1", "nodes", "Node", namespaced=False, short=("no",)),
     DEPLOYMENT,
     REPLICASET,

@@ -8,6 +8,7 @@ client's models and pool are not used here: they cost 250 ms and 27 MiB before t
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import json
 import select
@@ -36,7 +37,7 @@ _CHUNK = 1 << 16
 _IDLE = 16
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Answer:
     """A response that arrived whole, whatever its status."""
 
@@ -44,13 +45,17 @@ class Answer:
     headers: Mapping[str, str]
     body: bytes
 
-    def json(self) -> dict[str, Any]:
-        """The body as an object; `{}` when it is none."""
+    @functools.cached_property
+    def _parsed(self) -> dict[str, Any]:
         try:
             parsed = json.loads(self.body)
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
         return parsed if isinstance(parsed, dict) else {}
+
+    def json(self) -> dict[str, Any]:
+        """The body as an object; `{}` when it is none."""
+        return self._parsed
 
     @property
     def retry_after(self) -> float | None:
