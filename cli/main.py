@@ -13,7 +13,7 @@ from typing import NoReturn
 import click
 
 from runbook import __version__
-from runbook.cli.terminal import Terminal, silence
+from runbook.cli.terminal import Terminal, outlived, silence
 from runbook.interpreter.errors import CrashError, Exit, RunbookError
 
 COMMANDS: Mapping[str, str] = {
@@ -109,6 +109,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without our signs gets `?`, never an error
+    sys.stdout, sys.stderr = outlived(sys.stdout), outlived(sys.stderr)
     code = perform(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         try:

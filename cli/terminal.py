@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Iterator
+from typing import Any, TextIO
 
 from runbook.interpreter.frozen import frozen
 
@@ -137,6 +139,25 @@ def outliving_the_window() -> Iterator[None]:
         yield
     finally:
         signal.signal(kind, before)
+
+
+class _Window(io.FileIO):
+    """A terminal to which nothing can be said once it has gone: that shows a moment before the signal comes."""
+
+    def write(self, content: Any, /) -> int:
+        try:
+            return super().write(content)
+        except OSError:
+            return len(content)
+
+
+def outlived(stream: TextIO) -> TextIO:
+    """A terminal's stream that may go away; anything else (a pipe, a file) as it is: its errors mean something."""
+    if not isinstance(stream, io.TextIOWrapper) or not stream.isatty():
+        return stream
+    stream.flush()
+    window = io.BufferedWriter(_Window(stream.fileno(), "w", closefd=False))
+    return io.TextIOWrapper(window, encoding=stream.encoding, errors=stream.errors, line_buffering=True)
 
 
 def _columns() -> int:

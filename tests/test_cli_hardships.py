@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 import time
@@ -51,11 +52,14 @@ def test_a_run_goes_on_when_its_reader_leaves(cli: Commands, words: tuple[str, .
     assert (cli.folder / "mark").read_text() == "done"
 
 
-def test_a_run_outlives_its_window(cli: Commands) -> None:
-    """The terminal goes away in mid-run: SIGHUP, then every write to it fails."""
+@pytest.mark.parametrize("told", [True, False], ids=["a signal comes", "it only fails"])
+def test_a_run_outlives_its_window(cli: Commands, told: bool) -> None:
+    """The terminal goes away in mid-run: every write to it fails, and SIGHUP comes, some time later or never."""
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(cli.folder)
+        if not told:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
         command = [sys.executable, "-m", "runbook.cli", "run", "chatty.yaml", "--yes"]
         os.execve(sys.executable, command, {**cli.variables(), "TERM": "xterm"})
     latest = time.monotonic() + 15
