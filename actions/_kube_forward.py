@@ -1,7 +1,7 @@
 """Port-forward through the API server: a pod's port as a socket of ours, a Service's as a listening one.
 
-Each connection has a WebSocket of its own, so that a slow reader holds up nobody else. The client library's `portforward`
-is not used: it swaps a method of the shared ApiClient while it connects, knows no time-out, and its buffers have no end.
+Each connection has a WebSocket of its own, so that a slow reader holds up nobody else. The client library's own
+`portforward` swaps a method of the shared ApiClient while it connects, knows no time-out, and grows without end.
 """
 
 from __future__ import annotations

@@ -51,6 +51,7 @@ class Tunnel:
         self._outgoing = bytearray()
         self._prefix = {0: 2, 1: 2}  # bytes of the port's number that are still to come
         self._ended = False  # the pod's side
+        self._deaf = False  # the pod's side takes nothing any more
         self._gone = False  # our side, altogether
         self._error = bytearray()
         self._lock = threading.Lock()
@@ -111,9 +112,10 @@ class Tunnel:
         with selectors.DefaultSelector() as ready:
             while not self._is_over():
                 now = time.monotonic()
-                if now - self._sent_at > PING and not self._outgoing and not self._ended:
+                heard = not self._ended and not self._deaf
+                if now - self._sent_at > PING and not self._outgoing and heard:
                     self._frame(websocket.PING, b"")
-                listens = not self.done and not self._ended and len(self._outgoing) < ROOM
+                listens = heard and not self.done and len(self._outgoing) < ROOM
                 reads = not self._ended and len(self._incoming) < ROOM
                 _want(ready, self._ours, _READ * listens | _WRITE * bool(self._incoming))
                 _want(ready, self._web, _READ * reads | _WRITE * bool(self._outgoing))
@@ -187,12 +189,15 @@ class Tunnel:
         self._take(content)
 
     def _write(self) -> None:
-        if self._ended:  # nobody hears it
+        if self._ended or self._deaf:
             self._outgoing.clear()
             return
         try:
             sent = self._web.send(self._outgoing)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return
+        except OSError:  # whether it is over, reading tells, and what was said before
+            self._deaf = True
             return
         del self._outgoing[:sent]
 

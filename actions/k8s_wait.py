@@ -229,6 +229,8 @@ def _ask(cluster: Cluster, bounds: _Each, pod: Ref, port: int, path: str) -> dic
                 connection.request("GET", path, headers={"User-Agent": "runbook", "Connection": "close"})
                 response = connection.getresponse()
                 body = response.read(BODY)
+                if tunnel.failure and response.length is None and not response.chunked:
+                    raise OSError(tunnel.failure)  # an answer without a length ended with the connection: not whole
             except (OSError, http.client.HTTPException) as error:
                 spent = time.monotonic() - began
                 said = tunnel.failure or (f"no answer within {each:g}s" if spent >= each else _words(error))

@@ -30,7 +30,7 @@ from runbook.actions._kube_kinds import Ref
 from runbook.contract import PermanentError, TemporaryError
 from tests import http_server
 from tests.context import LocalContext
-from tests.kube import Caller
+from tests.kube import Caller, opened
 from tests.testbed.plane import Plane
 
 PORT = 8001
@@ -694,3 +694,31 @@ def test_a_forward_that_fails_says_why(wire: bytes, says: str, tmp_path: Path) -
             while near.recv(100):
                 pass
             assert tunnel.failure == says
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "cut"])
+def test_an_answer_that_was_cut_short_is_no_answer(whole: bool, tmp_path: Path) -> None:
+    """HTTP without a length: where the connection to the API server breaks, nobody may take a part for the whole."""
+    labels = {"app": "web"}
+    pod = {
+        "metadata": {"name": "web-0", "namespace": "shop"},
+        "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]},
+    }
+    deployment = {"kind": "Deployment", "metadata": {"name": "web"}, "spec": {"selector": {"matchLabels": labels}}}
+
+    def serve(connection: socket.socket, asked: http_server.Asked) -> None:
+        answer = frame(0, b'HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{"version": 1}')
+        connection.sendall(accepted(asked) + BEGUN)
+        connection.recv(65536)  # the question
+        connection.sendall(answer + (CLOSED if whole else b""))
+
+    with http_server.serving() as server, kubeconfig(tmp_path, server.port) as ctx:
+        server.answers["/apis/apps/v1/namespaces/shop/deployments/web"] = http_server.reply(200, deployment)
+        server.answers["/api/v1/namespaces/shop/pods"] = http_server.reply(200, {"items": [pod]})
+        server.answers[PATH] = serve
+        action, args = opened("k8s.http", {"namespace": "shop", "deployment": "web", "port": PORT})
+        found = action.read(args, ctx)  # type: ignore[attr-defined]
+    assert found["ok"] is whole, found
+    assert found["json"] == ({"version": 1} if whole else None)
+    lost = "the connection to the API server was lost: it closed the connection"
+    assert found["pods"][0]["error"] == (None if whole else lost)
