@@ -10,10 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from runbook.contract import TemporaryError
 from runbook.interpreter.effects import Box, Call, Fault, Record, StopKind
 from runbook.interpreter.values import from_wire, to_wire
 from runbook.runner import processes
 from runbook.runner.context import NOTE_PATIENCE, HostContext, Outbox, cut_off
+from runbook.runner.locks import LockLostError
 from runbook.runner.outcomes import Again, Intent, Result, Undoes
 from runbook.runner.quiet import Future
 from runbook.runner.records import fault_to_wire, imprint, intent_from_wire, intent_to_wire
@@ -49,6 +51,11 @@ class Flight:
     def effective(self) -> bool:
         return self.call.effect in ("change", "opaque")
 
+    @property
+    def acts(self) -> bool:
+        """In the phase that changes the world."""
+        return self.effective and self.phase in ("run", "apply")
+
 
 class Calls:
     """All calls in flight of one run."""
@@ -62,6 +69,11 @@ class Calls:
     @property
     def open(self) -> bool:
         return bool(self._flights)
+
+    @property
+    def acting(self) -> bool:
+        """Whether something that changes the world is on its way."""
+        return any(flight.away and flight.acts for flight in self._flights.values())
 
     async def call(self, call: Call, box: Box) -> Record:
         """The record of a call: from the journal, else of what happens now."""
@@ -104,11 +116,44 @@ class Calls:
             undoes = self._undoes(call)
             self._launch(flight, "prepare", lambda: local.host.prepare(call, self._context(flight), first, undoes))
         else:
-            if call.effect in ("opaque", "notify"):
-                if self._refused(flight, None):
-                    return
-                self._write(flight, {})
-            self._perform(flight)
+            if call.effect in ("opaque", "notify") and self._refused(flight, None):
+                return
+            self._when_sure(flight, lambda: self._opaque(flight))
+
+    def _opaque(self, flight: Flight) -> None:
+        if flight.call.effect in ("opaque", "notify"):
+            self._write(flight, {})
+        self._perform(flight)
+
+    def _when_sure(self, flight: Flight, act: Callable[[], None]) -> None:
+        """Go on to an effect only under locks that are surely ours; else renew them first, or stop the run."""
+        local, store = self._local, self._local.lock_waits.store
+        if not flight.effective or store.sure():
+            act()
+            return
+
+        def ask() -> None:
+            why = store.assure()
+            local.post(lambda: self._assured(flight, act, why))
+
+        local.threads.submit(ask)
+
+    def _assured(self, flight: Flight, act: Callable[[], None], why: str | None) -> None:
+        if why is not None:
+            self._local.crash(LockLostError(why))
+        elif self._flights.get(flight.call.key) is not flight:
+            return
+        elif flight.cut:
+            self._finish(flight, Result("failed"))
+        else:
+            act()
+
+    def _fence(self) -> None:
+        """In an action's thread, before each thing that it does: a process that was asleep must not wake up acting."""
+        why = self._local.lock_waits.store.assure()
+        if why is not None:
+            self._local.post(functools.partial(self._local.crash, LockLostError(why)))
+            raise TemporaryError(why)
 
     def _perform(self, flight: Flight) -> None:
         phase: Phase = "run" if flight.written else "read"
@@ -136,7 +181,11 @@ class Calls:
 
         def work() -> None:
             try:
+                if flight.acts:
+                    self._fence()
                 outcome = job()
+            except TemporaryError:
+                return  # fenced: the run stops
             except BaseException as bug:  # noqa: BLE001  # a host never raises; should it, the run must not wait for it
                 local.post(functools.partial(local.crash, bug))
                 return
@@ -151,6 +200,7 @@ class Calls:
                     notes = {name: from_wire(value) for name, value in local.past.notes.get(flight.call.op, {}).items()}
                     flight.context = local.host.context(flight.call, left, notes, self._outbox)
                 flight.context.until(left)
+            flight.context.fence = self._fence if flight.acts else None
             flight.away = True
             local.threads.submit(work)
 
@@ -179,10 +229,13 @@ class Calls:
             self._perform(flight)
             return
         flight.intent = intent
+        if not flight.written and self._refused(flight, intent.version):
+            return
+        self._when_sure(flight, lambda: self._change(flight, intent))
+
+    def _change(self, flight: Flight, intent: Intent) -> None:
         if not flight.written:
-            if self._refused(flight, flight.intent.version):
-                return
-            self._write(flight, intent_to_wire(flight.intent))
+            self._write(flight, intent_to_wire(intent))
         host = self._local.host
         self._launch(flight, "apply", lambda: host.apply(flight.call, self._context(flight), intent))
 

@@ -72,6 +72,7 @@ class HostContext:
         self._lock = threading.Lock()
         self._cuts: dict[int, Callable[[], None]] = {}
         self._next = 0
+        self.fence: Callable[[], None] | None = None  # the host's: raises where no effect may be made any more
         self.opened: Any = None  # the host's own: the action with its parameters, kept over the phases of the call
 
     @property
@@ -98,6 +99,8 @@ class HostContext:
             raise TemporaryError("stopped")
         if time.monotonic() >= self._until:
             raise TemporaryError("the time is over")
+        if self.fence is not None:
+            self.fence()
 
     def sleep(self, seconds: float) -> None:
         self._stopped.wait(min(seconds, max(0.0, self._until - time.monotonic())))

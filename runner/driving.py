@@ -16,13 +16,13 @@ from runbook.interpreter.effects import Call, Fault, Question
 from runbook.interpreter.errors import CrashError, Exit, RefusedError, RunbookError
 from runbook.interpreter.frozen import frozen
 from runbook.interpreter.values import from_wire, to_wire
-from runbook.runner import processes
+from runbook.runner import lock_place, processes
 from runbook.runner.clock import Clock
 from runbook.runner.host import Host
 from runbook.runner.journal import Event, Journal
 from runbook.runner.local import Local, Policy, WaitingError
-from runbook.runner.lock_waits import PATIENCE, POLL
-from runbook.runner.locks import LockError, Locks
+from runbook.runner.lock_waits import PATIENCE, POLL, POLL_FAR
+from runbook.runner.locks import LockError
 from runbook.runner.questions import Ask
 from runbook.runner.records import Past, fault_to_wire
 from runbook.runner.step_logs import StepLogs
@@ -49,6 +49,7 @@ class Options:
     yes: bool = False
     parent: str | None = None
     trigger: Mapping[str, Any] | None = None
+    locks: str = ""  # where they live (lock_place.parse); '' = as the playbook or the environment says
 
     def to_wire(self) -> dict[str, Any]:
         """What the journal keeps of it, beside initiator, parent and trigger."""
@@ -66,7 +67,7 @@ class Options:
         )
 
 
-_KEPT = ("wait_lock", "preempt", "in_doubt", "interactive", "yes")
+_KEPT = ("wait_lock", "preempt", "in_doubt", "interactive", "yes", "locks")
 
 
 @frozen
@@ -114,9 +115,7 @@ class Run:
         self._playbook = playbook
         self._inputs = inputs
         self.cwd = cwd
-        # a rehearsal must never hold up the real thing: its locks are its own
-        locks = folder.path / "locks.db" if world.surroundings.simulated else world.store.locks
-        self._locks = Locks(locks, folder.id, folder.path)
+        self._locks = lock_place.opened(world, options.locks, folder)
         self._logs = StepLogs(folder.logs)
         self.local: Local
         self._host: Host | None = None
@@ -169,16 +168,17 @@ class Run:
 
     def retake(self) -> None:
         """After a resume: say so, and take back the locks that are on record as ours."""
-        me = processes.me()
-        lost = self._locks.retake(self._past.tokens()) if self._past.tokens() else []
+        me, ours = processes.me(), self._past.tokens()
+        lost = self._locks.retake(ours) if ours else []
         if lost and self._options.cleanup_only:
-            self._take_again(lost)
+            self._take_again(list(ours))
         elif lost:
             raise RefusedError(
                 f"another run held lock {', '.join(lost)} meanwhile: going on could undo what it did",
                 f"`runbook resume {self._folder.id} --cleanup` only ends what is open",
             )
-        self.local.add("resumed", "", {"pid": me.pid, "host": me.host, "initiator": self.resumed_by})
+        tokens = {"tokens": dict(self._locks.tokens)} if ours else {}
+        self.local.add("resumed", "", {"pid": me.pid, "host": me.host, "initiator": self.resumed_by, **tokens})
 
     def _take_again(self, names: Sequence[str]) -> None:
         """Clean-up does not collide with who got the locks meanwhile: it waits until they are free."""
@@ -186,7 +186,7 @@ class Run:
         while (held := self._locks.take(names)) is not None:
             if time.monotonic() >= until or not self._options.wait_lock:
                 raise RefusedError(str(held), "--wait-lock waits for it")
-            time.sleep(POLL)
+            time.sleep(POLL_FAR if self._locks.remote else POLL)
 
     def drive(self, what: str, round_: str) -> Ended:
         """Run the engine to its end: the run itself (`run`), an undo, or the clean-up that is left (`finish`)."""
@@ -261,7 +261,11 @@ class Run:
 
     def _parked(self, waiting: WaitingError) -> Ended:
         """Nothing can go on without a person: the locks stay, parked and visible."""
-        self._locks.park()
+        try:
+            self._locks.park()
+        except LockError as error:
+            message = f"{error.message}: the locks are not parked, another run may take them before this one goes on"
+            self.local.add("warning", "", {"message": message})
         asked = [{"key": q.key, "step": q.step, "kind": q.kind, "text": q.text} for q in waiting.questions]
         self.local.add("waiting", str(self.journal.head[:8]), {"questions": asked})
         self.local.commit()

@@ -26,8 +26,8 @@ from runbook.runner.calls import Calls
 from runbook.runner.clock import Clock
 from runbook.runner.host import Host
 from runbook.runner.journal import Event, Journal
+from runbook.runner.lock_store import LockStore
 from runbook.runner.lock_waits import LockWaits
-from runbook.runner.locks import Locks
 from runbook.runner.questions import Ask, Questions
 from runbook.runner.quiet import Future, QuietLoop
 from runbook.runner.records import Past, emit_key
@@ -82,7 +82,7 @@ class Local:
         self,
         journal: Journal,
         host: Host,
-        locks: Locks,
+        locks: LockStore,
         run_id: str,
         *,
         past: Past | None = None,
@@ -306,8 +306,7 @@ class Local:
         self.loop.run_until_quiet()
         if self.loop.crash is not None:
             raise self.loop.crash
-        if self.lock_waits.store.aged():
-            self.lock_waits.store.renew()  # an effect must not start under a lock that is somebody else's by now
+        self.lock_waits.housekeeping(acting=self.calls.acting)  # no effect under a lock that is somebody else's by now
         self.commit()
         dispatches, self._dispatches = self._dispatches, []
         for act in dispatches:
@@ -388,8 +387,7 @@ class Local:
         if real - self._looked_at < LOOK:
             return False
         self._looked_at = real
-        if self.lock_waits.store.aged():
-            self.lock_waits.store.renew()
+        self.lock_waits.housekeeping(acting=self.calls.acting)
         some = self._mail()
         if not some and not self._idle() and self.clock.running() - self._beat_at >= BEAT:
             self.add("beat", "", {})

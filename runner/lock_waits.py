@@ -5,21 +5,24 @@ A step whose ancestor holds a name has it already; siblings of one run wait for 
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from runbook.interpreter.effects import Box, Fault, Record
-from runbook.runner.journal import Journal, JournalError
-from runbook.runner.locks import Holder, LockError, Locks
+from runbook.runner.lock_store import Holding, LockStore
+from runbook.runner.locks import LockError, UnreachableError
 from runbook.runner.quiet import Future
 from runbook.runner.records import fault_to_wire
 
 if TYPE_CHECKING:
     from runbook.runner.local import Local
 
+T = TypeVar("T")
+
 POLL = 0.25  # seconds between two looks at a lock that somebody else holds
+POLL_FAR = 1.0  # the same, where each is a request over the network
 PATIENCE = 3600.0  # seconds that a lock is waited for where no box ends the wait
 _BELOW = frozenset("/#~!|&[@")
 
@@ -38,9 +41,10 @@ class _Wait:
 class LockWaits:
     """The locks of one run: who of its steps holds what, and who waits."""
 
-    def __init__(self, local: Local, store: Locks) -> None:
+    def __init__(self, local: Local, store: LockStore) -> None:
         self._local = local
         self.store = store
+        self._busy: set[str] = set()  # names that the store was asked about and has not answered yet
         self._holding: dict[str, list[str]] = {}  # name -> keys of the steps that hold it, outermost first
         self._waits: list[_Wait] = []
 
@@ -89,13 +93,51 @@ class LockWaits:
         for wait in list(self._waits):
             self._give_up(wait)
 
+    def housekeeping(self, *, acting: bool) -> None:
+        """In every turn: the locks live on, or LockLostError; and who wants them is heard."""
+        self.store.beat(acting=acting)
+        demand = self.store.demanded()
+        if demand is not None:
+            self._local.cancel(demand)
+
     # -- inside
 
     def _release(self, names: list[str]) -> None:
-        with contextlib.suppress(LockError):  # what cannot be given back expires
-            self.store.release([name for name in names if name not in self._holding])
-        for wait in list(self._waits):
-            self._local.post(lambda wait=wait: self._try(wait))  # type: ignore[misc]  # bound early, on purpose
+        free = [name for name in names if name not in self._holding and name not in self._busy]
+        if not free:
+            return
+        self._busy.update(free)
+
+        def given(_: object) -> None:  # what cannot be given back expires
+            self._busy.difference_update(free)
+            for wait in list(self._waits):
+                self._local.post(lambda wait=wait: self._try(wait))  # type: ignore[misc]  # bound early, on purpose
+
+        self._ask(lambda: self.store.release(free), given)
+
+    def _ask(self, request: Callable[[], T], then: Callable[[T | LockError], None]) -> None:
+        """What the store answers; one that is far away is asked in a thread, while the run goes on."""
+
+        def answer() -> T | LockError:
+            try:
+                return request()
+            except LockError as error:
+                return error
+
+        if not self.store.remote:
+            then(answer())
+            return
+        local = self._local
+
+        def work() -> None:
+            try:
+                came = answer()
+            except BaseException as bug:  # noqa: BLE001  # the run must not wait for what never comes
+                local.post(functools.partial(local.crash, bug))
+                return
+            local.post(lambda: then(came))
+
+        local.threads.submit(work)
 
     def _hold(self, key: str, names: tuple[str, ...]) -> None:
         for name in names:
@@ -104,45 +146,67 @@ class LockWaits:
     def _try(self, wait: _Wait) -> None:
         if wait not in self._waits or self._give_up(wait):
             return
-        local = self._local
         mine = [name for name in wait.names if name in self._holding]
+        wanted = [name for name in wait.names if name not in mine]
         if any(not all(is_below(wait.key, holder) for holder in self._holding[name]) for name in mine):
             self._again(wait)  # a sibling has it
             return
-        try:
-            held = self.store.take([name for name in wait.names if name not in mine])
-        except LockError as error:
-            self._refuse(wait, Fault(error.message, "lock", hint=error.hint))
+        if any(name in self._busy for name in wanted):
+            self._again(wait)  # a sibling asks for it, or gives it back just now
             return
-        if held is None:
+        self._busy.update(wanted)
+        self._ask(lambda: self.store.take(wanted), lambda came: self._came(wait, wanted, came))
+
+    def _came(self, wait: _Wait, wanted: list[str], came: Holding | LockError | None) -> None:
+        """The store said who has the locks: we (None), somebody else, or that it cannot be used."""
+        self._busy.difference_update(wanted)
+        if wait not in self._waits:
+            self._release(wanted)  # it was given up meanwhile
+        elif came is None:
             self._grant(wait)
-            return
-        if not wait.patient or local.clock.running() >= wait.until:
-            self.store.release([name for name in wait.names if name not in self._holding])
-            self._refuse(wait, Fault(str(held), "lock", hint=_way_out(held)))
-            return
-        if local.policy.preempt and not wait.asked:
+        elif isinstance(came, UnreachableError) and self._may_wait(wait):
+            self._wait_on(wait, came.message)
+        elif isinstance(came, LockError):
+            self._refuse(wait, Fault(came.message, "lock", hint=came.hint))
+        elif not self._may_wait(wait):
+            self._refuse(wait, Fault(str(came), "lock", hint=came.way_out()))
+        elif self._local.policy.preempt and not wait.asked:
             wait.asked = True
-            fault = self._preempt(held)
-            if fault is not None:
-                self._refuse(wait, fault)
-                return
-        local.tell("log", wait.key, {"text": f"waiting: {held}"})
+            self._ask(lambda: self.store.demand(came), lambda told: self._told(wait, came, told))
+        else:
+            self._wait_on(wait, str(came))
+
+    def _told(self, wait: _Wait, held: Holding, told: LockError | None) -> None:
+        """The holder was asked to give way, or could not be."""
+        if isinstance(told, UnreachableError):
+            wait.asked = False
+        elif told is not None and wait in self._waits:
+            self._refuse(wait, Fault(told.message, "lock", hint=told.hint))
+            return
+        self._wait_on(wait, str(held))
+
+    def _may_wait(self, wait: _Wait) -> bool:
+        return wait.patient and self._local.clock.running() < wait.until
+
+    def _wait_on(self, wait: _Wait, why: str) -> None:
+        self._local.tell("log", wait.key, {"text": f"waiting: {why}"})
         self._again(wait)
 
     def _again(self, wait: _Wait) -> None:
         local = self._local
-        local.alarm(local.clock.running() + POLL, lambda: self._try(wait))
+        local.alarm(local.clock.running() + (POLL_FAR if self.store.remote else POLL), lambda: self._try(wait))
 
     def _grant(self, wait: _Wait) -> None:
         self._waits.remove(wait)
         self._hold(wait.key, wait.names)
         tokens = {name: self.store.tokens[name] for name in wait.names}
-        seq, at, wall = self._local.add("locked", wait.key, {"names": list(wait.names), "tokens": tokens})
+        where = {"where": self.store.where} if self.store.where else {}
+        seq, at, wall = self._local.add("locked", wait.key, {"names": list(wait.names), "tokens": tokens, **where})
         wait.future.set_result(Record(seq, at, wall, outputs={"tokens": tokens}))
 
     def _refuse(self, wait: _Wait, fault: Fault) -> None:
         self._waits.remove(wait)
+        self._release(list(wait.names))  # what it took so far goes back
         data: Mapping[str, Any] = {
             "names": [],
             "tokens": {},
@@ -159,26 +223,10 @@ class LockWaits:
         if over is None:
             return False
         self._waits.remove(wait)
-        with contextlib.suppress(LockError):
-            self.store.release([name for name in wait.names if name not in self._holding])
+        self._release(list(wait.names))
         record = self._local.stopped("locked", wait.key, {"names": [], "tokens": {}, "wanted": list(wait.names)}, over)
         wait.future.set_result(record)
         return True
-
-    @staticmethod
-    def _preempt(held: Holder) -> Fault | None:
-        """Ask the holder's process to cancel its run and clean up; the lock is waited for then."""
-        if held.parked:
-            return Fault(str(held), "lock", hint=f"nobody runs it: `runbook cancel {held.run}` first")
-        try:
-            journal = Journal.open(held.folder / "journal.db")
-            try:
-                journal.send("preempt", {"why": "another run needs its locks (--preempt)"})
-            finally:
-                journal.close()
-        except JournalError as error:
-            return Fault(f"{held}; it could not be told to give way: {error.message}", "lock")
-        return None
 
 
 def is_below(key: str, holder: str) -> bool:
@@ -187,11 +235,3 @@ def is_below(key: str, holder: str) -> bool:
     if holder == "" or holder.startswith("@") or key == holder:
         return True
     return key.startswith(holder) and key[len(holder)] in _BELOW
-
-
-def _way_out(held: Holder) -> str:
-    if held.parked:
-        return f"`runbook answer {held.run}` or `runbook cancel {held.run}`"
-    if held.dead():
-        return f"`runbook resume {held.run}` ends what it began; --wait-lock waits"
-    return f"--wait-lock waits for it, --preempt cancels run {held.run} and waits for its clean-up"

@@ -17,6 +17,8 @@ from pathlib import Path
 from runbook.interpreter.errors import RunbookError
 from runbook.interpreter.frozen import frozen
 from runbook.runner import processes
+from runbook.runner.journal import Journal, JournalError
+from runbook.runner.lock_store import Holding
 
 TTL = 15.0  # seconds that a lock lives without its run; a dead run's children may still act for a while
 RENEW = 4.0
@@ -31,6 +33,10 @@ _COLUMNS = "name, token, run, folder, parked, host, boot, pid, start, user, sinc
 
 class LockError(RunbookError):
     """The file of the locks cannot be used."""
+
+
+class UnreachableError(LockError):
+    """Where the locks are cannot be reached now: it may be later."""
 
 
 class LockLostError(RunbookError):
@@ -73,9 +79,20 @@ class Holder:
         gone = f"{text}; its process is gone, the lock is free in {max(0.0, self.left()):.0f} s"
         return gone if self.dead() else text
 
+    def way_out(self) -> str:
+        """What to do about it."""
+        if self.parked:
+            return f"`runbook answer {self.run}` or `runbook cancel {self.run}`"
+        if self.dead():
+            return f"`runbook resume {self.run}` ends what it began; --wait-lock waits"
+        return f"--wait-lock waits for it, --preempt cancels run {self.run} and waits for its clean-up"
+
 
 class Locks:
     """The locks of one home, as one run sees them. The file is opened when the first lock is wanted."""
+
+    remote = False
+    where = ""
 
     def __init__(self, path: Path, run: str, folder: Path) -> None:
         """`folder`: the run's own, where who is refused can leave it a command."""
@@ -185,6 +202,37 @@ class Locks:
         if lost:
             raise LockLostError(f"lock {lost[0]} was lost to another run: stopped here, nothing more was done")
         self._renewed = now
+
+    def beat(self, *, acting: bool) -> None:
+        """As LockStore.beat: a file is so near that a renewal is made at once."""
+        if self.aged():
+            self.renew()
+
+    def sure(self) -> bool:
+        """As LockStore.sure: every turn's beat has seen to it."""
+        return True
+
+    def assure(self) -> str | None:
+        """As LockStore.assure."""
+        return None
+
+    def demand(self, held: Holding) -> None:
+        """Ask the holder's process, by its run's mailbox, to cancel the run and clean up."""
+        assert isinstance(held, Holder)
+        if held.parked:
+            raise LockError(str(held), f"nobody runs it: `runbook cancel {held.run}` first")
+        try:
+            journal = Journal.open(held.folder / "journal.db")
+            try:
+                journal.send("preempt", {"why": "another run needs its locks (--preempt)"})
+            finally:
+                journal.close()
+        except JournalError as error:
+            raise LockError(f"{held}; it could not be told to give way: {error.message}") from error
+
+    def demanded(self) -> str | None:
+        """As LockStore.demanded: such words come by the mailbox."""
+        return None
 
     def release(self, names: Iterable[str]) -> None:
         """Give names back; those that are not ours are left alone."""

@@ -199,6 +199,9 @@ class Past:
                 self.held[key] = dict(data.get("tokens") or {})
             case "unlocked":
                 self.held.pop(key, None)
+            case "resumed":
+                for tokens in self.held.values():  # they were taken anew, with later numbers
+                    tokens |= {name: token for name, token in (data.get("tokens") or {}).items() if name in tokens}
 
     def intended(self, key: str, data: Mapping[str, Any]) -> None:
         """An intent is on record: what undo compares with, and what later attempts keep."""

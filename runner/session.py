@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import runbook
 from runbook.interpreter.errors import InternalError, InvalidError, RefusedError
 from runbook.interpreter.values import from_wire, to_wire
-from runbook.runner import processes
+from runbook.runner import lock_place, processes
 from runbook.runner.driving import Ended, Listener, Options, Run, Unfinished, exit_of
 from runbook.runner.journal import Journal
 from runbook.runner.orders import answer, cancel, questions
@@ -66,7 +66,8 @@ def start(
     world, options = world or here(), options or Options()
     if loaded.playbook is None:
         raise InvalidError("the playbook has problems", tuple(loaded.problems))
-    options = options if options.initiator else dataclasses.replace(options, initiator=processes.user())
+    place = lock_place.chosen(world, options.locks)
+    options = dataclasses.replace(options, initiator=options.initiator or processes.user(), locks=place)
     cwd = _cwd()
     folder = world.store.new_run(loaded.playbook.name)
     journal = Journal.create(folder.journal, folder.id)

@@ -17,12 +17,16 @@ from runbook.runner.surroundings import Real, Surroundings
 
 @frozen(kw_only=True)
 class World:
-    """Where a run happens: everything of it can be replaced. `registry` None: the installed actions."""
+    """Where a run happens: everything of it can be replaced. `registry` None: the installed actions.
+
+    `lease_seconds`: how long a lock in a cluster outlives its last renewal.
+    """
 
     store: Store
     surroundings: Surroundings
     registry: Any = None
     read_k8s: ReadK8s | None = None
+    lease_seconds: int = 15
 
 
 def here(environ: Mapping[str, str] | None = None) -> World:
