@@ -1,9 +1,11 @@
-"""Processes of a run that die at a journal write. A warm process forks one for each order: imports cost most.
+"""Processes of a run that die at a journal write or a request. A warm process forks one for each: imports cost most.
 
 `python -m tests.emergency_child` reads orders as JSON lines: {folder, playbook, what: start | resume | undo, at, when}.
 `folder/coordinates.json` says where the world is: a sandbox in another process, or an environment for a real cluster.
-SIGKILL comes from itself: before, after, or a moment after (amid) the at-th commit (0: never).
-The answer is a line: {signal} or its outcome.
+SIGKILL comes from itself: before, after, or a moment after (amid) the at-th commit (0: never). With `request`, {at,
+when, delay}, it comes at the at-th changing request to an API server: before it is sent, after its answer arrived and
+before anybody saw it, or (amid) `delay` seconds after it began.
+The answer is a line: {signal} or its outcome, with `requests`: the number of changing requests.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ import sys
 import threading
 from pathlib import Path
 from typing import Any
+
+import urllib3
 
 from runbook.interpreter.errors import RunbookError
 from runbook.runner import session
@@ -79,15 +83,40 @@ def _live(order: dict[str, Any], pipe: int) -> None:
             threading.Timer(AMID, die).start()
 
     Journal._write = dying  # type: ignore[method-assign]  # the fault of this test
+    changes = _Changes(**order.get("request") or {})
     code = 70
     try:
         found = _go(order)
-        found |= {"writes": writes, "marks": marks}
+        found |= {"writes": writes, "marks": marks, "requests": changes.sent}
         code = found["exit"]
         with os.fdopen(pipe, "w") as answer:
             answer.write(json.dumps(found))
     finally:
         os._exit(code)
+
+
+class _Changes:
+    """Counts the changing requests of this process to API servers, and dies at one of them."""
+
+    def __init__(self, at: int = 0, when: str = "", delay: float = 0.0) -> None:
+        self.sent = 0
+        urlopen = urllib3.connectionpool.HTTPConnectionPool.urlopen
+
+        def watched(pool: Any, method: str, url: str, *args: Any, **kwargs: Any) -> Any:
+            if method in ("GET", "HEAD") or "dryRun=" in url or "reviews" in url:
+                return urlopen(pool, method, url, *args, **kwargs)
+            self.sent += 1
+            now = when if self.sent == at else ""
+            if now == "before":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if now == "amid":
+                threading.Timer(delay, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
+            answer = urlopen(pool, method, url, *args, **kwargs)
+            if now == "after":
+                os.kill(os.getpid(), signal.SIGKILL)
+            return answer
+
+        urllib3.connectionpool.HTTPConnectionPool.urlopen = watched  # type: ignore[method-assign,assignment]
 
 
 def _go(order: dict[str, Any]) -> dict[str, Any]:
