@@ -1,0 +1,124 @@
+"""k8s.revert: the undo of k8s.apply."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from runbook.actions import _kube_kinds as kinds
+from runbook.actions import _kube_manifest_back as back
+from runbook.actions import _kube_manifest_prune as pruning
+from runbook.actions._kube import Cluster, ForbiddenError, connect
+from runbook.actions._kube_action import KubeArgs
+from runbook.actions._kube_kinds import Ref
+from runbook.actions._kube_manifest_back import Step
+from runbook.actions._kube_manifest_look import defined_kinds
+from runbook.actions._kube_workload import settled
+from runbook.contract import Call, Change, Context, Observation, Outputs, param
+
+
+@dataclass(frozen=True, kw_only=True)
+class RevertArgs(KubeArgs):
+    """Parameters of k8s.revert."""
+
+    kept: str = param("Where the objects are kept as they were, and as they were left.")
+
+
+class Revert(Change[RevertArgs]):
+    """What the undo of k8s.apply plays: the fields, their owners and the objects that were. Not for playbooks."""
+
+    name = "k8s.revert"
+    returns = {"reverted": "names of the objects that were put back, created again or deleted"}
+
+    def __init__(self) -> None:
+        self._ctx: Context | None = None
+        self._steps: list[Step] = []
+        self._live: dict[str, Any] = {}
+
+    def observe(self, args: RevertArgs, ctx: Context) -> Observation:
+        cluster = connect(ctx, args.context)
+        self._ctx = ctx
+        self._steps = _kept(args, ctx)
+        found: Observation = {}
+        for step in self._steps:
+            self._live[step.name] = cluster.find(ctx, step.ref)
+            found |= step.observe(self._live[step.name])
+        return found
+
+    def expect(self, args: RevertArgs, before: Observation, ctx: Context) -> Observation:
+        cluster = connect(ctx, args.context)
+        after = dict(before)
+        for step in self._steps:
+            live = self._live[step.name]
+            if live is not None and step.there is None and (others := _inhabitants(cluster, ctx, step, self._steps)):
+                ctx.log(f"warning: {step.ref} stays: it holds {others}, which this run did not create")
+                continue
+            after |= step.becomes
+            if live is not None and step.there is not None:
+                try:
+                    back.rehearse(cluster, ctx, step, live)
+                except ForbiddenError as error:
+                    self.computed = f"computed here, not by the server's dry run: {error.message}"
+        return after
+
+    def apply(self, args: RevertArgs, before: Observation, ctx: Context) -> None:
+        cluster = connect(ctx, args.context)
+        steps = self._steps or _kept(args, ctx)
+        for number, step in enumerate(steps):
+            ctx.checkpoint()
+            ctx.progress(number, len(steps))
+            if step.there is None and _inhabitants(cluster, ctx, step, steps):
+                continue
+            back.go(cluster, ctx, step)
+
+    def inverse(self, args: RevertArgs, before: Observation, op: str) -> Call | None:
+        assert self._ctx is not None
+        cluster = connect(self._ctx, args.context)
+        return reverting([step.reversed() for step in reversed(self._steps)], args, cluster, self._ctx)
+
+    def outputs(self, args: RevertArgs, before: Observation, after: Observation) -> Outputs:
+        changed = {name.partition("#")[0]: None for name in after if after[name] != before.get(name)}
+        return {"reverted": [title(name) for name in changed]}
+
+    def effective(self, args: RevertArgs, after: Observation, ctx: Context) -> bool:
+        cluster = connect(ctx, args.context)
+        return all(
+            settled(cluster, ctx, step.ref) for step in self._steps or _kept(args, ctx) if step.there is not None
+        )
+
+
+def reverting(steps: list[Step], args: KubeArgs, cluster: Cluster, ctx: Context) -> Call:
+    """The call that plays these steps; they are kept, sealed, beside the run."""
+    kept = ctx.keep(json.dumps([step.to_data() for step in steps]).encode())
+    return Call("k8s.revert", {"namespace": args.namespace, "context": cluster.context, "kept": kept})
+
+
+def _kept(args: RevertArgs, ctx: Context) -> list[Step]:
+    return [Step.from_data(entry) for entry in json.loads(ctx.kept(args.kept))]
+
+
+def _inhabitants(cluster: Cluster, ctx: Context, step: Step, steps: list[Step]) -> str:
+    """Whose objects would go with a namespace or a definition that is to be deleted: some of them, for a sentence."""
+    ours = {(one.ref.kind.kind, one.ref.name) for one in steps if one.ref is not step.ref}
+    if step.ref.kind == kinds.NAMESPACE:
+        inside = [kind for kind in pruning.PRUNED if kind.kind not in ("ServiceAccount", "Job")]
+        inside.append(kinds.Kind("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim"))
+        found = [(kind, entry) for kind in inside for entry in cluster.select(ctx, Ref(kind, step.ref.name))]
+    elif step.ref.kind.kind == "CustomResourceDefinition":
+        made = next(iter(defined_kinds(step.here or {})), None)
+        found = [] if made is None else [(made, entry) for entry in cluster.select(ctx, Ref(made))]
+    else:
+        return ""
+    names = [
+        (kind.kind, str(entry["metadata"]["name"]))
+        for kind, entry in found
+        if not entry["metadata"].get("ownerReferences")
+    ]
+    left = [f"{kind}/{name}" for kind, name in names if (kind, name) not in ours and name != "kube-root-ca.crt"]
+    return ", ".join(left[:3])
+
+
+def title(name: str) -> str:
+    """`Deployment/web` out of an object's name in an observation."""
+    return "/".join(name.rsplit("/", 2)[1:])
