@@ -1,4 +1,4 @@
-"""Family helm: look at a release's history, and go back in it."""
+"""Family helm: look at a release's history, and go back in it. Upgrades are in helm_upgrade.py."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from runbook.actions import _helm
-from runbook.actions._helm import HelmArgs, Release
+from runbook.actions import _helm_history as histories
+from runbook.actions import _helm_manifest as manifests
+from runbook.actions import _helm_work as working
+from runbook.actions._helm import HelmArgs
+from runbook.actions._helm_history import Release
+from runbook.actions.helm_uninstall import Uninstall
+from runbook.actions.helm_upgrade import Upgrade
 from runbook.contract import (
     Call,
     Change,
@@ -17,14 +23,8 @@ from runbook.contract import (
     PermanentError,
     Read,
     Settled,
-    TemporaryError,
     param,
 )
-
-PATIENCE = 300.0
-"""Seconds after which a release that is pending is taken for one whose helm was killed: Helm's own default time-out."""
-MARGIN = 2.0
-"""Helm's time-out ends so many seconds before ours, so that it can still write down that it failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +53,9 @@ class History(Read[HistoryArgs]):
         return _helm.missing(ctx, args, ["list"])
 
     def read(self, args: HistoryArgs, ctx: Context) -> Outputs:
-        listed = _helm.history(ctx, args) if args.optional else _helm.existing(ctx, args)
+        listed = histories.history(ctx, args) if args.optional else histories.existing(ctx, args)
         current = listed[-1] if listed else None
-        target = _helm.target(listed)
+        target = histories.target(listed)
         return {
             "found": bool(listed),
             "current": _shown(current, _images(ctx, args, current)) if current else None,
@@ -65,7 +65,7 @@ class History(Read[HistoryArgs]):
 
 
 def _images(ctx: Context, args: HelmArgs, release: Release | None) -> list[str]:
-    return _helm.images(_helm.manifest(ctx, args, release.revision)) if release else []
+    return manifests.images(manifests.manifest(ctx, args, release.revision)) if release else []
 
 
 def _shown(release: Release, images: list[str]) -> dict[str, Any]:
@@ -99,7 +99,7 @@ class Status(Read[StatusArgs]):
         return _helm.missing(ctx, args, ["list"])
 
     def read(self, args: StatusArgs, ctx: Context) -> Outputs:
-        newest = _helm.existing(ctx, args)[-1]
+        newest = histories.existing(ctx, args)[-1]
         return {"status": newest.status, "revision": newest.revision}
 
 
@@ -139,62 +139,50 @@ class Rollback(Change[RollbackArgs]):
         return _helm.missing(ctx, args, ["list", "get", "create", "update"])
 
     def observe(self, args: RollbackArgs, ctx: Context) -> Observation:
-        return {_helm.object_name(ctx, args): _state(_helm.existing(ctx, args)[-1])}
+        return {_helm.object_name(ctx, args): histories.state(histories.existing(ctx, args))}
 
     def expect(self, args: RollbackArgs, before: Observation, ctx: Context) -> Observation:
         ((name, state),) = before.items()
-        after = {**_state(_target(args, _helm.existing(ctx, args), ctx)), "status": "deployed"}
-        if state["status"].startswith("pending-"):
+        target = _target(args, histories.existing(ctx, args), ctx)
+        if "serves" in state:
             ctx.log(f"{args.release} is {state['status']}: a helm that was killed, or one that is still at it")
-        return {name: after}
+        return {name: _after(target)}
 
     def apply(self, args: RollbackArgs, before: Observation, ctx: Context) -> None:
         ((_, had),) = before.items()
-        listed = _helm.existing(ctx, args)
+        listed = histories.existing(ctx, args)
         newest, target = listed[-1], _target(args, listed, ctx)
         if newest.status == "deployed" and newest.origin == target.origin:
             return
-        if newest.pending:
-            _repair(newest, ctx)
-        elif _state(newest) != had:
+        if newest.between:
+            working.claim(ctx, args, newest)
+        elif histories.state(listed) != had:
             raise PermanentError(
                 f"{args.release} was changed by someone else meanwhile: it is at revision {newest.revision}"
                 f" ({newest.status}, {newest.description})"
             )
         # From here on "the one before" means this one, also for a later attempt that finds it done.
-        ctx.note("revision", target.revision)
-        seconds = max(1, int(ctx.remaining() - MARGIN))
-        flags = ["--wait", "--timeout", f"{seconds}s"]
-        if args.force_conflicts:
-            if _helm.version(ctx) >= 4:
-                flags.append("--force-conflicts")
-            else:
-                ctx.log("this Helm knows no conflicts: force_conflicts changes nothing")
-        done = _helm.helm(ctx, args, "rollback", args.release, str(target.revision), *flags)
+        ctx.note("revision", target.origin)
+        flags = [*working.timeout(ctx), *histories.keeping(ctx, listed), *_helm.takeover(ctx, args.force_conflicts)]
+        done = working.run(
+            ctx,
+            args,
+            newest.revision + 1,
+            working.rollback_to(target.origin),
+            ["rollback", args.release, str(target.revision), *flags],
+        )
         if done.rc != 0:
             raise _helm.said(done, f"helm rollback {args.release} {target.revision}")
         ctx.log(done.stdout.strip())
 
     def inverse(self, args: RollbackArgs, before: Observation, op: str) -> Call | None:
         ((name, state),) = before.items()
-        if state["status"] not in ("deployed", "failed"):
-            return None  # pending, uninstalled: there is no revision that was this state
-        context, namespace, release = name.removeprefix("helm:").rsplit("/", 2)
-        return Call(
-            self.name,
-            {
-                "release": release,
-                "namespace": namespace,
-                "context": context,
-                "revision": state["revision"],
-                "force_conflicts": args.force_conflicts,
-            },
-        )
+        return histories.back(name, state, args.force_conflicts)
 
     def outputs(self, args: RollbackArgs, before: Observation, after: Observation) -> Outputs:
         ((_, was),) = before.items()
         ((_, now),) = after.items()
-        return {"from_revision": was["revision"], "revision": now["revision"]}
+        return {"from_revision": histories.served(was), "revision": now["revision"]}
 
     def settle(
         self, args: RollbackArgs, before: Observation, after: Observation, now: Observation, ctx: Context
@@ -202,54 +190,39 @@ class Rollback(Change[RollbackArgs]):
         verdict = super().settle(args, before, after, now, ctx)
         if verdict != "unknown":
             return verdict
-        newest = _helm.existing(ctx, args)[-1]
-        ours = ctx.notes.get("revision") is not None and newest.spoiled_rollback
-        return "partial" if ours else "unknown"
+        newest = histories.existing(ctx, args)[-1]
+        return "partial" if newest.spoiled_rollback and working.noted(ctx, args, newest) else "unknown"
 
     def preview(self, args: RollbackArgs, before: Observation, after: Observation, ctx: Context) -> str | None:
-        listed = _helm.existing(ctx, args)
+        listed = histories.existing(ctx, args)
         newest, target = listed[-1], _target(args, listed, ctx)
-        old, new = (_helm.manifest(ctx, args, entry.revision) for entry in (newest, target))
-        hooks = _helm.hook_names(_helm.manifest(ctx, args, target.revision, "hooks"))
-        changes = _helm.difference(old, new, (f"revision {newest.revision}", f"revision {target.revision}"))
-        ran = f"hooks that run: {', '.join(hooks)}" if hooks else "no hooks run"
-        return f"{changes or 'the two manifests are equal'}\n{ran}"
+        old, new = (manifests.manifest(ctx, args, entry.revision) for entry in (newest, target))
+        changes = manifests.difference(old, new, (f"revision {newest.revision}", f"revision {target.revision}"))
+        hooks = manifests.manifest(ctx, args, target.revision, "hooks")
+        return f"{changes or 'the two manifests are equal'}\n{manifests.hooks_line(hooks, 'rollback')}"
 
 
-def _state(release: Release) -> dict[str, Any]:
-    """Nothing in it moves when Helm only gives the same content a new number."""
-    return {
-        "revision": release.origin,
-        "status": release.status,
-        "chart": release.chart,
-        "version": release.version,
-    }
+def _after(target: Release) -> dict[str, Any]:
+    return {"revision": target.origin, "status": "deployed", "chart": target.chart, "version": target.version}
 
 
 def _target(args: RollbackArgs, listed: list[Release], ctx: Context) -> Release:
+    known = ", ".join(str(entry.revision) for entry in listed)
     wanted = args.revision if args.revision is not None else ctx.notes.get("revision")
     if wanted is not None:
-        found = _helm.numbered(listed, int(wanted))
+        found = histories.numbered(listed, int(wanted))
         if found is None:
-            known = ", ".join(str(entry.revision) for entry in listed)
             raise PermanentError(f"release {args.release} has no revision {wanted} (Helm keeps {known})")
         return found
-    found = _helm.target(listed)
+    found = histories.target(listed)
+    if found is None and listed[-1].status in ("uninstalled", "uninstalling"):
+        raise PermanentError(
+            f"release {args.release} is {listed[-1].status}",
+            hint=f"name the `revision` to bring back (Helm keeps {known})",
+        )
     if found is None:
         raise PermanentError(f"release {args.release} has no earlier revision that was ever deployed")
     return found
 
 
-def _repair(newest: Release, ctx: Context) -> None:
-    """A pending release: go on where it was our own helm that was killed, or where nobody can be at it any more."""
-    ours = ctx.notes.get("revision") is not None and newest.status == "pending-rollback"
-    waited = _helm.age(newest)
-    if not ours and waited is not None and waited < PATIENCE:
-        raise TemporaryError(
-            f"another operation in progress: revision {newest.revision} is {newest.status} for {waited:.0f}s",
-            retry_after=min(10.0, PATIENCE - waited),
-        )
-    ctx.log(f"revision {newest.revision} is {newest.status}, its helm was killed: repaired by this roll-back")
-
-
-ACTIONS = (History, Status, Rollback)
+ACTIONS = (History, Status, Rollback, Upgrade, Uninstall)

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from runbook.actions._helm import Release, difference, target
+from runbook.actions._helm_history import Release, target
+from runbook.actions._helm_manifest import difference
 from runbook.contract import PermanentError, TemporaryError
 from tests.kube import Caller, change, meaning, opened
 from tests.testbed.plane import Plane
@@ -146,7 +147,8 @@ def test_an_upgrade_that_was_killed_is_repaired(app: App) -> None:
     assert any("pending-upgrade" in line for line in planned.log)
     made = app.caller.change("helm.rollback", app.given)
     assert made.outputs["revision"] == 3
-    assert made.inverse is None  # a half-made upgrade is nothing to go back to
+    assert made.inverse is not None
+    assert made.inverse.args["revision"] == 3  # a half-made upgrade is nothing to go back to: what served is
     assert app.image() == "nginx:3"
 
 
@@ -177,7 +179,10 @@ def test_helm_killed_at_its_work_leaves_nothing_that_cannot_be_repaired(app: App
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert app.history()[-1]["revision"] == 6
-    with app.caller.context(notes={"revision": 3}) as ctx:
+    with pytest.raises(TemporaryError, match="another operation in progress"):
+        app.caller.change("helm.rollback", {**app.given, "revision": 3})  # somebody else's, as far as can be seen
+    work = {"makes": 6, "content": "rollback to 4"}
+    with app.caller.context(notes={"work": work}) as ctx:
         action, args = change("helm.rollback", {**app.given, "revision": 3})
         action.apply(args, action.observe(args, ctx), ctx)
         assert any("its helm was killed" in line for line in ctx.lines)
