@@ -37,6 +37,7 @@ FAMILIES: Mapping[str, str] = types.MappingProxyType(
         "k8s": "runbook.actions.k8s:ACTIONS",
         "helm": "runbook.actions.helm:ACTIONS",
         "pg": "runbook.actions.pg:ACTIONS",
+        "registry": "runbook.actions.registry:ACTIONS",
         "prometheus": "runbook.actions.prometheus:ACTIONS",
         "slack": "runbook.actions.slack:ACTIONS",
         "pagerduty": "runbook.actions.pagerduty:ACTIONS",
