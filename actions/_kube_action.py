@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from runbook.actions._kube import Cluster, connect
-from runbook.actions._kube_kinds import Ref
-from runbook.contract import Context, Observation, PermanentError, TemporaryError, param
+from runbook.actions._kube_preflight import Right, lacks
+from runbook.contract import Context, Observation, param
 
-Right = tuple[str, Ref]
-"""A verb on an object, a subresource or a collection."""
+__all__ = ["KubeArgs", "Right", "Rights", "named", "place", "unnamed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,16 +33,9 @@ class Rights:
         raise NotImplementedError
 
     def preflight(self, args: Any, ctx: Context) -> list[str]:
-        """Sentences that name verb and resource."""
-        try:
-            cluster = connect(ctx, args.context)
-            return [
-                f"no right to {verb} {ref} (context {cluster.context!r})"
-                for verb, ref in self.rights(args, cluster, ctx)
-                if not cluster.may(ctx, verb, ref)
-            ]
-        except (PermanentError, TemporaryError) as error:
-            return [error.message]
+        """Sentences that name verb and resource, a namespace that is not there, a kind that is not served."""
+        cluster = connect(ctx, args.context)
+        return lacks(cluster, ctx, args.namespace, lambda: self.rights(args, cluster, ctx))
 
 
 def named(name: str, state: Mapping[str, Any]) -> Observation:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runbook.contract import Call, Context, Observation, PermanentError, Sensitive, TemporaryError
+from runbook.contract import Absent, Call, Context, Observation, PermanentError, Sensitive, TemporaryError
 
 SENSITIVE = (".env", ".env.*", "*.env", "*.key", "*.pem")
 SHOWN = 64 * 1024  # a text up to this size is shown in the diff
@@ -54,7 +54,7 @@ class Replace:
     def _forbidden(paths: Iterable[Path]) -> list[str]:
         """Why these files could not be written: sentences."""
         folders = sorted({path.parent for path in paths})
-        missing = [f"there is no folder {folder} to write into" for folder in folders if not folder.is_dir()]
+        missing = [Absent(f"there is no folder {folder} to write into") for folder in folders if not folder.is_dir()]
         closed = [
             f"no right to write into {folder}"
             for folder in folders

@@ -180,6 +180,7 @@ class FileWrite(Replace, Change[WriteArgs]):
     """Write a file whole: a temporary one beside it, fsync, atomic rename. Undo puts back what was, or deletes it."""
 
     name = "file.write"
+    brings = True
     returns = {"path": "the file", "sha256": "digest of its content", "existed": "whether there was one before"}
 
     def check(self, args: WriteArgs) -> Iterator[str]:
@@ -223,6 +224,7 @@ class FileRestore(Replace, Change[RestoreArgs]):
     """Put files back from a copy: one, or all of a folder that match. Each is replaced as file.write does it."""
 
     name = "file.restore"
+    brings = True
     returns = {"paths": "the files", "restored": "how many of them were different or missing"}
 
     def check(self, args: RestoreArgs) -> Iterator[str]:

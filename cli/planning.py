@@ -78,6 +78,8 @@ def exit_of(made: Plan) -> Exit:
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.option("--wait-lock", is_flag=True, help="Wait for a lock that another run holds, instead of refusing.")
 @click.option("--preempt", is_flag=True, help="Cancel the run that holds the lock, and wait for its clean-up.")
+@running.LOCKS
+@running.NO_PREFLIGHT
 @running.IN_DOUBT
 @running.OUTPUT
 @running.VERBOSE
@@ -101,7 +103,12 @@ def apply(file: Path, scenario: str, yes: bool, **flags: Any) -> int:
         writing.show_problems(loaded, terminal)
         return int(Exit.INVALID)
     options = session.Options(
-        wait_lock=flags["wait_lock"], preempt=flags["preempt"], in_doubt=flags["in_doubt"], yes=yes
+        wait_lock=flags["wait_lock"],
+        preempt=flags["preempt"],
+        locks=flags["locks"],
+        in_doubt=flags["in_doubt"],
+        yes=yes,
+        preflight=not flags["no_preflight"],
     )
     with preparing.world(scenario, loaded.playbook) as around:
         if terminal.asks and not yes and flags["output"] == "text":

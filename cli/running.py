@@ -35,6 +35,18 @@ IN_DOUBT = click.option(
     show_default=True,
     help="What to do with an action of which nobody can tell whether it happened.",
 )
+NO_PREFLIGHT = click.option(
+    "--no-preflight",
+    is_flag=True,
+    help="Do not look before the first change whether rights, tools and namespaces are there.",
+)
+LOCKS = click.option(
+    "--locks",
+    default="",
+    metavar="PLACE",
+    help="Where locks live: `file` (this machine), k8s:NAMESPACE or k8s:CONTEXT/NAMESPACE (Leases of a cluster). "
+    "Default: what the playbook says, else RUNBOOK_LOCKS, else file.",
+)
 VERBOSE = click.option("-v", "--verbose", is_flag=True, help="Also what the actions say.")
 Play = Callable[["World", "list[Listener]", "Ask | None"], "Ended"]
 
@@ -48,6 +60,8 @@ Play = Callable[["World", "list[Listener]", "Ask | None"], "Ended"]
 @click.option("--interactive", is_flag=True, help="Ask at each failure: retry, continue, undo or abort.")
 @click.option("--wait-lock", is_flag=True, help="Wait for a lock that another run holds, instead of refusing.")
 @click.option("--preempt", is_flag=True, help="Cancel the run that holds the lock, and wait for its clean-up.")
+@LOCKS
+@NO_PREFLIGHT
 @IN_DOUBT
 @OUTPUT
 @VERBOSE
@@ -63,13 +77,15 @@ def run(file: str, given: tuple[str, ...], files: tuple[str, ...], dry_run: bool
 
             return planning.show(prepared, around, terminal, "json" if flags["output"] == "jsonl" else "text")
         if terminal.asks and not flags["yes"] and flags["output"] == "text":
-            _agree(prepared, around, terminal)
+            _agree(prepared, around, terminal, without=flags["no_preflight"])
         options = session.Options(
             wait_lock=flags["wait_lock"],
             preempt=flags["preempt"],
+            locks=flags["locks"],
             in_doubt=flags["in_doubt"],
             interactive=flags["interactive"],
             yes=flags["yes"],
+            preflight=not flags["no_preflight"],
         )
 
         def play(world: World, listeners: list[Listener], ask: Ask | None) -> Ended:
@@ -80,17 +96,17 @@ def run(file: str, given: tuple[str, ...], files: tuple[str, ...], dry_run: bool
         return follow(play, around, terminal, flags["output"], verbose=flags["verbose"], playbook=prepared.playbook)
 
 
-def _agree(prepared: Prepared, around: World, terminal: Terminal) -> None:
-    """Show the plan and ask, if the playbook can change anything."""
+def _agree(prepared: Prepared, around: World, terminal: Terminal, *, without: bool) -> None:
+    """Show the plan and ask, if the playbook can change anything. `without`: also where something is missing."""
     from runbook.cli import planning
     from runbook.interpreter.model import Action
-    from runbook.runner import shape
+    from runbook.runner import preflight, shape
 
     actions = (step for _, step in shape.walk(prepared.playbook) if isinstance(step, Action))
     if not any(step.effect in ("change", "opaque") for step in actions):
         return
-    if planning.show(prepared, around, terminal, "text") == int(Exit.REFUSED):
-        raise RefusedError("something is missing (see above), so nothing was run", hint="--yes runs it all the same")
+    if planning.show(prepared, around, terminal, "text") == int(Exit.REFUSED) and not without:
+        raise RefusedError("something is missing (see above), so nothing was run", hint=preflight.HINT)
     click.echo("")
     terminal.confirm("Run it?")
 
@@ -124,6 +140,7 @@ def resume(run: str, scenario: str, cleanup: bool, **flags: Any) -> int:
 @click.argument("run", default="last", shell_complete=complete_runs)
 @preparing.sandbox_option
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@NO_PREFLIGHT
 @IN_DOUBT
 @OUTPUT
 @VERBOSE
@@ -132,7 +149,7 @@ def undo(run: str, scenario: str, yes: bool, **flags: Any) -> int:
     from runbook.runner import session
 
     terminal = Terminal.of_process()
-    options = session.Options(in_doubt=flags["in_doubt"])
+    options = session.Options(in_doubt=flags["in_doubt"], preflight=not flags["no_preflight"])
     if terminal.asks and not yes and flags["output"] == "text":
         _agree_to_undo(run, terminal)
     with preparing.world(scenario) as around:

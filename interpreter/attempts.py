@@ -235,6 +235,7 @@ class _Action:
             secret_at=step.secret_at,
             base=self.scope.book.playbook.file,
             maybe=self.scope.maybe,
+            spare=self.scope.spare,
         )
         record = await settled(self.run, call, one)
         if step.effect in ("change", "opaque"):

@@ -82,6 +82,7 @@ def build_action(
         irreversible=spec.irreversible,
         secret_at=self.secret_at(spec),
         lane=spec.lane,
+        preflight=spec.preflight,
     )
 
 

@@ -18,7 +18,7 @@ class ActionSpec:
     `parameters` is the JSON Schema of `with` (type object, additionalProperties false), as in the file.
     Vendor keys of the file: `x-class`, `x-irreversible`, `x-idempotent`, `x-undo` (auto | again), `x-until` (a bare
     expression built in, e.g. `result.ok`), `x-outputs` (name -> description), `x-lane`, `x-world`,
-    `x-extra` (the optional dependency),
+    `x-extra` (the optional dependency), `x-preflight` (it looks for what it needs before a run changes anything),
     `x-depends` (parameter -> literal value -> what then differs: `{"method": {"GET": {"effect": "read"}}}`),
     and on a parameter `x-secret: true` (the whole value, or for a map each value, may be or contain a secret),
     `x-path: true` (relative to the playbook's file), `x-family: true` (may stand in defaults.with.<family>).
@@ -35,6 +35,7 @@ class ActionSpec:
     until: str | None = None
     lane: str = ""
     extra: str | None = None
+    preflight: bool = False
     depends: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
 
     def nature(self, given: Mapping[str, Any]) -> tuple[Effect, bool]:
@@ -75,5 +76,6 @@ def _spec(name: str, body: Mapping[str, Any]) -> ActionSpec:
         until=body.get("x-until"),
         lane=body.get("x-lane", name.partition(".")[0] if body["x-class"] == "notify" else ""),
         extra=body.get("x-extra"),
+        preflight=body.get("x-preflight", False),
         depends=body.get("x-depends", {}),
     )

@@ -110,6 +110,7 @@ class Call:
     inverse: bool = False
     undoes: int | None = None
     maybe: bool = False  # previews: whether it would run is not known
+    spare: bool = False  # previews: and that hangs only on which alternative of a fallback is used
     notes: Mapping[str, Any] = field(default_factory=dict)
 
 

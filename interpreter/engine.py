@@ -115,7 +115,7 @@ class Engine(Rounds):
                 self.ended(step, scope, path, begun, out)
             return out
         scope.frame.open(step.id, begun)
-        out = await self._decided(step, scope, path, box, begun)
+        out = await self._decided(step, scope, path, box, begun, alternative=alternative)
         if out.by == path:  # our own box: from here out this is a failure like any other
             out = replace(out, by=None)
         if not out.ok and out.by is None and step.on_failure.then == "continue" and not out.others:
@@ -139,7 +139,9 @@ class Engine(Rounds):
                 bad.append(late)
         return min(bad, key=lambda out: out.seq) if bad else None
 
-    async def _decided(self, step: Step, scope: Scope, path: str, box: Box, begun: Record) -> Outcome:
+    async def _decided(
+        self, step: Step, scope: Scope, path: str, box: Box, begun: Record, *, alternative: bool
+    ) -> Outcome:
         if step.when is None:
             return await self.carry_out(step, scope, path, box, begun)
         try:
@@ -150,7 +152,7 @@ class Engine(Rounds):
             return Outcome("skipped", seq=begun.seq, at=begun.at, wall=begun.wall)
         if verdict == "yes":
             return await self.carry_out(step, scope, path, box, begun)
-        out = await self.carry_out(step, scope.perhaps(), path, box, begun)
+        out = await self.carry_out(step, scope.instead() if alternative else scope.perhaps(), path, box, begun)
         return replace(out, outputs=Unknown(f"whether {step.id} runs"), sure=False, perhaps=True)
 
     async def carry_out(

@@ -180,7 +180,7 @@ async def fallback(run: Run, step: Fallback, scope: Scope, path: str, box: Box, 
     winners: list[tuple[str, Outcome]] = []
     for child in step.steps:
         out = await run.execute(
-            child, scope.perhaps() if winners else scope, join(path, child.id), box, alternative=True
+            child, scope.instead() if winners else scope, join(path, child.id), box, alternative=True
         )
         ended.append((child.id, child.name, out))
         if out.by is not None:

@@ -114,6 +114,7 @@ class Action(Common):
     irreversible: bool = False
     secret_at: tuple[str, ...] = ()  # JSON pointers of `with` that take secrets ("/env/*": every key of a map)
     lane: str = ""  # notify only: the ordered lane (family; what pages people has its own)
+    preflight: bool = False  # what it needs is looked for before the run changes anything
 
 
 @frozen(kw_only=True)

@@ -27,7 +27,7 @@ async def call(run: Run, step: SubPlaybook, scope: Scope, path: str, box: Box, b
     caller = scope.book
     info = replace(caller.info, name=step.playbook.name, parent=caller.playbook.name)
     book = Book.of(step.playbook, info, f"{path}/", f"{caller.prefix}{step.id}.")
-    inner = Scope(book, Frame(), {"inputs": inputs, "vars": {}, "secrets": {}}, scope.held, scope.maybe)
+    inner = Scope(book, Frame(), {"inputs": inputs, "vars": {}, "secrets": {}}, scope.held, scope.maybe, scope.spare)
     mine = run.box(book.path, box)
     try:
         inner = await prepared(run, inner, mine, begun)

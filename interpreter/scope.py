@@ -214,6 +214,7 @@ class Scope:
     names: Mapping[str, Any] = field(default_factory=dict)
     held: tuple[str, ...] = ()
     maybe: bool = False
+    spare: bool = False  # what is open about that is only which alternative of a fallback is used
     beside: tuple[str, ...] = ()  # ids of the background steps that this place is in
 
     def at(self, moment: float, **more: Any) -> dict[str, Any]:
@@ -241,7 +242,11 @@ class Scope:
 
     def perhaps(self) -> Scope:
         """The same place, in a preview that does not know whether the run gets here."""
-        return self if self.maybe else replace(self, maybe=True)
+        return self if self.maybe and not self.spare else replace(self, maybe=True, spare=False)
+
+    def instead(self) -> Scope:
+        """The same place, in a preview that does not know whether this alternative is the one that is used."""
+        return self if self.maybe else replace(self, maybe=True, spare=True)
 
 
 def seconds(value: Seconds | None, names: Mapping[str, Any]) -> float | None:

@@ -121,6 +121,17 @@ for _name in (  # noqa: SIM905  # so many words read better as a text
     setattr(Unknown, f"__{_name}__", _reach)
 
 
+def why_unknown(value: Any) -> str | None:
+    """What something in a value waits for; None when all of it is known."""
+    if isinstance(value, Unknown):
+        return str(value.why)
+    if isinstance(value, Mapping):
+        return next((why for item in value.values() if (why := why_unknown(item)) is not None), None)
+    if isinstance(value, (list, tuple)):
+        return next((why for item in value if (why := why_unknown(item)) is not None), None)
+    return None
+
+
 _UNITS: Final[Mapping[str, float]] = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _AMOUNT: Final = r"(\d+(?:\.\d+)?)"
 _DURATION: Final = re.compile(

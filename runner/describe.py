@@ -65,9 +65,16 @@ def action_schema(action: type[Action[Any]]) -> dict[str, Any]:
         "x-world": action.world,
         "x-lane": action.lane,
         "x-extra": action.extra,
+        "x-preflight": _looks_ahead(action),
         "x-depends": {name: {value: dict(then) for value, then in by.items()} for name, by in action.depends.items()},
     }
     return body | {key: value for key, value in optional.items() if value}
+
+
+def _looks_ahead(action: type[Action[Any]]) -> bool:
+    """Whether preflight has anything to ask of it."""
+    own = action.preflight is not Action.preflight or action.needs is not Action.needs
+    return own or action.extra is not None
 
 
 def _record_schema(items: tuple[Parameter, ...]) -> dict[str, Any]:

@@ -38,7 +38,8 @@ Listener = Callable[[Event], None]
 
 @frozen(kw_only=True)
 class Options:
-    """What the command line decided. `cleanup_only`: on resume, end what is open and do nothing new."""
+    """What the command line decided. `cleanup_only`: on resume, end what is open and do nothing new. `preflight`: look
+    before the first change whether rights, tools and places are there."""
 
     initiator: str = ""
     wait_lock: bool = False
@@ -47,6 +48,7 @@ class Options:
     interactive: bool = False
     cleanup_only: bool = False
     yes: bool = False
+    preflight: bool = True
     parent: str | None = None
     trigger: Mapping[str, Any] | None = None
     locks: str = ""  # where they live (lock_place.parse); '' = as the playbook or the environment says
@@ -219,10 +221,23 @@ class Run:
 
     async def _play(self, engine: Engine) -> tuple[Outcome, Outcome]:
         """The run, and then every round that was played after it, in order; the run's outcome and the last one's."""
+        if self._options.preflight and not self._options.cleanup_only:
+            from runbook.runner import gate
+
+            refused = await gate.refusal(self.local, self._playbook, self._inputs, engine.info)
+            if refused is not None:
+                return refused, refused
         first = last = await engine.run()
         for what, round_ in self.rounds:
             last = await (engine.undo(int(round_)) if what == "undo" else engine.finish(int(round_)))
         return first, last
+
+    def look_before_undo(self) -> None:
+        """RefusedError where what would take back the changes lacks something."""
+        from runbook.runner import gate
+
+        if self._options.preflight and self._host is not None:
+            gate.before_undo(self.journal, self._past, self._host)
 
     def _ended(self, engine: Engine, outcome: Outcome, what: str, round_: str) -> Ended:
         from runbook.runner import objectives

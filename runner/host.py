@@ -16,6 +16,8 @@ from runbook import contract
 from runbook.contract import Change, Opaque, PermanentError, Read, TemporaryError
 from runbook.interpreter.effects import Call, Fault
 from runbook.interpreter.errors import RunbookError
+from runbook.interpreter.values import Unknown, why_unknown
+from runbook.runner import lacks
 from runbook.runner import outputs as output_limits
 from runbook.runner.clients import Clients
 from runbook.runner.context import HostContext, Outbox
@@ -186,15 +188,40 @@ class Host:
         settled = self._guard(call, ctx, look)
         return settled if isinstance(settled, Again) or settled.ok else _with_inverse(settled, intent)
 
-    def preflight(self, call: Call, ctx: HostContext) -> list[str]:
-        """What would forbid this call: missing tools, rights, credentials. Reads only; for plans."""
+    def preflight(self, call: Call, ctx: HostContext) -> list[str] | Result:
+        """What this call lacks (programs, dependencies, rights, what is not there), as sentences. Reads only.
+
+        Secrets stay sealed, and what is not known yet stays Unknown: where that is needed to tell, and where nobody
+        could tell, it is a failed result (`kind` unknown, else why).
+        """
 
         def look() -> list[str]:
-            impl, args, answered = self._open(call, ctx)
-            return [] if answered is not None else [str(self.secrets.mask(text)) for text in impl.preflight(args, ctx)]
+            kind = self.registry.find(call.action)
+            if self.surroundings.answers(call.action):
+                return []
+            given = self.secrets.reveal(dict(call.args), None if call.inverse else ())
+            try:
+                args = self.registry.parse(kind, given, str(self._cwd / Path(call.base).parent))
+            except PermanentError:
+                return []  # its step says so, better: here secrets are still sealed
+            impl = kind()
+            try:
+                said = impl.preflight(args, ctx)
+            except PermanentError as error:
+                said = [contract.Absent(error.message)]
+            tools = impl.needs(args).get("tools", ())
+            return [*said, *lacks.tools(tools, self.surroundings.environ, said), *lacks.dependency(impl.extra, said)]
 
-        found = self._guard(call, ctx, look)
-        return found if isinstance(found, list) else []
+        waits_for = why_unknown(call.args)
+        try:
+            found: list[str] | Result = self._guard(call, ctx, look)
+        except Unknown.Reached as reached:
+            return Result("failed", error=Fault(reached.unknown.why, kind="unknown"))
+        if isinstance(found, list):
+            return [lacks.masked(text, self.secrets.mask) for text in found]
+        if waits_for is not None and found.error is not None and found.error.kind == "bug":
+            return Result("failed", error=Fault(waits_for, kind="unknown"))  # an action that took it for a value
+        return found
 
     # -- parts of phases
 
@@ -283,6 +310,8 @@ class Host:
             return self._failed(call, str(error), "permanent")
         except RunbookError as error:
             return self._failed(call, error.message, "permanent", hint=error.hint)
+        except Unknown.Reached:
+            raise
         except BaseException as error:  # noqa: BLE001  # an action's bug (even SystemExit) ends its step, not the run
             ctx.log(traceback.format_exc())
             hint = f"a bug in {call.action}; the step's log has the traceback"

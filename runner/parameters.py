@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Union
 
 from runbook.contract import Action, Duration, PermanentError, Sensitive
+from runbook.interpreter.values import Unknown
 
 DURATION = r"^(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+$"
 """How a duration is written: `500ms 30s 5m 1h30m` (docs/language: Expressions)."""
@@ -67,6 +68,7 @@ def parse(action: type[Action[Any]], given: Mapping[str, Any], base: str = "") -
     """The parameters of one call.
 
     `given`: plain data, secrets revealed. `base`: the folder that relative paths are relative to ('' = left so).
+    What is not known yet (previews) stays an Unknown wherever it stands.
     Raises PermanentError that names every wrong parameter; a secret's value is never in it.
     """
     return _record(action.args, given, base, f"{action.name or action.__name__} has no parameter", "")
@@ -115,7 +117,7 @@ def _takes_none(annotation: Any) -> bool:
 
 
 def _convert(annotation: Any, value: Any, base: str) -> Any:
-    if annotation is Any:
+    if annotation is Any or isinstance(value, Unknown):
         return value
     origin = typing.get_origin(annotation)
     if origin in (Union, types.UnionType):

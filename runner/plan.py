@@ -63,6 +63,7 @@ class Row:
     fingerprint: str | None = None
     detail: str = ""
     error: str = ""
+    hint: str = ""
     seconds: float = 0.0
     tolerated: bool = False
 

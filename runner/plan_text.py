@@ -110,6 +110,8 @@ def _row(row: Row, color: bool) -> Iterator[str]:
         yield from (pad + one_line(line) for line in row.detail.splitlines())
     if row.error:
         yield pad + _painted(one_line(row.error), "red", color)
+    if row.hint:
+        yield pad + one_line(row.hint)
 
 
 def _words(row: Row) -> str:

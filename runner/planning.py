@@ -35,7 +35,7 @@ def make(loaded: Loaded, inputs: Mapping[str, Any], *, world: World, initiator: 
     """
     from runbook.interpreter.engine import Engine, RunInfo
     from runbook.interpreter.worst_case import worst_case
-    from runbook.runner import registry
+    from runbook.runner import preflight, registry
     from runbook.runner.host import Host
     from runbook.runner.preview import Preview
 
@@ -49,13 +49,18 @@ def make(loaded: Loaded, inputs: Mapping[str, Any], *, world: World, initiator: 
         mark = f"plan-{os.urandom(4).hex()}"  # processes are found by it: plans side by side must not end each other's
         host = Host(actions, secrets, world.surroundings, folder=Path(scratch), run_id=mark, cwd=str(Path.cwd()))
         preview = Preview(host, lambda names: _holders(world, names))
-        engine = Engine(playbook, dict(inputs), RunInfo("plan", playbook.name, who, now), preview)
-        outcome = asyncio.run(engine.run())
+        info = RunInfo("plan", playbook.name, who, now)
+        outcome = asyncio.run(Engine(playbook, dict(inputs), info, preview).run())
+        looked, behind = preview.looked, preview.behind
+        if outcome.status not in ("succeeded", "skipped"):  # it stopped early: what it did not reach may lack more
+            walk = preflight.walked(playbook, inputs, info, host)
+            looked += preflight.look(host, [call for call in walk.calls if call.op not in preview.rows])
+            behind |= walk.behind
         host.clients.close()
     bound = worst_case(playbook)
-    tolerated = _Tolerated(playbook)
-    missing = [(key, sentence) for key, sentence in preview.missing if key not in tolerated]
-    notes = [f"{key}: {sentence} (tolerated)" for key, sentence in preview.missing if key in tolerated]
+    skipped = [row.key for row in preview.rows.values() if row.verdict == "skip"]
+    found = preflight.judged(playbook, looked, behind, skipped)
+    told = [f"{key}: {sentence}" if key else sentence for key, sentence in found.told()]
     rows = tuple(_accepted(playbook, row) for row in _as_tree(preview.rows))
     return Plan(
         name=playbook.name,
@@ -68,8 +73,8 @@ def make(loaded: Loaded, inputs: Mapping[str, Any], *, world: World, initiator: 
         version=runbook.__version__,
         work_seconds=bound.work,
         cleanup_seconds=bound.cleanup,
-        missing=tuple(dict.fromkeys(f"{key}: {sentence}" if key else sentence for key, sentence in missing)),
-        warnings=tuple(dict.fromkeys([*preview.warnings, *notes, *secrets.warnings])),
+        missing=tuple(map(str, found.missing)),
+        warnings=tuple(dict.fromkeys([*preview.warnings, *told, *secrets.warnings])),
         outcome=outcome.status,
         error=outcome.error.message if outcome.error is not None else "",
         simulated=world.surroundings.simulated,
@@ -99,7 +104,7 @@ def apply(
         raise RefusedError(f"changed since the plan was made: {', '.join(moved)}", hint="make the plan again")
     if plan.simulated != world.surroundings.simulated:
         raise RefusedError("the plan was made in another world: one of the two is simulated")
-    if plan.missing:
+    if plan.missing and (options is None or options.preflight):
         raise RefusedError(f"the plan lacks something: {plan.missing[0]}", hint="get it, then make the plan again")
     inputs = from_wire(dict(plan.inputs))
     return session.start(loaded, inputs, world=world, options=options, listeners=listeners, ask=ask, plan=text)
@@ -145,18 +150,3 @@ def _accepted(playbook: Playbook, row: Row) -> Row:
     kind = next((step.undo.kind for path, step in shape.walk(playbook) if BRANCH.sub("", path) == plain), "auto")
     said = {"none": "none", "steps": "author", "again": "again"}.get(kind)
     return replace(row, undo=said) if said is not None else row
-
-
-class _Tolerated:
-    """Keys of steps whose failure, or that of a step around them, the playbook tolerates (`on_failure: continue`)."""
-
-    def __init__(self, playbook: Playbook) -> None:
-        from runbook.runner import shape
-
-        self._prefixes = [
-            BRANCH.sub("", path) for path, step in shape.walk(playbook) if step.on_failure.then == "continue"
-        ]
-
-    def __contains__(self, key: str) -> bool:
-        plain = BRANCH.sub("", key)
-        return any(plain == prefix or plain.startswith((f"{prefix}/", f"{prefix}!")) for prefix in self._prefixes)

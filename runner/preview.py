@@ -15,13 +15,15 @@ from typing import Any, TypeVar
 from runbook.contract import Action, Change, PermanentError, TemporaryError
 from runbook.interpreter.effects import Box, Call, Fault, Question, Record, SecretRef, Status, StopKind
 from runbook.interpreter.errors import RunbookError
-from runbook.interpreter.values import Unknown, from_wire, to_wire
+from runbook.interpreter.values import Unknown, from_wire, to_wire, why_unknown
 from runbook.runner.context import HostContext, cut_all
 from runbook.runner.diff import Difference
 from runbook.runner.host import Host
 from runbook.runner.outcomes import Intent, Result
 from runbook.runner.plan import Row, Verdict
+from runbook.runner.preflight import Looked, said_of
 from runbook.runner.threads import Threads
+from runbook.runner.walk import looks_ahead
 
 T = TypeVar("T")
 
@@ -44,7 +46,9 @@ class Preview:
         self._worlds: set[str] = set()  # where something would have changed by now
         self._asked_before: set[str] = set()  # operations whose first attempt gave an answer: polls
         self.rows: dict[str, Row] = {}
-        self.missing: list[tuple[str, str]] = []  # step key, sentence
+        self.looked: list[Looked] = []  # what the steps need and lack
+        self.behind: set[str] = set()  # operations behind one that may bring what they miss
+        self._brought = False
         self.warnings: list[str] = []
         self.locks: list[str] = []
 
@@ -75,7 +79,7 @@ class Preview:
         if over is not None:
             return self._record(over[0], by=over[1])
         self._row(call.op, effect=call.effect, args=_shown(call.args), maybe=call.maybe)
-        unknown = _unknown_in(call.args)
+        unknown = why_unknown(call.args)
         if call.effect in ("change", "opaque", "notify"):
             return await self._effect(call, box, unknown)
         if call.effect == "local":
@@ -120,9 +124,8 @@ class Preview:
 
         await self._in_thread(resolve, LOOK_SECONDS, lambda: None)
         at = key.partition("@")[0].strip("/")
-        for ref in refs:
-            if not present.get(ref.name) and not ref.optional:
-                self.missing.append((at, _absent(ref)))
+        absent = tuple(_absent(ref) for ref in refs if not present.get(ref.name) and not ref.optional)
+        self.looked.append(Looked(Call(at, at, at, action="", args={}, effect="read"), absent))
         self.warnings += sentences
         return self._record(outputs=present)
 
@@ -150,6 +153,7 @@ class Preview:
         """A read or a check: really done, unless what it asks is not known yet."""
         label = f"{call.step} at the run"
         if unknown is not None:
+            await self._preflight(call, box)
             self._row(call.op, verdict="read", detail=f"known after {unknown}")
             return self._record(outputs=Unknown(label))
         if call.attempt > 1 and (call.effect == "check" or call.op in self._asked_before):
@@ -157,6 +161,7 @@ class Preview:
         result = await self._phase(call, box, lambda ctx: self._host.perform(call, ctx))
         behind = self._behind_a_change(call)
         if not result.ok:
+            await self._preflight(call, box)
             return self._unseen(call, result, behind)
         self._asked_before.add(call.op)
         verdict: Verdict = "read"
@@ -174,18 +179,18 @@ class Preview:
         if behind or call.maybe or call.effect == "check":
             self._row(call.op, verdict="no" if call.effect == "check" else "read", detail=f"as of now: {message}")
             return self._record(outputs=Unknown(f"{call.step} at the run"))
-        self._row(call.op, verdict="failed", error=message)
+        self._row(call.op, verdict="failed", error=message, hint=_hint(result))
         return self._record("failed", sure=True, outputs=result.outputs, error=result.error)
 
     async def _effect(self, call: Call, box: Box, unknown: str | None) -> Record:
         """A change, an opaque action or a notification: not done; a change is looked at."""
         kind = self._host.registry.find(call.action)
         after_run = Unknown(f"the run of {call.step}")
+        await self._preflight(call, box)
         if unknown is not None:
             self._row(call.op, verdict=_verdict(call), detail=f"with what is known after {unknown}", undo="unknown")
             self._touched(call, kind)
             return self._record(outputs=after_run, changed=call.effect == "change")
-        await self._preflight(call, box)
         if call.effect != "change":
             irreversible = call.effect == "opaque"
             self._row(call.op, verdict=_verdict(call), undo="no" if irreversible else "")
@@ -227,7 +232,7 @@ class Preview:
             self._row(call.op, verdict="change", detail=f"as of now: {message}", undo="unknown")
             self._touched(call, kind)
             return self._record(outputs=Unknown(f"the run of {call.step}"), changed=True)
-        self._row(call.op, verdict="failed", error=message)
+        self._row(call.op, verdict="failed", error=message, hint=_hint(found))
         return self._record("failed", sure=True, error=found.error)
 
     def _extra(self, ctx: HostContext, before: Any, after: Any) -> list[str]:
@@ -242,14 +247,14 @@ class Preview:
         return str(self._host.secrets.mask(text)).splitlines() if text else []
 
     async def _preflight(self, call: Call, box: Box) -> None:
-        """What would forbid the call: rights, tools, credentials."""
-
-        def look(ctx: HostContext) -> list[str]:
-            return self._host.preflight(call, ctx)
-
-        sentences = await self._phase(call, box, look)
-        if isinstance(sentences, list):
-            self.missing += [(call.op, sentence) for sentence in sentences]
+        """What the call needs and lacks: rights, tools, credentials, places."""
+        kind = self._host.registry.find(call.action)
+        if self._brought:
+            self.behind.add(call.op)
+        self._brought = self._brought or kind.brings
+        if call.attempt == 1 and looks_ahead(kind):
+            found = await self._phase(call, box, lambda ctx: self._host.preflight(call, ctx))
+            self.looked.append(said_of(call, found))
 
     # -- machinery
 
@@ -334,15 +339,8 @@ def _verdict(call: Call) -> Verdict:
     return verdicts.get(call.effect, "opaque")
 
 
-def _unknown_in(value: Any) -> str | None:
-    """Why something in the arguments is not known yet; None when all of it is."""
-    if isinstance(value, Unknown):
-        return str(value.why)
-    if isinstance(value, Mapping):
-        return next((why for item in value.values() if (why := _unknown_in(item)) is not None), None)
-    if isinstance(value, (list, tuple)):
-        return next((why for item in value if (why := _unknown_in(item)) is not None), None)
-    return None
+def _hint(result: Result) -> str:
+    return result.error.hint or "" if result.error is not None else ""
 
 
 def _shown(args: Mapping[str, Any]) -> Any:

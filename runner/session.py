@@ -164,6 +164,8 @@ def undo(
             raise RefusedError(f"run {folder.id} has not ended", f"`runbook resume {folder.id}` first")
         open_round = run.open_round()
         run.open(listeners, ask)
+        if open_round is None:
+            run.look_before_undo()
         run.retake()
         return run.drive(*(open_round or ("undo", str(len(run.rounds) + 1))))
 
@@ -212,6 +214,7 @@ def _reread(folder: RunFolder, world: World, options: Options | None, journal: J
         wait_lock=given.wait_lock,
         preempt=given.preempt,
         cleanup_only=given.cleanup_only,
+        preflight=given.preflight,
     )
     run = Run(
         world,

@@ -35,6 +35,10 @@ class Surroundings(Protocol):
         """The outputs of a call that is answered without being made; None = make it. May raise contract's errors."""
         ...
 
+    def answers(self, action: str) -> bool:
+        """Whether there are answers for calls of this action."""
+        ...
+
 
 class Real:
     """The world as it is."""
@@ -56,3 +60,6 @@ class Real:
 
     def answer(self, action: str, args: Mapping[str, Any]) -> Mapping[str, Any] | None:
         return None
+
+    def answers(self, action: str) -> bool:
+        return False

@@ -94,6 +94,10 @@ class SimulatedSurroundings:
         found = self._answers.find(action, args)
         return None if found is None else found.give()
 
+    def answers(self, action: str) -> bool:
+        """Whether the scenario answers calls of this action."""
+        return any(answer["action"] == action for answer in self.coordinates.answers)
+
     def secret(self, kind: str, where: Any) -> str | None:
         """A secret's simulated value by its coordinates (kind env, file or k8s); None when the scenario has none.
 
@@ -153,6 +157,10 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
     def answer(self, action: str, args: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """As `SimulatedSurroundings.answer`."""
         return self.surroundings.answer(action, args)
+
+    def answers(self, action: str) -> bool:
+        """As `SimulatedSurroundings.answers`."""
+        return self.surroundings.answers(action)
 
     @property
     def coordinates(self) -> Path:

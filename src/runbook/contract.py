@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 __all__ = [
+    "Absent",
     "Action",
     "Call",
     "Change",
@@ -88,6 +89,12 @@ def shorten(text: str, limit: int) -> str:
 
 class Duration(float):
     """Seconds; a parameter of this type also takes `500ms 30s 5m 1h30m` in a playbook."""
+
+
+class Absent(str):
+    """A sentence of `preflight` about what an earlier step of the same run may bring: a namespace, a kind, a tool."""
+
+    __slots__ = ()
 
 
 class Sensitive(str):
@@ -240,6 +247,7 @@ class Action(Generic[A]):
     undo: ClassVar[Literal["auto", "again"]] = "auto"
     world: ClassVar[str] = ""  # reads see what changes of the same world did; '' = the family, '*' = anything
     extra: ClassVar[str | None] = None  # the optional dependency that it needs (`postgres`)
+    brings: ClassVar[bool] = False  # may make what later steps need and preflight misses: a namespace, a kind, a tool
     lane: ClassVar[str] = ""  # notify: '' = the family
     depends: ClassVar[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {}
     # parameter -> literal value -> what then differs (`{"method": {"GET": {"effect": "read", "idempotent": True}}}`)
@@ -256,11 +264,16 @@ class Action(Generic[A]):
         yield from ()
 
     def needs(self, args: A) -> Mapping[str, Any]:
-        """For preflight: `{"tools": ["helm"], "access": [{"verb": "patch", "resource": "services", ...}]}`. Pure."""
+        """For preflight: the programs that the call runs, by name: `{"tools": ["helm"]}`. Pure."""
         return {}
 
     def preflight(self, args: A, ctx: Context) -> list[str]:
-        """Sentences about what would forbid this call (a missing tool, right, credential). Reads only; for plans."""
+        """Sentences about what would forbid this call: a right, a credential, and (`Absent`) a namespace or a kind.
+
+        Before the first change of every run, and in plans. Reads only, and few: all calls of a run share some seconds.
+        What is known only at the run is an `Unknown` in `args`: a decision that needs it ends the look, and the call is
+        not checked. TemporaryError: nobody could tell (no answer from there), so nothing is refused.
+        """
         return []
 
 
@@ -347,6 +360,7 @@ class Opaque(Action[A]):
     """Cannot be previewed (a shell command, a POST)."""
 
     effect = "opaque"
+    brings = True
 
     def run(self, args: A, ctx: Context) -> Outputs:
         raise NotImplementedError
@@ -356,4 +370,5 @@ class Notify(Opaque[A]):
     """Tells people, in the lane: a failure is a warning, repeated when in doubt."""
 
     effect = "notify"
+    brings = False
     idempotent = True

@@ -1,0 +1,60 @@
+"""Where preflight stands: before a run begins anything, and before an undo takes the first thing back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from runbook.interpreter.errors import RefusedError
+from runbook.runner import preflight
+from runbook.runner.quiet import Future
+from runbook.runner.records import Past, call_from_wire
+
+if TYPE_CHECKING:
+    from runbook.interpreter.engine import Outcome, RunInfo
+    from runbook.interpreter.model import Playbook
+    from runbook.runner.host import Host
+    from runbook.runner.journal import Journal
+    from runbook.runner.local import Local
+
+
+async def refusal(local: Local, playbook: Playbook, inputs: Mapping[str, Any], info: RunInfo) -> Outcome | None:
+    """What the run comes to where something is missing; None when it may begin. Of a run that began before: None.
+
+    It looks in a thread, in a turn of the run: a cancel that comes meanwhile is on record before anything starts.
+    """
+    if ("start", "") in local.past.answers or not preflight.wanted(playbook):
+        return None
+    future: Future[preflight.Findings] = local.loop.future()
+
+    def look() -> None:
+        found = preflight.find(playbook, inputs, info, local.host)
+        local.post(lambda: future.set_result(found))
+
+    local.later(lambda: local.threads.submit(look))
+    found = await future
+    seq, at, wall = local.add("preflight", "", found.to_wire())
+    for step, sentence in found.told():
+        local.emit("warning", step, {"message": sentence})
+    fault = found.fault()
+    if fault is None:
+        return None
+    from runbook.interpreter.engine import Outcome
+
+    return Outcome("failed", error=fault, kind="refused", seq=seq, at=at, wall=wall)
+
+
+def before_undo(journal: Journal, past: Past, host: Host) -> None:
+    """RefusedError where an inverse of what stands lacks something. What nobody can tell is left to the undo itself."""
+    from runbook.runner.view import fold
+
+    calls = []
+    for stands in fold(journal.events()).left():
+        first = past.first.get(stands.op)
+        call = call_from_wire(past.intents[first].get("inverse")) if first is not None else None
+        if call is not None:
+            calls.append(replace(call, key=stands.op, op=stands.op))
+    fault = preflight.of_undo(calls, host).fault()
+    if fault is not None:
+        raise RefusedError(fault.message, fault.hint)
