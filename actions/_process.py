@@ -44,7 +44,7 @@ class Finished:
     truncated: bool
 
 
-class _Stream:
+class Stream:
     """One output: its head and its tail are kept, complete lines go to the log as they come, a read's at once."""
 
     def __init__(self, keep: int, log: Callable[[str], None] | None) -> None:
@@ -149,7 +149,7 @@ def run(
     forget = ctx.on_stop(cut)
     try:
         ctx.note("process", {"pid": child.pid, "started": started(child.pid), "boot": boot()})
-        streams = (_Stream(keep, ctx.log if log else None), _Stream(keep, ctx.log if log else None))
+        streams = (Stream(keep, ctx.log if log else None), Stream(keep, ctx.log if log else None))
         if not _pump(child, streams, stdin, wake_read):
             ctx.checkpoint()
             raise TemporaryError(f"{Path(argv[0]).name} was stopped")
@@ -199,7 +199,7 @@ def _start(argv: Sequence[str], env: Mapping[str, str], feed: bool, cwd: Path | 
         raise PermanentError(text) from None
 
 
-def _pump(child: subprocess.Popen[bytes], streams: tuple[_Stream, _Stream], stdin: bytes | None, wake: int) -> bool:
+def _pump(child: subprocess.Popen[bytes], streams: tuple[Stream, Stream], stdin: bytes | None, wake: int) -> bool:
     """Carry bytes until the leader has gone and the pipes are dry. False: it was woken to stop."""
     left = memoryview(stdin or b"")
     gone_at: float | None = None
@@ -216,7 +216,7 @@ def _pump(child: subprocess.Popen[bytes], streams: tuple[_Stream, _Stream], stdi
         if life is not None:
             ready.register(life, selectors.EVENT_READ, "life")
         while True:
-            pipes = sum(isinstance(key.data, _Stream) for key in ready.get_map().values())
+            pipes = sum(isinstance(key.data, Stream) for key in ready.get_map().values())
             if gone_at is None and (life is None or not pipes) and _has_ended(child.pid):
                 gone_at = time.monotonic()
             if gone_at is not None and (not pipes or time.monotonic() >= gone_at + LINGER):
