@@ -16,6 +16,7 @@ from runbook.interpreter.effects import Box, Call, Fault, Question, Record, Secr
 from runbook.runner.quiet import Future, QuietLoop
 
 T = TypeVar("T")
+USER = -1, 0.0  # before everything else that happens at the same moment
 
 
 @dataclass
@@ -37,7 +38,7 @@ class Disk:
     stops: dict[str, StopKind] = field(default_factory=dict)
     emitted: dict[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
     asked: dict[str, tuple[str, str]] = field(default_factory=dict)  # call key -> action and parameters
-    started: dict[str, int] = field(default_factory=dict)
+    started: dict[str, float] = field(default_factory=dict)  # step key -> when
     lost: dict[str, str] = field(default_factory=dict)  # op -> the attempt whose answer was lost
     time: float = 0.0
     cancelled: int = 0  # by the user
@@ -63,7 +64,7 @@ class Disk:
 class Flight:
     """Something that takes time. `land` makes the record when it ends by itself, `cut` when a box ends it."""
 
-    number: int  # who was first, when two things happen at once
+    rank: tuple[int, float]  # who is first, when two things happen at once
     box: Box
     end: float | None  # None: waits for something else than time
     future: Future[Record]
@@ -122,21 +123,20 @@ class Toy:
 
     def _advance(self) -> None:
         """Go to the next moment at which something happens, and let exactly one thing happen."""
-        moments: list[tuple[float, int, str]] = []
+        moments: list[tuple[float, tuple[int, float], str]] = []
         for key, flight in self.flights.items():
-            number = flight.number
             if flight.box.verdict(self.now) is not None:
-                moments.append((self.now, number, key))
+                moments.append((self.now, flight.rank, key))
                 continue
             ends = [end for end in (flight.end, flight.box.deadline()) if end is not None]
             if ends:
-                moments.append((max(self.now, min(ends)), number, key))
+                moments.append((max(self.now, min(ends)), flight.rank, key))
         if self.cancels:
-            moments.append((max(self.now, self.cancels[0]), -1, ""))
+            moments.append((max(self.now, self.cancels[0]), USER, ""))
         if not moments:
             raise RuntimeError(f"everybody waits for somebody: {list(self.flights)}")
-        self.now, number, key = min(moments)
-        if number < 0:
+        self.now, rank, key = min(moments)
+        if rank == USER:
             self.cancels = self.cancels[1:]
             box = self.engine.hard if self.engine.work.stopped is not None else self.engine.work
             self.loop.spawn(self._cancel(box))
@@ -199,12 +199,11 @@ class Toy:
 
     async def _fly(self, key: str, box: Box, end: float | None, land: Any, cut: Any) -> Record:
         future = self.loop.future()
-        number = (
-            self.disk.intents[key].number
-            if key in self.disk.intents
-            else self.disk.started[key.removesuffix(" lock").rstrip("/")]
-        )
-        self.flights[key] = Flight(number, box, end, future, land, cut)
+        if key in self.disk.intents:
+            rank = 1, float(self.disk.intents[key].number)
+        else:  # a lock: who came first, and at one moment (a cancel, a sibling's end) the key, which no kill changes
+            rank = 0, self.disk.started[key.removesuffix(" lock").rstrip("/")]
+        self.flights[key] = Flight(rank, box, end, future, land, cut)
         result: Record = await future
         return result
 
@@ -221,7 +220,7 @@ class Toy:
         if verdict is not None:
             return await self._keep(key, status=verdict[0], by=verdict[1])
         record = await self._keep(key, status="running")
-        self.disk.started[key] = self.disk.number
+        self.disk.started[key] = self.now
         return record
 
     async def call(self, call: Call, box: Box) -> Record:
@@ -343,9 +342,10 @@ class Toy:
         key = f"{question.key} ask"
         if key in self.disk.records:
             return self.disk.records[key]
+        waiting = key in self.disk.intents and question.kind != "in_doubt"  # its turn to be cut comes as for others
         intent = await self._intent(key)
         verdict = box.verdict(self.now)
-        if verdict is not None:
+        if verdict is not None and not waiting:
             return await self._keep(key, status=verdict[0], by=verdict[1])
         if question.kind == "in_doubt":
             called = self.disk.records[f"{question.options['call']} call"]
