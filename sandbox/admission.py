@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from runbook.sandbox import kinds, selectors, statuses
+from runbook.sandbox import kinds, routes, selectors, statuses
 from runbook.sandbox.kinds import Kind
 from runbook.sandbox.statuses import Cause
 from runbook.sandbox.world import Document
@@ -37,6 +37,8 @@ def defaulted(kind: Kind, document: Document) -> Document:
         _default_pod_spec(made.setdefault("spec", {}))
     elif kind == kinds.SERVICE:
         _default_service(made)
+    elif kind == kinds.HTTP_ROUTE:
+        routes.default(made)
     elif kind == kinds.SECRET:
         made.setdefault("type", "Opaque")
         for key, text in (made.pop("stringData", None) or {}).items():
@@ -127,8 +129,6 @@ def ignored(kind: Kind, document: Document) -> list[str]:
     for container in (pod.get("containers") or []) if kind != kinds.SERVICE else []:
         probes = [name for name in ("livenessProbe", "readinessProbe", "startupProbe") if container.get(name)]
         found += [f"{kind.plural}: {name} (the scenario's `versions` decide)" for name in probes]
-    if spec.get("minReadySeconds"):
-        found.append(f"{kind.plural}: minReadySeconds")
     return found
 
 
@@ -151,6 +151,8 @@ def _causes(kind: Kind, document: Document, before: Document | None) -> Iterator
         yield from _container_causes(document["spec"], "spec")
     elif kind == kinds.SERVICE:
         yield from _service_causes(document)
+    elif kind == kinds.HTTP_ROUTE:
+        yield from routes.causes(document)
 
 
 def _workload_causes(document: Document, before: Document | None) -> Iterator[Cause]:
@@ -226,6 +228,8 @@ Path = tuple[str | int, ...]
 
 def unknown_fields(kind: Kind, document: Document) -> list[Path]:
     """The fields that the kind does not have."""
+    if kind == kinds.HTTP_ROUTE:
+        return routes.unknown(document)
     return list(_unknown(_model_of(kind), document, ()))
 
 
@@ -246,7 +250,9 @@ def without(document: Document, paths: list[Path]) -> Document:
 
 
 def wrong_type(kind: Kind, document: Document) -> str | None:
-    """The server's words for the first value of a wrong type, or None."""
+    """The server's words for the first value of a wrong type, or None: of a custom kind `check` says it."""
+    if kind in kinds.CUSTOM:
+        return None
     return next(_mistyped(_model_of(kind), document, kind.kind, ""), None)
 
 

@@ -173,7 +173,7 @@ class Api:
         if name not in kind.subresources:
             if name in kinds.REAL_SUBRESOURCES.get(kind.plural, ()):
                 raise statuses.not_modelled(f"the subresource {place.resource}")
-            raise statuses.no_resource()
+            raise statuses.not_found(kind, place.name) if kind in kinds.CUSTOM else statuses.no_resource()
         item = self.world.get(kind, place.namespace, place.name)
         if name == "log":
             return pod_logs.read(item, self.controllers.version_of(item), incoming.query)
@@ -206,7 +206,8 @@ class Api:
         table = tables.of(place.kind, page, meta) if tables.wanted(incoming.headers.get("accept", "")) else None
         if table is not None:
             return as_json(200, table)
-        bare = [{key: value for key, value in item.items() if key not in ("kind", "apiVersion")} for item in page]
+        left_out = () if place.kind in kinds.CUSTOM else ("kind", "apiVersion")
+        bare = [{key: value for key, value in item.items() if key not in left_out} for item in page]
         body = {"kind": f"{place.kind.kind}List", "apiVersion": place.kind.api_version, "metadata": meta}
         return as_json(200, body | {"items": bare})
 
@@ -263,7 +264,7 @@ class Api:
         namespace = ""
         if rest[0] == "namespaces" and len(rest) > 2 and not (len(rest) == 3 and rest[2] in {"status", "finalize"}):
             namespace, rest = rest[1], rest[2:]
-        kind = kinds.find(group, version, rest[0])
+        kind = kinds.find(group, version, rest[0], self.world.custom)
         if kind is None or len(rest) > 3:
             return None
         name = rest[1] if len(rest) > 1 else ""
@@ -272,6 +273,7 @@ class Api:
         return Place(kind, namespace, name, subresource, _verb(incoming, name, subresource), dry_run)
 
     def _discovery(self, path: str) -> Reply | None:
+        custom = self.world.custom
         if path in {"/healthz", "/readyz", "/livez"}:
             return Reply(200, b"ok", "text/plain; charset=utf-8")
         if path == "/version":
@@ -280,19 +282,20 @@ class Api:
         if path == "/api":
             return as_json(200, {"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []})
         if path == "/apis":
-            return as_json(200, kinds.group_list())
-        for group, version in kinds.GROUPS:
+            return as_json(200, kinds.group_list(custom))
+        for group, version in kinds.groups(custom):
             if path == (f"/apis/{group}/{version}" if group else f"/api/{version}"):
-                return as_json(200, kinds.resource_list(group, version))
+                return as_json(200, kinds.resource_list(group, version, custom))
             if group and path == f"/apis/{group}":
-                return as_json(200, kinds.api_group(group))
+                return as_json(200, kinds.api_group(group, custom))
         return None
 
     def _elsewhere(self, incoming: Incoming) -> Reply:
         """Not modelled when a real server has it, not found when it has not."""
         parts = [part for part in incoming.path.split("/") if part]
         group = parts[1] if parts[:1] == ["apis"] and len(parts) > 1 else "" if parts[:1] == ["api"] else None
-        if group is not None and group in kinds.REAL_PLURALS:
+        served = {group for group, _ in kinds.groups(self.world.custom)}
+        if group is not None and group in kinds.REAL_PLURALS and group in served:
             real = kinds.REAL_PLURALS[group]
             plural = next((part for part in parts if part in real), None)
             if plural is None:

@@ -6,6 +6,7 @@ Time may go faster than the wall clock: `speed` divides every duration (a pod's 
 from __future__ import annotations
 
 import copy
+import math
 import threading
 import time
 from dataclasses import replace
@@ -44,6 +45,7 @@ class Controllers:
         with self.world.changed:
             self._reconcile()
             self.original = {pod["metadata"]["uid"] for pod in self.world.list(kinds.POD)}
+            self._progress.ready = dict.fromkeys(self.original, -math.inf)
         self._instant = False
 
     def start(self) -> None:
@@ -82,8 +84,8 @@ class Controllers:
             due = [
                 rollouts.deployments(self.world, self._progress, self.speed),
                 self._pods(),
+                rollouts.replica_sets(self.world, self._progress, math.inf if self._instant else self.speed),
             ]
-            rollouts.replica_sets(self.world)
             self._endpoints()
             if self.world.version == before:
                 return min((at for at in due if at is not None), default=None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,7 +78,10 @@ KINDS = (
     ACCESS_REVIEW,
 )
 
-GROUPS = tuple(dict.fromkeys((kind.group, kind.version) for kind in KINDS))
+HTTP_ROUTE = Kind("gateway.networking.k8s.io", "v1", "httproutes", "HTTPRoute", subresources=("status",))
+
+CUSTOM = (HTTP_ROUTE,)
+"""Kinds of CustomResourceDefinitions: served only where a scenario has such an object (`World.custom`)."""
 
 REAL_GROUPS = frozenset({
     "admissionregistration.k8s.io", "apiextensions.k8s.io", "apiregistration.k8s.io", "apps", "authentication.k8s.io",
@@ -98,6 +101,9 @@ REAL_PLURALS: Mapping[str, frozenset[str]] = {
     "autoscaling": frozenset(),
     "coordination.k8s.io": frozenset(),
     "discovery.k8s.io": frozenset(),
+    "gateway.networking.k8s.io": frozenset({
+        "backendtlspolicies", "gatewayclasses", "gateways", "grpcroutes", "referencegrants", "tlsroutes",
+    }),
 }  # fmt: skip
 
 REAL_SUBRESOURCES: Mapping[str, frozenset[str]] = {
@@ -113,21 +119,27 @@ REAL_SUBRESOURCES: Mapping[str, frozenset[str]] = {
 }  # fmt: skip
 
 
-def find(group: str, version: str, plural: str) -> Kind | None:
-    """The modelled kind that is served at a place in the API."""
-    return next((k for k in KINDS if (k.group, k.version, k.plural) == (group, version, plural)), None)
+def find(group: str, version: str, plural: str, custom: Sequence[Kind] = ()) -> Kind | None:
+    """The modelled kind that is served at a place in the API. `custom`: the custom kinds that are."""
+    wanted = (group, version, plural)
+    return next((k for k in (*KINDS, *custom) if (k.group, k.version, k.plural) == wanted), None)
 
 
-def of_object(document: Mapping[str, Any]) -> Kind | None:
+def of_object(document: Mapping[str, Any], custom: Sequence[Kind] = ()) -> Kind | None:
     """The modelled kind of an object by its apiVersion and kind."""
     named = (document.get("apiVersion"), document.get("kind"))
-    return next((k for k in KINDS if (k.api_version, k.kind) == named), None)
+    return next((k for k in (*KINDS, *custom) if (k.api_version, k.kind) == named), None)
 
 
-def resource_list(group: str, version: str) -> dict[str, Any]:
+def groups(custom: Sequence[Kind] = ()) -> tuple[tuple[str, str], ...]:
+    """Groups and versions that are served."""
+    return tuple(dict.fromkeys((kind.group, kind.version) for kind in (*KINDS, *custom)))
+
+
+def resource_list(group: str, version: str, custom: Sequence[Kind] = ()) -> dict[str, Any]:
     """An APIResourceList, as discovery answers it."""
     resources: list[dict[str, Any]] = []
-    for kind in KINDS:
+    for kind in (*KINDS, *custom):
         if (kind.group, kind.version) != (group, version):
             continue
         entry = {
@@ -150,14 +162,14 @@ def resource_list(group: str, version: str) -> dict[str, Any]:
     return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": api_version, "resources": resources}
 
 
-def group_list() -> dict[str, Any]:
+def group_list(custom: Sequence[Kind] = ()) -> dict[str, Any]:
     """An APIGroupList of what is modelled."""
-    groups = [api_group(group) for group, _ in GROUPS if group]
-    return {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}
+    found = [api_group(group, custom) for group, _ in groups(custom) if group]
+    return {"kind": "APIGroupList", "apiVersion": "v1", "groups": found}
 
 
-def api_group(group: str) -> dict[str, Any]:
+def api_group(group: str, custom: Sequence[Kind] = ()) -> dict[str, Any]:
     """One APIGroup; every modelled group has one version."""
-    version = next(v for g, v in GROUPS if g == group)
+    version = next(v for g, v in groups(custom) if g == group)
     at = {"groupVersion": f"{group}/{version}", "version": version}
     return {"kind": "APIGroup", "apiVersion": "v1", "name": group, "versions": [at], "preferredVersion": at}

@@ -25,9 +25,13 @@ _NOT_COPIED = {REVISION, HISTORY, DESIRED, MAXIMUM, "kubectl.kubernetes.io/last-
 
 @dataclass
 class Progress:
-    """When each Deployment (by uid) last got forward: what it looked like, and the monotonic time."""
+    """When each Deployment (by uid) last got forward: what it looked like, and the monotonic time.
+
+    `ready`: since when each pod (by uid) is ready, monotonic.
+    """
 
     seen: dict[str, tuple[str, float]] = field(default_factory=dict)
+    ready: dict[str, float] = field(default_factory=dict)
 
 
 def deployments(world: World, progress: Progress, speed: float) -> float | None:
@@ -76,6 +80,8 @@ def _current(
         current = _number(world, kinds.REPLICA_SET, current, newest + 1, keep_history=True)
         _number(world, kinds.DEPLOYMENT, deployment, newest + 1, keep_history=False)
         return current, True
+    if current["spec"].get("minReadySeconds", 0) != deployment["spec"].get("minReadySeconds", 0):
+        return _patience(world, deployment, current), True
     if revision_of(deployment) != revision_of(current):
         _number(world, kinds.DEPLOYMENT, deployment, revision_of(current), keep_history=False)
         return current, True
@@ -90,6 +96,21 @@ def _number(world: World, kind: kinds.Kind, item: Document, revision: int, *, ke
         annotations[REVISION] = str(revision)
 
     return world.amend(kind, item["metadata"]["namespace"], item["metadata"]["name"], write)
+
+
+def _patience(world: World, deployment: Document, current: Document) -> Document:
+    """The current ReplicaSet takes over how long a pod must be ready; those of older templates keep theirs."""
+
+    def write(document: Document) -> None:
+        document["spec"].pop("minReadySeconds", None)
+        document["spec"] |= _min_ready(deployment)
+
+    return world.amend(kinds.REPLICA_SET, current["metadata"]["namespace"], current["metadata"]["name"], write)
+
+
+def _min_ready(deployment: Document) -> dict[str, int]:
+    seconds = deployment["spec"].get("minReadySeconds", 0)
+    return {"minReadySeconds": seconds} if seconds else {}
 
 
 def _create_set(world: World, deployment: Document, revision: int) -> None:
@@ -110,7 +131,7 @@ def _create_set(world: World, deployment: Document, revision: int) -> None:
                 "annotations": annotations | {REVISION: str(revision)},
                 "ownerReferences": [_owner(deployment)],
             },
-            "spec": {"replicas": 0, "selector": selector, "template": template},
+            "spec": {"replicas": 0, "selector": selector, "template": template} | _min_ready(deployment),
             "status": {"replicas": 0},
         },
     )
@@ -290,8 +311,12 @@ def _condition(deployment: Document, name: str, holds: bool | None, reason: str,
     return made | {"reason": reason, "message": message}
 
 
-def replica_sets(world: World) -> None:
-    """One pass over all ReplicaSets: as many pods as asked for, and the counts in their status."""
+def replica_sets(world: World, progress: Progress, speed: float) -> float | None:
+    """One pass over all ReplicaSets: as many pods as asked for, and the counts in their status.
+
+    Returns when the next ready pod has been so for long enough to be available (monotonic), or None.
+    """
+    due: list[float] = []
     for replica_set in world.list(kinds.REPLICA_SET):
         meta, spec = replica_set["metadata"], replica_set["spec"]
         pods = list(world.owned(kinds.POD, meta["namespace"], meta["uid"]))
@@ -301,11 +326,14 @@ def replica_sets(world: World) -> None:
             living.sort(key=_worth)
             while len(living) > spec["replicas"]:
                 world.delete(kinds.POD, meta["namespace"], living.pop(0)["metadata"]["name"])
-        ready = sum(_ready(pod) for pod in living)
+        since = [_ready_since(pod, progress) for pod in living if _ready(pod)]
+        proven = [at + spec.get("minReadySeconds", 0) / speed for at in since]
+        waits = [at for at in proven if at > time.monotonic()]
+        due += waits
         counts = {
             "fullyLabeledReplicas": len(living),
-            "readyReplicas": ready,
-            "availableReplicas": ready,
+            "readyReplicas": len(since),
+            "availableReplicas": len(since) - len(waits),
         }
         status: dict[str, Any] = {"replicas": len(living)} | {key: value for key, value in counts.items() if value}
         status["terminatingReplicas"] = len(pods) - sum(not p["metadata"].get("deletionTimestamp") for p in pods)
@@ -313,6 +341,11 @@ def replica_sets(world: World) -> None:
         if replica_set.get("status") != status:
             fresh = world.get(kinds.REPLICA_SET, meta["namespace"], meta["name"])
             world.update_status(kinds.REPLICA_SET, fresh, **status)
+    return min(due, default=None)
+
+
+def _ready_since(pod: Document, progress: Progress) -> float:
+    return progress.ready.setdefault(pod["metadata"]["uid"], time.monotonic())
 
 
 def _create_pod(world: World, replica_set: Document) -> Document:

@@ -27,6 +27,7 @@ def seed(world: World, controllers: Controllers, releases: Releases, content: Ma
         _namespace(world, controllers, name, body or {})
     for document in content.get("objects") or []:
         _create(world, copy.deepcopy(document))
+    world.custom = tuple(kind for kind in kinds.CUSTOM if world.list(kind))
     controllers.settle()
     for name, body in namespaces.items():
         for release, given in ((body or {}).get("releases") or {}).items():
@@ -44,6 +45,8 @@ def _namespace(world: World, controllers: Controllers, namespace: str, body: Map
         )
     for name, given in (body.get("services") or {}).items():
         _create(world, _service(name, namespace, given or {}))
+    for name, given in (body.get("routes") or {}).items():
+        _create(world, _route(name, namespace, given))
     deployments: Mapping[str, Any] = body.get("deployments") or {}
     history = max((len(given.get("previous") or []) for given in deployments.values()), default=0)
     for back in range(history, -1, -1):  # one roll-out after the other, as it was: oldest revisions first
@@ -68,7 +71,7 @@ def _roll(world: World, document: Document) -> None:
 
 
 def _create(world: World, document: Document) -> None:
-    kind = kinds.of_object(document)
+    kind = kinds.of_object(document, kinds.CUSTOM)
     named = f"{document.get('kind')} {document.get('metadata', {}).get('name')}"
     if kind is None:
         raise InvalidError(
@@ -99,6 +102,13 @@ def _service(name: str, namespace: str, given: Mapping[str, Any]) -> Document:
         "metadata": _meta(name, namespace, given.get("labels")),
         "spec": spec,
     }
+
+
+def _route(name: str, namespace: str, given: Mapping[str, Any]) -> Document:
+    backends = [{"name": service, "port": 80, "weight": weight} for service, weight in given["backends"].items()]
+    spec = {"parentRefs": [{"name": given.get("gateway", "gateway")}], "rules": [{"backendRefs": backends}]}
+    meta = _meta(name, namespace)
+    return {"apiVersion": kinds.HTTP_ROUTE.api_version, "kind": "HTTPRoute", "metadata": meta, "spec": spec}
 
 
 def _deployment(name: str, namespace: str, given: Mapping[str, Any], image: str) -> Document:

@@ -94,6 +94,13 @@ def unsupported_media_type() -> StatusError:
     return StatusError(415, "UnsupportedMediaType", "415: Unsupported Media Type", {})
 
 
+def no_strategic_patch() -> StatusError:
+    """What a custom resource says to a strategic merge patch."""
+    accepted = "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml"
+    message = f"the body of the request was in an unknown format - accepted media types include: {accepted}"
+    return StatusError(415, "UnsupportedMediaType", message)
+
+
 def unprocessable_patch() -> StatusError:
     """A JSON patch that does not fit the object, a failed `test` included: the real server says no more either."""
     message = "the server rejected our request due to an error in our request"

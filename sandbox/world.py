@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from runbook.sandbox import statuses
-from runbook.sandbox.kinds import NAMESPACE, POD, Kind
+from runbook.sandbox.kinds import CUSTOM, NAMESPACE, POD, Kind
 
 Document = dict[str, Any]
 EventType = Literal["ADDED", "MODIFIED", "DELETED"]
@@ -39,6 +39,7 @@ class World:
     def __init__(self, seed: str = "runbook") -> None:
         self.changed = threading.Condition(threading.RLock())
         self.stopped = False
+        self.custom: tuple[Kind, ...] = ()  # custom kinds whose definition is installed
         self.unmodelled: list[str] = []
         self._objects: dict[Kind, dict[tuple[str, str], Document]] = {}
         self._history: list[Change] = []
@@ -250,11 +251,11 @@ def _without_version(document: Document) -> Document:
 
 
 def _counts_generations(kind: Kind) -> bool:
-    return kind.group == "apps"
+    return kind.group == "apps" or kind in CUSTOM
 
 
 def _has_status_subresource(kind: Kind) -> bool:
-    return kind.kind in {"Deployment", "ReplicaSet", "Pod", "Service", "Namespace"}
+    return kind.kind in {"Deployment", "ReplicaSet", "Pod", "Service", "Namespace"} or kind in CUSTOM
 
 
 def now() -> str:

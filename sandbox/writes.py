@@ -41,6 +41,9 @@ def update(world: World, kind: Kind, namespace: str, name: str, incoming: Incomi
     made, warnings = _fields(kind, made, incoming)
     with world.changed:
         before = world.get(kind, namespace, name)
+        if kind in kinds.CUSTOM and not made["metadata"].get("resourceVersion"):
+            cause = Cause("metadata.resourceVersion", "Invalid value: 0: must be specified for an update")
+            raise statuses.invalid(kind.plural, kind.group, name, [cause])
         made = _merged_service(kind, before, made)
         made = admission.defaulted(kind, made)
         admission.check(kind, made, before)
@@ -52,8 +55,10 @@ def patch(
     world: World, kind: Kind, namespace: str, name: str, incoming: Incoming, *, status_only: bool = False
 ) -> Reply:
     """PATCH on an object, in all three ways."""
-    change = decoded(incoming)
     how = content_type(incoming)
+    if kind in kinds.CUSTOM and how == STRATEGIC:
+        raise statuses.no_strategic_patch()
+    change = decoded(incoming)
     dry_run = options(incoming, "PatchOptions")
     with world.changed:
         before = world.get(kind, namespace, name)

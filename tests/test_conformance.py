@@ -22,6 +22,7 @@ import urllib3
 import yaml
 
 from runbook.sandbox import scenario, surroundings
+from tests.testbed.gateway import install
 
 pytestmark = pytest.mark.filterwarnings("ignore::urllib3.exceptions.InsecureRequestWarning")  # the plane signs its own
 Document = dict[str, Any]
@@ -35,6 +36,7 @@ scenario: 1
 world:
   ready_after: 300ms
   versions: {"sick:1": {health: never_ready}}
+  namespaces: {elsewhere: {routes: {any: {backends: {a: 1}}}}}
 """
 
 
@@ -895,6 +897,168 @@ def test_endpoint_slices_follow_the_selector(api: Api) -> None:
     eventually(lambda: ready_addresses(api, "live") == set())
     api.ok("DELETE", api.at("services", "live"))
     eventually(lambda: not api.ok("GET", path)["items"])
+
+
+def test_a_pod_is_available_when_it_was_ready_for_long_enough(api: Api) -> None:
+    strategy = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+    api.ok("POST", api.at("deployments"), deployment(strategy=strategy))
+    eventually(lambda: rolled_out(api))
+    api.patch("deployments", "web", {"spec": {"minReadySeconds": 1}})
+    eventually(lambda: sets(api)["1"]["spec"].get("minReadySeconds") == 1)
+    since = eventually(lambda: rolled_out(api))["metadata"]["resourceVersion"]
+    assert len(sets(api)) == 1, "how long a pod must be ready is no new revision"
+    image(api, "web:2")
+    eventually(lambda: rolled_out(api))
+    assert {number: one["spec"].get("minReadySeconds") for number, one in sets(api).items()} == {"1": 1, "2": 1}
+    path = f"{api.at('deployments')}?watch=1&timeoutSeconds=1&resourceVersion={since}"
+    seen = [json.loads(line)["object"]["status"] for line in api.raw("GET", path).data.decode().splitlines()]
+    assert any(one["readyReplicas"] > one["availableReplicas"] for one in seen), "ready, and not yet available"
+    assert all(one["availableReplicas"] >= 2 for one in seen)
+    api.patch("deployments", "web", {"spec": {"minReadySeconds": None}})
+    eventually(lambda: "minReadySeconds" not in sets(api)["2"]["spec"])
+    assert sets(api)["1"]["spec"]["minReadySeconds"] == 1, "older templates keep theirs"
+
+
+# A custom resource: HTTPRoute of the Gateway API
+
+GATEWAY = "gateway.networking.k8s.io"
+
+
+@pytest.fixture
+def gateway(api: Api, request: pytest.FixtureRequest) -> Api:
+    """An API that serves HTTPRoutes: the real one gets the definition, the simulated one's scenario has one."""
+    if request.node.callspec.params["api"] == "real":
+        install(request.getfixturevalue("control_plane"))
+    return api
+
+
+def route(name: str = "web", **more: Any) -> Document:
+    backends = [{"name": "green", "port": 80, "weight": 90}, {"name": "blue", "port": 80}]
+    spec = {"parentRefs": [{"name": "gateway"}], "rules": [{"backendRefs": backends}], **more}
+    return {"apiVersion": f"{GATEWAY}/v1", "kind": "HTTPRoute", "metadata": {"name": name}, "spec": spec}
+
+
+def test_discovery_of_a_custom_resource(gateway: Api) -> None:
+    group = gateway.ok("GET", f"/apis/{GATEWAY}")
+    at = {"groupVersion": f"{GATEWAY}/v1", "version": "v1"}
+    assert (group["kind"], group["versions"], group["preferredVersion"]) == ("APIGroup", [at], at)
+    assert GATEWAY in {one["name"] for one in gateway.ok("GET", "/apis")["groups"]}
+    resources = {one["name"]: one for one in gateway.ok("GET", f"/apis/{GATEWAY}/v1")["resources"]}
+    assert set(resources) == {"httproutes", "httproutes/status"}
+    assert (resources["httproutes"]["kind"], resources["httproutes"]["namespaced"]) == ("HTTPRoute", True)
+    assert {"get", "list", "watch", "create", "update", "patch", "delete"} <= set(resources["httproutes"]["verbs"])
+    assert gateway.raw("GET", "/apis/gateway.example.com/v1").data == b"404 page not found\n", "not installed"
+
+
+def test_defaults_and_life_of_a_custom_resource(gateway: Api) -> None:
+    path = gateway.at("httproutes", group=f"{GATEWAY}/v1")
+    made = gateway.ok("POST", path, route())
+    assert made["metadata"]["generation"] == 1
+    assert made["spec"] == {
+        "parentRefs": [{"group": GATEWAY, "kind": "Gateway", "name": "gateway"}],
+        "rules": [
+            {
+                "matches": [{"path": {"type": "PathPrefix", "value": "/"}}],
+                "backendRefs": [
+                    {"group": "", "kind": "Service", "name": "green", "port": 80, "weight": 90},
+                    {"group": "", "kind": "Service", "name": "blue", "port": 80, "weight": 1},
+                ],
+            }
+        ],
+    }
+    status, body = gateway.call("POST", path, route())
+    assert (status, body["message"]) == (409, f'httproutes.{GATEWAY} "web" already exists')
+    status, body = gateway.call("GET", path + "/nope")
+    assert (status, body["message"]) == (404, f'httproutes.{GATEWAY} "nope" not found')
+    (item,) = gateway.ok("GET", path)["items"]
+    assert (item["kind"], item["apiVersion"]) == ("HTTPRoute", f"{GATEWAY}/v1"), "unlike built-in kinds in a list"
+    status, body = gateway.call("PUT", path + "/web", route())
+    assert (status, body["message"]) == (
+        422,
+        f'httproutes.{GATEWAY} "web" is invalid: metadata.resourceVersion: Invalid value: 0: must be specified for an'
+        " update",
+    )
+    put = route(hostnames=["a.example"])
+    put["metadata"]["resourceVersion"] = made["metadata"]["resourceVersion"]
+    assert gateway.ok("PUT", path + "/web", put)["metadata"]["generation"] == 2
+    status, body = gateway.call("PUT", path + "/web", put)
+    assert (status, body["reason"]) == (409, "Conflict")
+    assert gateway.call("PATCH", path + "/web/scale", {"spec": {"replicas": 1}}, MERGE)[0] == 404
+    told = gateway.ok("PATCH", path + "/web/status", {"status": {"parents": []}}, MERGE)
+    assert (told["status"], told["metadata"]["generation"]) == ({"parents": []}, 2)
+    assert gateway.ok("DELETE", path + "/web")["status"] == "Success"
+    assert gateway.call("GET", path + "/web")[0] == 404
+
+
+def test_patches_of_a_custom_resource(gateway: Api) -> None:
+    path = gateway.at("httproutes", group=f"{GATEWAY}/v1")
+    made = gateway.ok("POST", path, route())
+    web = path + "/web"
+    status, body = gateway.call("PATCH", web, {"spec": {}}, STRATEGIC)
+    assert (status, body["reason"]) == (415, "UnsupportedMediaType")
+    assert body["message"].startswith("the body of the request was in an unknown format - accepted media types include")
+    weights = "/spec/rules/0/backendRefs/{}/weight"
+    turned = [
+        {"op": "test", "path": "/spec/rules/0/backendRefs/1/name", "value": "blue"},
+        {"op": "test", "path": weights.format(0), "value": 90},
+        {"op": "replace", "path": weights.format(0), "value": 0},
+        {"op": "replace", "path": weights.format(1), "value": 100},
+    ]
+    dry = gateway.ok("PATCH", web + "?dryRun=All", turned, JSON)
+    assert (dry["metadata"]["generation"], dry["metadata"]["resourceVersion"]) == (
+        2,
+        made["metadata"]["resourceVersion"],
+    )
+    assert gateway.ok("GET", web)["spec"] == made["spec"], "a dry run changes nothing"
+    after = gateway.ok("PATCH", web, turned, JSON)
+    assert [one["weight"] for one in after["spec"]["rules"][0]["backendRefs"]] == [0, 100]
+    assert after["metadata"]["generation"] == 2
+    status, body = gateway.call("PATCH", web, turned, JSON)
+    assert (status, body["message"]) == (422, "the server rejected our request due to an error in our request")
+    stale = [{"op": "replace", "path": "/metadata/resourceVersion", "value": made["metadata"]["resourceVersion"]}]
+    stale.append({"op": "replace", "path": "/spec/hostnames", "value": ["b.example"]})
+    status, body = gateway.call("PATCH", web, stale, JSON)
+    assert (status, body["reason"]) == (409, "Conflict")
+    marked = gateway.ok("PATCH", web, {"metadata": {"annotations": {"a": "b"}}}, MERGE)
+    assert marked["metadata"]["generation"] == 2, "metadata is no new generation"
+    merged = gateway.ok("PATCH", web, {"spec": {"rules": [{"backendRefs": [{"name": "blue", "port": 80}]}]}}, MERGE)
+    assert [one["weight"] for one in merged["spec"]["rules"][0]["backendRefs"]] == [1], "lists are replaced"
+
+
+def test_what_the_schema_of_a_custom_resource_refuses(gateway: Api) -> None:
+    path = gateway.at("httproutes", group=f"{GATEWAY}/v1")
+    gateway.ok("POST", path, route())
+    web, first = path + "/web", "spec.rules[0].backendRefs[0]"
+    for value, why in (
+        (-1, f"Invalid value: -1: {first}.weight in body should be greater than or equal to 0"),
+        (1000001, f"Invalid value: 1000001: {first}.weight in body should be less than or equal to 1000000"),
+        ("ten", f'Invalid value: "string": {first}.weight in body must be of type integer: "string"'),
+    ):
+        change = [{"op": "replace", "path": "/spec/rules/0/backendRefs/0/weight", "value": value}]
+        status, body = gateway.call("PATCH", web, change, JSON)
+        assert (status, body["message"]) == (422, f'HTTPRoute.{GATEWAY} "web" is invalid: {first}.weight: {why}')
+    status, body = gateway.call("PATCH", web, [{"op": "remove", "path": "/spec/rules/0/backendRefs/0/name"}], JSON)
+    assert (status, body["message"]) == (422, f'HTTPRoute.{GATEWAY} "web" is invalid: {first}.name: Required value')
+    status, body = gateway.call("POST", path + "?fieldValidation=Strict", route("two", rulez=[]))
+    assert (status, body["message"]) == (
+        400,
+        'HTTPRoute in version "v1" cannot be handled as a HTTPRoute: strict decoding error: unknown field "spec.rulez"',
+    )
+    response = gateway.raw("PATCH", web, {"spec": {"rulez": []}}, MERGE)
+    assert (response.status, response.headers["Warning"]) == (200, '299 - "unknown field \\"spec.rulez\\""')
+    assert "rulez" not in json.loads(response.data)["spec"]
+    status, body = gateway.call("PATCH", web + "?fieldValidation=Strict", {"spec": {"rulez": []}}, MERGE)
+    assert status == 422
+    assert body["message"].endswith('strict decoding error: unknown field "spec.rulez"')
+    gateway.token, token = gateway.nobody, gateway.token
+    try:
+        status, body = gateway.call("PATCH", web, {"spec": {}}, MERGE)
+        assert body["message"] == (
+            f'httproutes.{GATEWAY} "web" is forbidden: User "nobody" cannot patch resource "httproutes" '
+            f'in API group "{GATEWAY}" in the namespace "{gateway.namespace}"'
+        )
+    finally:
+        gateway.token = token
 
 
 # Deleting

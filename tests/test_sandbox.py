@@ -182,16 +182,16 @@ def test_what_is_not_modelled_says_so(sandbox: Sandbox, method: str, path: str, 
 
 
 def test_fields_that_do_nothing_here_are_told(sandbox: Sandbox) -> None:
-    change = {"spec": {"minReadySeconds": 5, "template": {"spec": {"nodeSelector": {"disk": "ssd"}}}}}
+    change = {"spec": {"template": {"spec": {"nodeSelector": {"disk": "ssd"}, "affinity": {}, "tolerations": [{}]}}}}
     status, _, headers = ask(sandbox, "PATCH", WEB, change)
     assert status == 200
     assert headers.get_all("Warning") == [
         '299 - "SIMULATED API ignores deployments: nodeSelector"',
-        '299 - "SIMULATED API ignores deployments: minReadySeconds"',
+        '299 - "SIMULATED API ignores deployments: tolerations"',
     ]
     assert sandbox.unmodelled == (
         "deployments: nodeSelector is accepted and ignored",
-        "deployments: minReadySeconds is accepted and ignored",
+        "deployments: tolerations is accepted and ignored",
     )
     assert ask(sandbox, "PATCH", WEB, {"spec": {"replicas": 1}})[2].get_all("Warning") is None, "told once"
 
