@@ -52,7 +52,9 @@ def restored(
     Only the paths whose owner or value the change touched: what others took or gave up elsewhere stays so.
     """
     then, since, now = owners(before), owners(after), owners(live)
-    touched = set(_changed(before, after, {path for paths in (*then.values(), *since.values()) for path in paths}))
+    # Also the paths that only `live` knows: a patch that put values back owns them, until the owners are put back, too.
+    everywhere = (*then.values(), *since.values(), *now.values())
+    touched = set(_changed(before, after, {path for paths in everywhere for path in paths}))
     for owner in {*then, *since}:
         touched |= then.get(owner, frozenset()) ^ since.get(owner, frozenset())
     result = []

@@ -57,17 +57,15 @@ class Seen:
         wanted = self.state(self.would)
         if self.live is None:
             wanted[self.name] = created_by(op)
-        # The server says what would be owned; where it was not asked, the values alone decide.
-        owner = self.live if self.computed else self.would
-        return wanted | self._owned(owner)
+        return wanted | self._owned(self.would)
 
     def is_no_op(self) -> bool:
         """Would the server change nothing?"""
         return self.live is not None and self.would is not None and self.before() == self.after("")
 
     def _owned(self, found: Mapping[str, Any] | None) -> Observation:
-        # Of an object that is not there yet, the first place says all.
-        return {} if self.live is None else owned(self.name, found)
+        # An object that is not there yet is owned as its manifest says; what was computed here does not say it.
+        return {} if self.live is None or self.computed else owned(self.name, found)
 
 
 def state(name: str, found: Mapping[str, Any] | None, touched: Iterable[Touch], *, secret: bool) -> Observation:
@@ -189,8 +187,6 @@ def _foresee(cluster: Cluster, ctx: Context, one: Seen, reason: str | None, *, f
         try:
             one.would = cluster.apply(ctx, one.ref, one.body, force=force, dry_run=True)
         except ForbiddenError as error:
-            if terminating(error):
-                raise TemporaryError(f"{one.item.origin}: {error.message}") from None
             reason = error.message
         except (ConflictError, TemporaryError, PermanentError) as error:
             one.error = refusal(error, one)
@@ -222,23 +218,19 @@ def _drop(tree: Any, path: Path) -> None:
         holder.pop(path[-1], None)
 
 
-def terminating(error: PermanentError) -> bool:
-    """A namespace on its way out takes nothing new, and says so with a 403."""
-    return "being terminated" in error.message
-
-
 def refusal(error: TemporaryError | PermanentError, one: Seen) -> PermanentError:
     """What the server has against an object, as one sentence that says where it stands. TemporaryError: raised."""
     said, origin = error.message, one.item.origin
     if isinstance(error, ConflictError) and "Apply failed" in said:
-        conflict = re.sub(r"\s*\n-?\s*", " ", said.partition("Apply failed with ")[2])
+        conflict = said.partition("Apply failed with ")[2]
         return PermanentError(
             f"{origin}: others own fields of {one.ref}: {conflict}",
             hint="`force: true` takes them over; or leave them out of the manifest",
         )
     if "typed patch object" in said:  # a manifest that does not fit its schema is a 500 to the API server
-        wrong = said.partition("): ")[2].removeprefix("errors:").rpartition(" (HTTP ")[0] or said
-        wrong = "; ".join(_without_value(line.strip()) for line in wrong.splitlines() if line.strip())
+        wrong = said.partition("): ")[2].removeprefix("errors: ").rpartition(" (HTTP ")[0] or said
+        # What was found there may be a secret.
+        wrong = re.sub(r",? got &value\.\w+\{.*?\}(?= \.|$)", "", wrong)
         return PermanentError(f"{origin}: {one.title} does not fit its schema: {wrong}")
     if isinstance(error, TemporaryError):
         raise error
@@ -246,8 +238,3 @@ def refusal(error: TemporaryError | PermanentError, one: Seen) -> PermanentError
         name = "metadata.namespace" if one.item.namespace else "namespace"
         return PermanentError(f"{origin}: {name}: there is no namespace {one.ref.namespace!r} for {one.title}")
     return PermanentError(f"{origin}: {said}", hint=error.hint)
-
-
-def _without_value(line: str) -> str:
-    """`.data.x: expected string, got ...`: what it got may be a secret."""
-    return line.partition(", got ")[0]

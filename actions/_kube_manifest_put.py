@@ -8,7 +8,7 @@ from typing import Any
 from runbook.actions import _kube_workload as workload
 from runbook.actions._kube import Cluster, ConflictError, ForbiddenError, MissingError
 from runbook.actions._kube_kinds import Ref
-from runbook.actions._kube_manifest_look import Seen, refusal, terminating
+from runbook.actions._kube_manifest_look import Seen, refusal
 from runbook.contract import Context, Observation, PermanentError, TemporaryError, shorten
 
 ATTEMPTS = 5
@@ -18,7 +18,10 @@ NOBODY = "1"
 """A resourceVersion that no object has: with it an apply creates, or is refused where there is an object already."""
 
 SERVED_WITHIN = 30.0
-"""Seconds in which a new CustomResourceDefinition is served."""
+"""Seconds in which a new CustomResourceDefinition is established."""
+
+HEARD_WITHIN = 10.0
+"""Seconds in which objects of a kind are taken after it was."""
 
 
 def put(cluster: Cluster, ctx: Context, one: Seen, before: Observation, op: str, *, force: bool) -> None:
@@ -57,20 +60,16 @@ def _send(cluster: Cluster, ctx: Context, one: Seen, live: Mapping[str, Any] | N
     while True:
         try:
             cluster.apply(ctx, one.ref, body, force=force)
-        except MissingError as error:
-            # A kind that was defined a moment ago: not every part of the server has heard of it.
-            if one.computed is None or waited >= SERVED_WITHIN:
-                raise refusal(error, one) from None
-            ctx.sleep(0.2)
-            waited += 0.2
-        except ForbiddenError as error:
-            if terminating(error):
-                raise TemporaryError(f"{one.item.origin}: {error.message}") from None
-            raise
-        except ConflictError:
+        except (ConflictError, ForbiddenError):
             raise
         except (TemporaryError, PermanentError) as error:
-            raise refusal(error, one) from None
+            wrong = refusal(error, one)
+            # A kind that was defined or changed a moment ago: not every part of the server has heard of it.
+            late = isinstance(error, MissingError) or "typed patch object" in error.message
+            if one.computed is None or not late or waited >= HEARD_WITHIN:
+                raise wrong from None
+            ctx.sleep(0.2)
+            waited += 0.2
         else:
             return
 

@@ -10,12 +10,13 @@ from typing import Any
 from runbook.actions import _kube_manifest as manifests
 from runbook.actions import _kube_manifest_prune as pruning
 from runbook.actions._kube import Cluster, ForbiddenError, connect
-from runbook.actions._kube_action import KubeArgs, Right
+from runbook.actions._kube_action import KubeArgs, Right, Rights
 from runbook.actions._kube_kinds import Ref
 from runbook.actions._kube_manifest_look import Seen, look, resolve, state
 from runbook.actions._kube_manifest_prune import Stray
 from runbook.actions._kube_manifest_users import sentence, users
 from runbook.actions._kube_owners import autoscalers, of_fields
+from runbook.actions._kube_preflight import lacks
 from runbook.contract import Context, Observation, PermanentError, param
 
 
@@ -101,6 +102,18 @@ def problems(args: ManifestArgs) -> Iterator[str]:
         yield "path, manifest: give one of them"
     if args.prune is not None and not args.prune.strip():
         yield "prune: empty, it would mean every object"
+
+
+class Lacking(Rights):
+    """Preflight of a set of manifests, which may bring its own namespace."""
+
+    def preflight(self, args: ManifestArgs, ctx: Context) -> list[str]:
+        """Sentences that name verb and resource, a namespace that is not there, a kind that is not served."""
+        cluster = connect(ctx, args.context)
+        items = manifests.read(args.path, args.manifest)
+        brings = any(item.kind == "Namespace" and item.name == args.namespace for item in items)
+        # `default` is always there: then nothing is missing.
+        return lacks(cluster, ctx, "default" if brings else args.namespace, lambda: self.rights(args, cluster, ctx))
 
 
 def _content_changes(one: Seen) -> bool:

@@ -8,11 +8,11 @@ from typing import Any
 
 from runbook.actions import _kube_manifest as manifests
 from runbook.actions._kube import Cluster
-from runbook.actions._kube_action import Right, Rights
+from runbook.actions._kube_action import Right
 from runbook.actions._kube_manifest_back import Step, steps
 from runbook.actions._kube_manifest_look import Seen
 from runbook.actions._kube_manifest_put import gone, put, served
-from runbook.actions._kube_manifest_set import ManifestArgs, ManifestSet, problems, rights_of
+from runbook.actions._kube_manifest_set import Lacking, ManifestArgs, ManifestSet, problems, rights_of
 from runbook.actions._kube_owners import Warned
 from runbook.actions.k8s_revert import reverting, title
 from runbook.contract import Call, Change, Context, Observation, Outputs, Read, Sensitive, Settled, param
@@ -27,7 +27,7 @@ class ApplyArgs(ManifestArgs):
     )
 
 
-class Diff(Rights, Read[ManifestArgs]):
+class Diff(Lacking, Read[ManifestArgs]):
     """What an apply of these manifests would change, by the server's dry run. Changes nothing.
 
     Data of Secrets is never shown, only that it changes.
@@ -75,7 +75,7 @@ def _changed(one: Seen, after: Observation) -> dict[str, Any]:
     }
 
 
-class Apply(Warned, Rights, Change[ApplyArgs]):
+class Apply(Warned, Lacking, Change[ApplyArgs]):
     """Make objects as manifests say, by server-side apply, Namespaces and definitions first.
 
     What is not there is created; the fields that the manifests name are changed; those that an earlier apply set, and

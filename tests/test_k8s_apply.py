@@ -1,0 +1,393 @@
+"""k8s.apply on a real control plane: plan = run, already so, undo = whole objects as they were, with their owners."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from runbook.actions._kube_manifest import CREATED_BY
+from runbook.contract import PermanentError, Sensitive
+from tests.context import LocalContext
+from tests.kube import Caller, change, meaning
+from tests.testbed.plane import Plane
+
+pytestmark = pytest.mark.control_plane
+
+SEEN = "configmaps,secrets,services,deployments,statefulsets,jobs,horizontalpodautoscalers,roles"
+SET = """
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, labels: {set: shop}}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      containers:
+        - name: web
+          image: registry.invalid/web:1
+          envFrom: [{configMapRef: {name: app}}]
+          ports: [{containerPort: 8080}]
+          resources: {limits: {cpu: 1000m, memory: 0.5Gi}}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: app, labels: {set: shop}}
+data: {level: info, old: "yes"}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: login, labels: {set: shop}}
+stringData: {password: correct-horse-1}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, labels: {set: shop}}
+spec:
+  selector: {app: web, slot: blue}
+  ports: [{name: http, port: 80, targetPort: 8080}]
+"""
+NEXT = (
+    SET.replace("web:1", "web:2")
+    .replace("replicas: 2", "replicas: 3\n  minReadySeconds: 1")
+    .replace('old: "yes"', 'new: "no"')
+    .replace("correct-horse-1", "battery-staple-2")
+    .replace(", slot: blue", "")
+    .replace("          envFrom: [{configMapRef: {name: app}}]\n", "          args: [--fast]\n")
+    .replace(
+        "          ports:",
+        "        - {name: side, image: registry.invalid/side:1}\n        - name: third\n"
+        "          image: registry.invalid/third:1\n          ports:",
+    )
+)
+
+
+class Keeper(Caller):
+    """A caller whose calls share what they keep, as those of a run do."""
+
+    def __init__(self, plane: Plane, folder: Path, *, user: str = "admin") -> None:
+        super().__init__(plane, folder, user=user)
+        self.kept: dict[str, bytes] = {}
+
+    def context(self, op: str | None = None, **options: Any) -> LocalContext:
+        ctx = super().context(op, **options)
+        ctx._kept = self.kept
+        return ctx
+
+
+@pytest.fixture
+def caller(control_plane: Plane, tmp_path: Path) -> Keeper:
+    return Keeper(control_plane, tmp_path)
+
+
+@pytest.fixture
+def space(control_plane: Plane) -> str:
+    return control_plane.namespace()
+
+
+def objects(plane: Plane, space: str, *, owners: bool = False) -> dict[str, Any]:
+    """The meaning of every object; with `owners` also which manager owns what."""
+    command = ["-n", space, "get", SEEN, "--output=json", "--show-managed-fields"]
+    found = json.loads(plane.kubectl(*command))["items"]
+    seen: dict[str, Any] = {}
+    for item in found:
+        if item["metadata"]["name"] == "kube-root-ca.crt":
+            continue
+        entries = item["metadata"].get("managedFields", [])
+        fields = {
+            (entry["manager"], entry["operation"]): entry["fieldsV1"]
+            for entry in entries
+            if not entry.get("subresource")
+        }
+        fields.pop(("kube-controller-manager", "Update"), None)
+        name = f"{item['kind']}/{item['metadata']['name']}"
+        seen[name] = (meaning(item), fields) if owners else meaning(item)
+    return seen
+
+
+def differences(one: Any, other: Any) -> Iterator[str]:
+    for name in sorted({*one, *other}):
+        if one.get(name) != other.get(name):
+            yield f"{name}: {one.get(name)} became {other.get(name)}"
+
+
+def same(one: Any, other: Any) -> None:
+    assert list(differences(one, other)) == []
+
+
+# -- there and back
+
+
+def test_a_set_is_created_as_planned_and_an_undo_leaves_nothing(
+    control_plane: Plane, caller: Keeper, space: str
+) -> None:
+    given = {"namespace": space, "manifest": SET}
+    planned = caller.plan("k8s.apply", given)
+    assert objects(control_plane, space) == {}
+    assert caller.settle("k8s.apply", given, planned) == "not_done"
+
+    made = caller.change("k8s.apply", given, op="run-7:deploy")
+    assert made.before == planned.before
+    assert made.outputs["created"] == ["Secret/login", "ConfigMap/app", "Service/web", "Deployment/web"]
+    assert made.outputs["applied"] == made.outputs["created"]
+    found = objects(control_plane, space)
+    assert sorted(found) == ["ConfigMap/app", "Deployment/web", "Secret/login", "Service/web"]
+    assert found["Deployment/web"]["metadata"]["annotations"][CREATED_BY] == "run-7:deploy"
+    assert caller.settle("k8s.apply", given, made, op="run-7:deploy") == "done"
+
+    again = caller.change("k8s.apply", given, op="run-8:deploy")
+    assert again.before == again.after
+    assert again.outputs == {"applied": [], "created": [], "pruned": []}
+
+    caller.undo(made)
+    assert objects(control_plane, space) == {}
+
+
+def test_a_set_is_changed_as_planned_and_the_undo_gives_whole_objects_back(
+    control_plane: Plane, caller: Keeper, space: str
+) -> None:
+    caller.change("k8s.apply", {"namespace": space, "manifest": SET})
+    control_plane.rolled_out(space, "web")
+    whole = objects(control_plane, space, owners=True)
+
+    given = {"namespace": space, "manifest": NEXT}
+    planned = caller.plan("k8s.apply", given)
+    same(whole, objects(control_plane, space, owners=True))
+    assert caller.settle("k8s.apply", given, planned) == "not_done"
+    made = caller.change("k8s.apply", given)
+    assert (made.before, made.after) == (planned.before, planned.after)
+    assert made.outputs["created"] == []
+    assert sorted(made.outputs["applied"]) == ["ConfigMap/app", "Deployment/web", "Secret/login", "Service/web"]
+    assert caller.settle("k8s.apply", given, planned) == "done"
+
+    now = objects(control_plane, space)
+    assert now["ConfigMap/app"]["data"] == {"level": "info", "new": "no"}, "what is no longer named is removed"
+    assert now["Service/web"]["spec"]["selector"] == {"app": "web"}
+    containers = now["Deployment/web"]["spec"]["template"]["spec"]["containers"]
+    assert [entry["name"] for entry in containers] == ["web", "side", "third"]
+    assert "envFrom" not in containers[0]
+    again = caller.change("k8s.apply", given)
+    assert again.before == again.after
+
+    caller.undo(made)
+    same(whole, objects(control_plane, space, owners=True))
+    control_plane.rolled_out(space, "web")
+    assert control_plane.read(space, "deployment", "web")["status"]["readyReplicas"] == 2
+
+
+def test_an_undo_can_itself_be_undone(control_plane: Plane, caller: Keeper, space: str) -> None:
+    prune = {"namespace": space, "prune": "set=shop"}
+    caller.change("k8s.apply", {**prune, "manifest": SET})
+    without = "---".join(NEXT.split("---")[:3])  # the Service is pruned
+    more = without + '---\n{apiVersion: v1, kind: ConfigMap, metadata: {name: b, labels: {set: shop}}, data: {a: "1"}}'
+    made = caller.change("k8s.apply", {**prune, "manifest": more})
+    assert made.outputs["pruned"] == ["Service/web"]
+    whole = objects(control_plane, space, owners=True)
+    back = caller.undo(made)
+    assert "Service/web" in objects(control_plane, space)
+    caller.undo(back)
+    same(whole, objects(control_plane, space, owners=True))
+
+
+def test_what_others_own_goes_back_to_them(control_plane: Plane, caller: Keeper, space: str) -> None:
+    other = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: app}\ndata: {level: debug, theirs: kept}\n"
+    control_plane.kubectl("-n", space, "apply", "--server-side", "--field-manager=pipeline", "-f", "-", stdin=other)
+    control_plane.kubectl("-n", space, "label", "configmap", "app", "by=hand")
+    whole = objects(control_plane, space, owners=True)
+    manifest = SET.split("---")[1]
+    given = {"namespace": space, "manifest": manifest}
+    with pytest.raises(PermanentError, match=r'^manifest, line 2: others own fields.*"pipeline".*\.data\.level') as no:
+        caller.plan("k8s.apply", given)
+    assert "force" in str(no.value.hint)
+    same(whole, objects(control_plane, space, owners=True))
+
+    made = caller.change("k8s.apply", {**given, "force": True})
+    assert ("pipeline", "Apply") in objects(control_plane, space, owners=True)["ConfigMap/app"][1]
+    assert objects(control_plane, space)["ConfigMap/app"]["data"] == {"level": "info", "old": "yes", "theirs": "kept"}
+    caller.undo(made)
+    same(whole, objects(control_plane, space, owners=True))
+    # The pipeline still owns its field: its next apply needs no force, and removes what it no longer names.
+    gone = other.replace("level: debug, ", "")
+    control_plane.kubectl("-n", space, "apply", "--server-side", "--field-manager=pipeline", "-f", "-", stdin=gone)
+    assert objects(control_plane, space)["ConfigMap/app"]["data"] == {"theirs": "kept"}
+
+
+def test_owning_the_same_values_too_is_a_change_and_goes_back(control_plane: Plane, caller: Keeper, space: str) -> None:
+    manifest = SET.split("---")[1]
+    control_plane.kubectl("-n", space, "apply", "-f", "-", stdin=manifest)
+    whole = objects(control_plane, space, owners=True)
+    made = caller.change("k8s.apply", {"namespace": space, "manifest": manifest})
+    changed = [name.partition("#")[2] for name in made.after if made.after[name] != made.before[name]]
+    assert changed == ["metadata.managedFields[manager=runbook]"]
+    assert objects(control_plane, space)["ConfigMap/app"] == whole["ConfigMap/app"][0]
+    caller.undo(made)
+    same(whole, objects(control_plane, space, owners=True))
+
+
+def test_an_undo_leaves_what_others_changed_meanwhile(control_plane: Plane, caller: Keeper, space: str) -> None:
+    caller.change("k8s.apply", {"namespace": space, "manifest": SET})
+    whole = objects(control_plane, space)
+    made = caller.change("k8s.apply", {"namespace": space, "manifest": NEXT})
+    control_plane.kubectl("-n", space, "annotate", "deployment", "web", "note=mine")
+    control_plane.kubectl("-n", space, "set", "env", "deployment/web", "-c", "third", "A=b")
+    control_plane.kubectl("-n", space, "patch", "configmap", "app", "-p", '{"data": {"hand": "made"}}')
+    with pytest.raises(PermanentError, match=r"containers\[name=third\].* was changed by someone else"):
+        caller.undo(made)
+    control_plane.kubectl("-n", space, "set", "env", "deployment/web", "-c", "third", "A-")
+    caller.undo(made)
+    now = objects(control_plane, space)
+    assert now["Deployment/web"]["metadata"]["annotations"].pop("note") == "mine"
+    assert now["ConfigMap/app"]["data"].pop("hand") == "made"
+    same(whole, now)
+
+
+def test_what_was_pruned_is_created_again_with_its_owners(control_plane: Plane, caller: Keeper, space: str) -> None:
+    given = {"namespace": space, "prune": "set=shop"}
+    caller.change("k8s.apply", {**given, "manifest": SET})
+    stranger = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: stranger, labels: {set: shop}}\n"
+    control_plane.kubectl("-n", space, "apply", "-f", "-", stdin=stranger)
+    control_plane.rolled_out(space, "web")
+    whole = objects(control_plane, space, owners=True)
+
+    planned = caller.plan("k8s.apply", {**given, "manifest": SET.split("---")[1]})
+    assert sorted(planned.outputs["pruned"]) == ["Deployment/web", "Secret/login", "Service/web"]
+    assert any("ConfigMap/stranger has the label, and was not applied by runbook" in line for line in planned.log)
+    made = caller.change("k8s.apply", {**given, "manifest": SET.split("---")[1]})
+    assert made.outputs["applied"] == []
+    assert sorted(objects(control_plane, space)) == ["ConfigMap/app", "ConfigMap/stranger"]
+    assert caller.settle("k8s.apply", {**given, "manifest": SET.split("---")[1]}, planned) == "done"
+    again = caller.change("k8s.apply", {**given, "manifest": SET.split("---")[1]})
+    assert again.before == again.after
+
+    caller.undo(made)
+    same(whole, objects(control_plane, space, owners=True))
+    control_plane.rolled_out(space, "web")
+
+
+# -- namespaces and definitions
+
+
+DEFINITION = """
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: NAME}
+spec:
+  group: GROUP
+  scope: Namespaced
+  names: {plural: tables, singular: table, kind: Table}
+  versions:
+    - name: v1
+      served: true
+      storage: true
+      schema:
+        openAPIV3Schema:
+          type: object
+          properties: {spec: {type: object, properties: {legs: {type: integer}}}}
+"""
+
+
+def test_a_namespace_a_definition_and_its_objects_in_one_set(control_plane: Plane, caller: Keeper, space: str) -> None:
+    group, own = f"{space}.example.com", f"{space}-own"
+    table = {
+        "apiVersion": f"{group}/v1",
+        "kind": "Table",
+        "metadata": {"name": "oak", "namespace": own},
+        "spec": {"legs": 4},
+    }
+    definition = yaml.safe_load(DEFINITION.replace("GROUP", group).replace("NAME", f"tables.{group}"))
+    config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "app"}, "data": {"a": "1"}}
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": own}}
+    given = {"namespace": own, "manifest": [table, config, definition, namespace]}
+    planned = caller.plan("k8s.apply", given)
+    assert "created by this step" in str(planned.computed)
+    with caller.context() as ctx:
+        action, args = change("k8s.apply", given)
+        assert action.preflight(args, ctx) == []
+
+    made = caller.change("k8s.apply", given)
+    assert made.outputs["created"] == [
+        f"Namespace/{own}",
+        f"CustomResourceDefinition/tables.{group}",
+        "ConfigMap/app",
+        f"Table.{group}/oak",
+    ]
+    assert control_plane.read(own, f"tables.{group}", "oak")["spec"] == {"legs": 4}
+    again = caller.change("k8s.apply", given)
+    assert again.before == again.after
+    assert again.computed is None
+
+    wider = json.loads(json.dumps(definition).replace('"legs": {', '"wood": {"type": "string"}, "legs": {'))
+    more = {**given, "manifest": [{**table, "spec": {"legs": 3, "wood": "oak"}}, config, wider, namespace]}
+    changed = caller.change("k8s.apply", more)
+    assert control_plane.read(own, f"tables.{group}", "oak")["spec"] == {"legs": 3, "wood": "oak"}
+    caller.undo(changed)
+    assert control_plane.read(own, f"tables.{group}", "oak")["spec"] == {"legs": 4}
+    caller.undo(made)
+    left = control_plane.kubectl("get", "namespaces,customresourcedefinitions", "--output=name")
+    assert own not in left
+    assert group not in left
+
+
+def test_an_undo_leaves_a_namespace_in_which_others_live(control_plane: Plane, caller: Keeper, space: str) -> None:
+    own = f"{space}-shared"
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": own}}
+    config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "app"}, "data": {"a": "1"}}
+    made = caller.change("k8s.apply", {"namespace": own, "manifest": [namespace, config]})
+    control_plane.kubectl("-n", own, "create", "configmap", "theirs")
+    undone = caller.undo(made)
+    assert any("it holds ConfigMap/theirs, which this run did not create" in line for line in undone.log)
+    assert list(objects(control_plane, own)) == ["ConfigMap/theirs"]
+
+
+# -- what is told
+
+
+def test_a_plan_warns_of_who_else_writes_and_of_who_uses_it(control_plane: Plane, caller: Keeper, space: str) -> None:
+    argo = "metadata: {name: web, annotations: {argocd.argoproj.io/tracking-id: 'shop:apps/Deployment:x/web'}, "
+    caller.change("k8s.apply", {"namespace": space, "manifest": SET.replace("metadata: {name: web, ", argo, 1)})
+    control_plane.kubectl("-n", space, "autoscale", "deployment", "web", "--min=1", "--max=9")
+    planned = caller.plan("k8s.apply", {"namespace": space, "manifest": NEXT, "prune": "set=shopp"})
+    told = "\n".join(planned.log)
+    assert "HorizontalPodAutoscaler web" in told
+    assert "leave spec.replicas out of the manifest" in told
+    assert "Argo CD" in told
+    assert "Deployment/web has ConfigMap/app in its environment: it goes on with the old one until" in told
+    assert "ConfigMap/app does not match 'set=shopp'" in told
+
+
+def test_a_diff_says_the_same_and_shows_no_secret(control_plane: Plane, caller: Keeper, space: str) -> None:
+    caller.change("k8s.apply", {"namespace": space, "manifest": SET, "prune": "set=shop"})
+    whole = objects(control_plane, space, owners=True)
+    given = {"namespace": space, "manifest": "---".join(NEXT.split("---")[:3]), "prune": "set=shop"}
+    found = caller.read("k8s.diff", given)
+    planned = caller.plan("k8s.apply", given)
+    assert found["pruned"] == planned.outputs["pruned"] == ["Service/web"]
+    assert [entry["object"] for entry in found["changed"]] == planned.outputs["applied"]
+    assert found["used_by"] == [{"object": "ConfigMap/app", "by": "Deployment/web", "as": "env"}]
+    assert found["summary"] == "0 to create, 3 to change, 1 to prune, 0 as they are"
+    places = {entry["object"]: entry["places"] for entry in found["changed"]}
+    assert places["ConfigMap/app"]["data.old"] == {"before": "yes", "after": None}
+    secret = places["Secret/login"]["data.password"]
+    assert isinstance(secret["before"], Sensitive)
+    assert isinstance(secret["after"], Sensitive)
+    assert secret["before"] != secret["after"]
+    same(whole, objects(control_plane, space, owners=True))
+
+
+def test_what_a_set_says_about_secrets_is_sensitive(caller: Keeper, space: str) -> None:
+    caller.change("k8s.apply", {"namespace": space, "manifest": SET})
+    planned = caller.plan("k8s.apply", {"namespace": space, "manifest": NEXT})
+    for observation in (planned.before, planned.after):
+        places = {name: state for name, state in observation.items() if "/Secret/" in name}
+        assert isinstance(places[f"k8s:testbed/{space}/Secret/login#data.password"], Sensitive)
+        assert not [
+            name for name, state in places.items() if "#data" in name and state and not isinstance(state, Sensitive)
+        ]
+    assert "kept" in planned.inverse.args  # type: ignore[union-attr]
+    assert "battery" not in json.dumps(dict(planned.inverse.args))  # type: ignore[union-attr]
