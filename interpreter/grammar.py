@@ -356,6 +356,12 @@ ROOT: Final[Mapping[str, Schema]] = {
                 "additionalProperties": {"type": "object"},
                 "description": "Parameters by action family, as if written in each step that uses them.",
             },
+            "locks": {
+                "type": "string",
+                "pattern": r"^(file|k8s|k8s:(.+/)?[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)$",
+                "title": "file, k8s, k8s:NAMESPACE or k8s:CONTEXT/NAMESPACE",
+                "description": "Where locks live: this machine's file, or the Leases of a namespace.",
+            },
         },
         "additionalProperties": False,
     },

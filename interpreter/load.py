@@ -294,6 +294,7 @@ class _Loader:
             vars=said.vars,
             timeout=timeout,
             locks=locks,
+            locks_in=str(declared.locks.value) if declared.locks is not None else "",
             on_failure=on_failure,
             finally_=finally_,
             outputs=outputs,

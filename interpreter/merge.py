@@ -47,6 +47,7 @@ class Declared:
     secrets: dict[str, Item] = field(default_factory=dict)
     vars: dict[str, Item] = field(default_factory=dict)
     timeout: Item | None = None
+    locks: Item | None = None
     family: dict[str, dict[str, Item]] = field(default_factory=dict)
     names: dict[str, set[str]] = field(default_factory=dict)  # by section, with those whose declaration is wrong
 
@@ -63,6 +64,8 @@ class Declared:
         defaults = clean.get("defaults", {})
         if "timeout" in defaults:
             self.timeout = Item(defaults["timeout"], source, written["defaults"], "timeout")
+        if "locks" in defaults:
+            self.locks = Item(defaults["locks"], source, written["defaults"], "locks")
         for family, parameters in defaults.get("with", {}).items():
             into = self.family.setdefault(family, {})
             for name, value in parameters.items():

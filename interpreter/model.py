@@ -236,6 +236,7 @@ class Playbook:
     cleanup: float = 60.0  # of each phase of the root's unwinding; resolved
     objectives: tuple[Objective, ...] = ()
     locks: tuple[Template, ...] = ()
+    locks_in: str = ""  # where they live, as `defaults.locks` says it
     on_failure: OnFailure = OnFailure()
     finally_: tuple[Step, ...] = ()
     outputs: tuple[tuple[str, Template], ...] = ()

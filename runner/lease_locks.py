@@ -288,15 +288,19 @@ class LeaseLocks:
         demand, self._demand = self._demand, None
         return demand
 
+    def renew(self) -> None:
+        """A sign of life for all that is held, now."""
+        with self._wire:
+            self._renew()
+
     def _renew_once(self) -> None:
         try:
-            with self._wire:
-                self._renew()
+            self.renew()
         finally:
             self._renewing.clear()
 
     def _renew(self) -> None:
-        """A sign of life for all that is held. What goes wrong is remembered: the Lease lasts for a while."""
+        """What goes wrong is remembered, as the Leases last for a while."""
         self._renewed = processes.clock()
         try:
             for name in sorted(self._held):

@@ -161,13 +161,18 @@ def _summary(plan: Plan, color: bool) -> Iterator[str]:
         cleanup = f", clean-up at most {span(plan.cleanup_seconds)} more" if plan.cleanup_seconds else ""
         yield f"Time: at most {span(plan.work_seconds)} of work{cleanup}."
     if plan.locks:
-        yield f"Locks: {', '.join(plan.locks)}."
+        yield f"Locks: {', '.join(plan.locks)}{_where(plan)}."
     for warning in plan.warnings:
         yield _painted(f"warning: {warning}", "yellow", color)
     for sentence in plan.missing:
         yield _painted(f"missing: {sentence}", "red", color)
     if plan.outcome != "succeeded":
         yield _painted(f"As things are now the run would end {plan.outcome}: {plan.error}", "red", color)
+
+
+def _where(plan: Plan) -> str:
+    place = plan.options.get("locks")
+    return f", kept in {place}" if place else ""
 
 
 def _painted(text: str, style: str, color: bool) -> str:

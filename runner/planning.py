@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import runbook
 from runbook.interpreter.errors import InvalidError, RefusedError
 from runbook.interpreter.values import from_wire, to_wire
-from runbook.runner import processes, session
+from runbook.runner import lock_place, processes, session
 from runbook.runner.plan import Plan, Row
 
 BRANCH = re.compile(r"\[\d*\]")
@@ -28,10 +28,11 @@ if TYPE_CHECKING:
     from runbook.runner.session import Ended, Listener, Options, World
 
 
-def make(loaded: Loaded, inputs: Mapping[str, Any], *, world: World, initiator: str = "") -> Plan:
+def make(loaded: Loaded, inputs: Mapping[str, Any], *, world: World, initiator: str = "", locks: str = "") -> Plan:
     """What a run with these inputs would do now. Changes nothing outside.
 
-    `inputs`: typed (`inputs.coerce`). Raises InvalidError for a playbook with problems.
+    `inputs`: typed (`inputs.coerce`). `locks`: where they live, if the command line says it. Raises InvalidError for a
+    playbook with problems.
     """
     from runbook.interpreter.engine import Engine, RunInfo
     from runbook.interpreter.worst_case import worst_case
@@ -48,7 +49,8 @@ def make(loaded: Loaded, inputs: Mapping[str, Any], *, world: World, initiator: 
         actions = world.registry or registry
         mark = f"plan-{os.urandom(4).hex()}"  # processes are found by it: plans side by side must not end each other's
         host = Host(actions, secrets, world.surroundings, folder=Path(scratch), run_id=mark, cwd=str(Path.cwd()))
-        preview = Preview(host, lambda names: _holders(world, names))
+        place = lock_place.chosen(world, locks, playbook.locks_in)
+        preview = Preview(host, lambda names: list(map(str, lock_place.holders(world, place, names))))
         info = RunInfo("plan", playbook.name, who, now)
         outcome = asyncio.run(Engine(playbook, dict(inputs), info, preview).run())
         looked, behind = preview.looked, preview.behind
@@ -79,6 +81,7 @@ def make(loaded: Loaded, inputs: Mapping[str, Any], *, world: World, initiator: 
         error=outcome.error.message if outcome.error is not None else "",
         simulated=world.surroundings.simulated,
         locks=tuple(preview.locks),
+        options={} if place == lock_place.FILE else {"locks": place},
     )
 
 
@@ -107,18 +110,13 @@ def apply(
     if plan.missing and (options is None or options.preflight):
         raise RefusedError(f"the plan lacks something: {plan.missing[0]}", hint="get it, then make the plan again")
     inputs = from_wire(dict(plan.inputs))
+    if not (options and options.locks) and plan.options.get("locks"):
+        options = replace(options or session.Options(), locks=str(plan.options["locks"]))
     return session.start(loaded, inputs, world=world, options=options, listeners=listeners, ask=ask, plan=text)
 
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _holders(world: World, names: tuple[str, ...]) -> Mapping[str, str]:
-    """Of these locks, those held now, and by whom."""
-    from runbook.runner.locks import holders
-
-    return {held.name: str(held) for held in holders(world.store.locks) if held.name in names}
 
 
 def _as_tree(rows: Mapping[str, Row]) -> Iterator[Row]:

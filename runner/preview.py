@@ -35,10 +35,10 @@ GRACE = 0.5
 class Preview:
     """The engine's effects for a plan. `rows` fill up in the order in which steps would begin."""
 
-    def __init__(self, host: Host, holders: Callable[[tuple[str, ...]], Mapping[str, str]] | None = None) -> None:
-        """`holders`: of these locks, those held now, and by whom."""
+    def __init__(self, host: Host, holders: Callable[[tuple[str, ...]], list[str]] | None = None) -> None:
+        """`holders`: of these locks, who holds which now, in sentences; LockError where nobody can tell."""
         self._host = host
-        self._holders = holders or (lambda _: {})
+        self._holders = holders or (lambda _: [])
         self._threads = Threads("preview")
         self._began = time.time()
         self._at = 0.0
@@ -103,8 +103,13 @@ class Preview:
 
     async def lock(self, key: str, names: tuple[str, ...], box: Box, *, first: bool = False) -> Record:
         self.locks += [name for name in names if name not in self.locks]
-        held = self._holders(names)
-        self.warnings += [f"the lock {name} is held now by {holder}" for name, holder in held.items()]
+        try:
+            self.warnings += await self._in_thread(lambda: self._holders(names), LOOK_SECONDS, lambda: None)
+            absent: tuple[str, ...] = ()
+        except (RunbookError, TimeoutError) as error:
+            absent = (str(error) or "nobody can tell in time who holds the locks",)
+        at = key.partition("@")[0].strip("/")
+        self.looked.append(Looked(Call(at, at, at, action="", args={}, effect="read"), absent))
         return self._record()
 
     async def unlock(self, key: str, names: tuple[str, ...]) -> Record:

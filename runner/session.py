@@ -66,7 +66,7 @@ def start(
     world, options = world or here(), options or Options()
     if loaded.playbook is None:
         raise InvalidError("the playbook has problems", tuple(loaded.problems))
-    place = lock_place.chosen(world, options.locks)
+    place = lock_place.chosen(world, options.locks, loaded.playbook.locks_in)
     options = dataclasses.replace(options, initiator=options.initiator or processes.user(), locks=place)
     cwd = _cwd()
     folder = world.store.new_run(loaded.playbook.name)
