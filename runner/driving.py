@@ -22,7 +22,8 @@ from runbook.runner.host import Host
 from runbook.runner.journal import Event, Journal
 from runbook.runner.local import Local, Policy, WaitingError
 from runbook.runner.lock_waits import PATIENCE, POLL, POLL_FAR
-from runbook.runner.locks import LockError
+from runbook.runner.locks import LockError, Locks
+from runbook.runner.preempting import Ender
 from runbook.runner.questions import Ask
 from runbook.runner.records import Past, fault_to_wire
 from runbook.runner.step_logs import StepLogs
@@ -118,6 +119,8 @@ class Run:
         self._inputs = inputs
         self.cwd = cwd
         self._locks = lock_place.opened(world, options.locks, folder)
+        if isinstance(self._locks, Locks):
+            self._locks.ender = Ender(world)
         self._logs = StepLogs(folder.logs)
         self.local: Local
         self._host: Host | None = None
@@ -311,9 +314,7 @@ def exit_of(outcome: Outcome) -> Exit:
         return Exit.CANCELLED
     if outcome.kind == "refused":
         return Exit.REFUSED
-    if outcome.kind == "in_doubt" or outcome.status == "in_doubt":
-        return Exit.IN_DOUBT
-    return Exit.FAILED
+    return Exit.FAILED  # also a doubt that somebody answered with fail: no decision is needed any more
 
 
 @contextlib.contextmanager

@@ -13,12 +13,16 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from runbook.interpreter.errors import RunbookError
 from runbook.interpreter.frozen import frozen
 from runbook.runner import processes
 from runbook.runner.journal import Journal, JournalError
 from runbook.runner.lock_store import Holding
+
+if TYPE_CHECKING:
+    from runbook.runner.preempting import Ender
 
 TTL = 15.0  # seconds that a lock lives without its run; a dead run's children may still act for a while
 RENEW = 4.0
@@ -82,7 +86,7 @@ class Holder:
     def way_out(self) -> str:
         """What to do about it."""
         if self.parked:
-            return f"`runbook answer {self.run}` or `runbook cancel {self.run}`"
+            return f"`runbook answer {self.run}`; --preempt cancels it and plays its clean-up first"
         if self.dead():
             return f"`runbook resume {self.run}` ends what it began; --wait-lock waits"
         return f"--wait-lock waits for it, --preempt cancels run {self.run} and waits for its clean-up"
@@ -101,6 +105,7 @@ class Locks:
         self._folder = folder
         self._db: sqlite3.Connection | None = None
         self._renewed = 0.0
+        self.ender: Ender | None = None  # who ends a run that waits for a person
         self.tokens: dict[str, int] = {}  # what this run holds
 
     def _open(self) -> sqlite3.Connection:
@@ -137,7 +142,11 @@ class Locks:
     def take(self, names: Iterable[str]) -> Holder | None:
         """Take the names in sorted order, as far as they are free; who holds the first that is not, else None."""
         with self._transaction() as db:
-            return self._take(db, sorted(set(names)))
+            held = self._take(db, sorted(set(names)))
+        trouble = self.ender.trouble(held) if held is not None and self.ender is not None else None
+        if trouble is not None:
+            raise trouble
+        return held
 
     def _take(self, db: sqlite3.Connection, names: list[str]) -> Holder | None:
         for name in names:
@@ -217,10 +226,14 @@ class Locks:
         return None
 
     def demand(self, held: Holding) -> None:
-        """Ask the holder's process, by its run's mailbox, to cancel the run and clean up."""
+        """Ask the holder's process, by its run's mailbox, to cancel the run and clean up; a run that waits for a person
+        has none, and is ended here."""
         assert isinstance(held, Holder)
         if held.parked:
-            raise LockError(str(held), f"nobody runs it: `runbook cancel {held.run}` first")
+            if self.ender is None:
+                raise LockError(str(held), f"nobody runs it: `runbook cancel {held.run}` first")
+            self.ender.end(held)
+            return
         try:
             journal = Journal.open(held.folder / "journal.db")
             try:

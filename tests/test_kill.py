@@ -174,7 +174,7 @@ steps:
 
 
 @pytest.mark.parametrize(
-    ("policy", "exit_", "lines"), [("repeat", 0, 2), ("done", 0, 1), ("fail", 6, 1), ("ask", 6, 1)]
+    ("policy", "exit_", "lines"), [("repeat", 0, 2), ("done", 0, 1), ("fail", 1, 1), ("ask", 6, 1)]
 )
 def test_an_opaque_intent_without_a_result_is_in_doubt(tmp_path: Path, policy: str, exit_: int, lines: int) -> None:
     folder = prepared(tmp_path / "lab", OPAQUE)

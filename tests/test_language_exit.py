@@ -109,7 +109,7 @@ def test_in_doubt(cli: Commands) -> None:
     until((cli.folder / "begun").exists)
     end(process, signal.SIGKILL)
     assert cli("resume").code == Exit.IN_DOUBT
-    assert cli("resume", "--in-doubt", "fail").code == Exit.IN_DOUBT
+    assert cli("resume", "--in-doubt", "fail").code == Exit.FAILED, "the decision was made"
 
 
 def test_a_journal_that_does_not_fit_its_playbook(cli: Commands) -> None:

@@ -163,7 +163,7 @@ NOTE = (
 @pytest.mark.parametrize(
     ("idempotent", "policy", "exit_", "times"),
     [(True, "ask", Exit.SUCCEEDED, 1), (False, "repeat", Exit.SUCCEEDED, 1), (False, "done", Exit.SUCCEEDED, 0),
-     (False, "fail", Exit.IN_DOUBT, 0), (False, "ask", Exit.IN_DOUBT, 0)],
+     (False, "fail", Exit.FAILED, 0), (False, "ask", Exit.IN_DOUBT, 0)],
 )  # fmt: skip
 def test_an_opaque_call_is_repeated_if_it_may_be_else_somebody_decides(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, idempotent: bool, policy: str, exit_: Exit, times: int
@@ -219,7 +219,7 @@ def test_a_beat_gives_back_no_more_than_its_period(lab: Lab, monkeypatch: pytest
     killed(lab, text, lambda event: event.kind == "beat" and next(beats) == 2, monkeypatch)
     assert lab.events()[-1].at >= 0.55
     ended = lab.resume(in_doubt="fail")
-    assert ended.exit == Exit.IN_DOUBT
+    assert ended.exit == Exit.FAILED
 
 
 def test_a_run_that_has_ended_is_neither_resumed_nor_cancelled(lab: Lab) -> None:

@@ -234,6 +234,53 @@ finally: {steps: [{id: z, action: toy.note, with: {name: cleaned, seconds: 0.3}}
     assert lab.value("x") is None
 
 
+def test_preempt_ends_a_run_that_waits_for_a_person_and_plays_its_clean_up(lab: Lab) -> None:
+    parked = """
+runbook: 1
+name: parked
+locks: [l]
+steps:
+  - {id: a, action: toy.set, with: {name: x, value: new}}
+  - {id: w, action: manual.approve, with: {message: m}}
+on_failure: {undo: true}
+finally: {steps: [{id: z, action: toy.note, with: {name: cleaned, seconds: 0.3}}]}
+"""
+    fast = "runbook: 1\nname: fast\nlocks: [l]\nsteps:\n  - {id: a, action: toy.note, with: {name: fast}}\n"
+    first = lab.run(parked)
+    assert (first.exit, lab.value("x")) == (Exit.WAITING, "new")
+    refused = lab.run(fast)
+    assert refused.exit == Exit.REFUSED
+    assert refused.outcome is not None
+    assert refused.outcome.error is not None
+    assert "--preempt" in str(refused.outcome.error.hint)
+    assert lab.run(fast, options=session.Options(preempt=True)).exit == Exit.SUCCEEDED
+    assert lab.log()[-4:] == ["start cleaned", "done cleaned", "start fast", "done fast"]
+    assert lab.value("x") is None
+    ended = next(event for event in lab.events(first) if event.kind == "run.ended")
+    assert ended.data["exit"] == Exit.CANCELLED
+    (stop,) = [event.data["why"] for event in lab.events(first) if event.kind == "stop"]
+    assert "--preempt" in stop
+
+
+def test_preempt_of_a_run_whose_clean_up_asks_a_person_says_so(lab: Lab) -> None:
+    asks = "{action: manual.approve, with: {message: m}}"
+    parked = f"""
+runbook: 1
+name: parked
+locks: [l]
+steps: [{{id: w, {asks[1:]}]
+finally: {{steps: [{{id: z, {asks[1:]}]}}
+"""
+    fast = "runbook: 1\nname: fast\nlocks: [l]\nsteps:\n  - {id: a, action: toy.note, with: {name: fast}}\n"
+    assert lab.run(parked).exit == Exit.WAITING
+    ended = lab.run(fast, options=session.Options(preempt=True))
+    assert ended.exit == Exit.REFUSED
+    assert ended.outcome is not None
+    assert ended.outcome.error is not None
+    assert "its clean-up asks a person" in ended.outcome.error.message
+    assert lab.log() == []
+
+
 def test_a_later_lock_is_waited_for_up_to_the_steps_timeout(lab: Lab) -> None:
     other = Locks(lab.store.locks, "somebody", lab.folder)
     lab.store.prepare()
