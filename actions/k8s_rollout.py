@@ -10,17 +10,17 @@ from typing import Any
 
 from runbook.actions import _kube_kinds as kinds
 from runbook.actions import _kube_revisions as revisions
-from runbook.actions._kube import Cluster, ConflictError, ForbiddenError, connect
+from runbook.actions._kube import Cluster, ForbiddenError, connect
 from runbook.actions._kube_action import KubeArgs, Right, Rights, named, place, unnamed
 from runbook.actions._kube_kinds import Ref
-from runbook.actions._kube_owners import Warned, of_fields
+from runbook.actions._kube_owners import Warned, of_controllers, of_fields
 from runbook.actions._kube_paths import pointer_to, text
 from runbook.actions._kube_reasons import effective, of_workload
 from runbook.actions._kube_revisions import CHANGE_CAUSE, RESTARTED_AT, RESTARTED_BY, Revision
 from runbook.actions._kube_workload import images, on_delete, partition
-from runbook.contract import Call, Change, Context, Observation, Outputs, PermanentError, Settled, TemporaryError, param
+from runbook.actions._kube_write import write
+from runbook.contract import Call, Change, Context, Observation, Outputs, PermanentError, Settled, param
 
-ATTEMPTS = 5
 PATIENCE = 2.0
 """Seconds for the controller to make the revision of a spec that was just written."""
 _TEMPLATE = "spec.template"
@@ -92,11 +92,10 @@ class RolloutUndo(Warned, Rights, Change[UndoArgs]):
         target = _target(args, listed, owner, ctx)
         if target.version == unnamed(before)[_TEMPLATE]:
             return before
-        if (owner.get("spec") or {}).get("paused"):
-            raise PermanentError(f"{ref} is paused", hint="resume it before it is rolled back")
+        _refuse_paused(ref, owner)
         state = _state(args, ctx, ref, {"annotations": {CHANGE_CAUSE: target.cause}}, target)
         try:
-            # Without the condition on the version, which comes first: a controller's write of status is no conflict here.
+            # Without the condition on the version, which comes first: controllers write status all the time.
             answer = cluster.patch(ctx, ref, _patch(owner, target)[1:], "json", dry_run=True)
             state |= _template(answer)
         except ForbiddenError as error:
@@ -112,7 +111,8 @@ class RolloutUndo(Warned, Rights, Change[UndoArgs]):
         cluster = connect(ctx, args.context)
         ref = _workload(args, cluster, ctx)
         had = unnamed(before)
-        for _ in range(ATTEMPTS):
+
+        def look() -> list[dict[str, Any]] | None:
             owner, listed = _look(cluster, ctx, ref)
             target = _target(args, listed, owner, ctx)
             if "template" not in ctx.notes:
@@ -122,17 +122,11 @@ class RolloutUndo(Warned, Rights, Change[UndoArgs]):
                 # From here on "previous" means this one, also for a later attempt that finds it done.
                 ctx.note("template", target.hash)
             now = revisions.version((owner.get("spec") or {}).get("template") or {})
-            if now == target.version:
-                return
-            if now != had[_TEMPLATE]:
+            if now not in (target.version, had[_TEMPLATE]):
                 raise PermanentError(f"the pod template of {ref} was changed by someone else meanwhile")
-            try:
-                cluster.patch(ctx, ref, _patch(owner, target), "json")
-            except ConflictError:
-                ctx.checkpoint()
-            else:
-                return
-        raise TemporaryError(f"{ref} was changed by others {ATTEMPTS} times while it was to be rolled back")
+            return None if now == target.version else _patch(owner, target)
+
+        write(ctx, ref, look, lambda body: cluster.patch(ctx, ref, body, "json"))
 
     def inverse(self, args: UndoArgs, before: Observation, op: str) -> Call | None:
         state = unnamed(before)
@@ -167,6 +161,11 @@ def _workload(args: UndoArgs | RestartArgs, cluster: Cluster, ctx: Context) -> R
     kind = cluster.kind(ctx, args.kind)
     revisions.kept_as(kind)  # says which kinds roll
     return Ref(kind, args.namespace, args.name)
+
+
+def _refuse_paused(ref: Ref, owner: Mapping[str, Any]) -> None:
+    if (owner.get("spec") or {}).get("paused"):
+        raise PermanentError(f"{ref} is paused", hint="resume it first: a paused Deployment does not roll out")
 
 
 def _look(cluster: Cluster, ctx: Context, ref: Ref) -> tuple[dict[str, Any], list[Revision]]:
@@ -267,8 +266,8 @@ class RestartArgs(KubeArgs):
     name: str = param("Name of the workload.")
 
 
-class RolloutRestart(Rights, Change[RestartArgs]):
-    """Replace all pods of a workload, in its own order, by an annotation on its pod template.
+class RolloutRestart(Warned, Rights, Change[RestartArgs]):
+    """Replace all pods of a Deployment, StatefulSet or DaemonSet, in its own order, by an annotation on its template.
 
     An undo that contains it restarts once more at its end, so that pods run with what the undo put back.
     """
@@ -279,6 +278,7 @@ class RolloutRestart(Rights, Change[RestartArgs]):
 
     def __init__(self) -> None:
         self._at: str | None = None
+        self._live: dict[str, Any] | None = None
 
     def rights(self, args: RestartArgs, cluster: Cluster, ctx: Context) -> Iterable[Right]:
         ref = _workload(args, cluster, ctx)
@@ -287,11 +287,18 @@ class RolloutRestart(Rights, Change[RestartArgs]):
     def observe(self, args: RestartArgs, ctx: Context) -> Observation:
         cluster = connect(ctx, args.context)
         ref = _workload(args, cluster, ctx)
-        return named(cluster.name(ref), _restarted(cluster.get(ctx, ref)))
+        self._live = cluster.get(ctx, ref)
+        return named(cluster.name(ref), _restarted(self._live))
 
     def expect(self, args: RestartArgs, before: Observation, ctx: Context) -> Observation:
         if unnamed(before)[_BY] == ctx.op:
             return before
+        cluster = connect(ctx, args.context)
+        ref = _workload(args, cluster, ctx)
+        live = self._live or cluster.get(ctx, ref)
+        _refuse_paused(ref, live)
+        # Of GitOps tools nothing is said: an annotation that they did not write, they leave alone.
+        self.warn(ctx, [*of_controllers(ref, live), *_held_up(cluster, ctx, ref, live)])
         name = next(iter(before)).partition("#")[0]
         return named(name, {_AT: self._time(ctx), _BY: ctx.op})
 
@@ -300,23 +307,16 @@ class RolloutRestart(Rights, Change[RestartArgs]):
         ref = _workload(args, cluster, ctx)
         annotations = {RESTARTED_AT: self._time(ctx), RESTARTED_BY: ctx.op}
         ctx.note("at", annotations[RESTARTED_AT])
-        for _ in range(ATTEMPTS):
+
+        def look() -> dict[str, Any] | None:
             live = cluster.get(ctx, ref)
             if _restarted(live)[_BY] == ctx.op:
-                return
-            if (live.get("spec") or {}).get("paused"):
-                raise PermanentError(f"{ref} is paused", hint="resume it before it is restarted")
-            body = {
-                "metadata": {"resourceVersion": live["metadata"]["resourceVersion"]},
-                "spec": {"template": {"metadata": {"annotations": annotations}}},
-            }
-            try:
-                cluster.patch(ctx, ref, body, "strategic")
-            except ConflictError:
-                ctx.checkpoint()
-            else:
-                return
-        raise TemporaryError(f"{ref} was changed by others {ATTEMPTS} times while it was to be restarted")
+                return None
+            _refuse_paused(ref, live)
+            version = {"resourceVersion": live["metadata"]["resourceVersion"]}
+            return {"metadata": version, "spec": {"template": {"metadata": {"annotations": annotations}}}}
+
+        write(ctx, ref, look, lambda body: cluster.patch(ctx, ref, body, "strategic"))
 
     def outputs(self, args: RestartArgs, before: Observation, after: Observation) -> Outputs:
         return {"at": unnamed(after)[_AT]}
