@@ -39,13 +39,13 @@ class Asker:
     def __call__(self, question: Question) -> people.Answer | None:
         """The answer; None when nobody is there (end of input)."""
         with self._one, self._quiet():
-            click.echo(f"\n{self._terminal.paint('☐ ' + one_line(question.step), 'cyan')}")
+            self._terminal.say(f"\n{self._terminal.paint('☐ ' + one_line(question.step), 'cyan')}")
             if question.text:
-                click.echo("  " + tame(question.text).replace("\n", "\n  "))
+                self._terminal.say("  " + tame(question.text).replace("\n", "\n  "))
             try:
                 return self._ask(question)
             except (EOFError, click.Abort, OSError):
-                click.echo("\n  no answer here; the run waits for one (runbook answer)")
+                self._terminal.say("\n  no answer here; the run waits for one (runbook answer)")
                 return None
 
     def _ask(self, question: Question) -> people.Answer:
@@ -57,7 +57,7 @@ class Asker:
                 return self._checklist(question.options.get("sections") or {})
             case "in_doubt":
                 if question.options.get("args"):
-                    click.echo(f"  {question.options.get('action', '')} {value(question.options['args'], 300)}")
+                    self._terminal.say(f"  {question.options.get('action', '')} {value(question.options['args'], 300)}")
                 return self._answer(self._choose(_known(question, DOUBT)))
             case "failure":
                 return self._answer(self._choose(_known(question, FAILURE)))
@@ -72,19 +72,19 @@ class Asker:
         """One of the choices by name, unambiguous beginning, or number."""
         width = max(map(len, choices), default=0)
         for number, (name, text) in enumerate(choices.items(), 1):
-            click.echo(f"  {number}  {name:<{width}}  {one_line(text)}".rstrip())
+            self._terminal.say(f"  {number}  {name:<{width}}  {one_line(text)}".rstrip())
         while True:
             typed = self._line("answer")
             picked = chosen(typed, tuple(choices))
             if picked is not None:
                 return picked
-            click.echo(f"  not one of them: {', '.join(choices)}")
+            self._terminal.say(f"  not one of them: {', '.join(choices)}")
 
     def _checklist(self, sections: Mapping[str, object]) -> people.Answer:
-        click.echo("  y: done   n: open   anything after it is kept as a note   (y, checked in the log)")
+        self._terminal.say("  y: done   n: open   anything after it is kept as a note   (y, checked in the log)")
         items: list[Mapping[str, object]] = []
         for title, texts in sections.items():
-            click.echo(f"  {self._terminal.paint(one_line(str(title)), 'bold')}")
+            self._terminal.say(f"  {self._terminal.paint(one_line(str(title)), 'bold')}")
             listed = texts if isinstance(texts, list | tuple) else [texts]
             items += [self._item(str(text)) for text in listed]
         return self._answer("", items=items)
@@ -95,11 +95,11 @@ class Asker:
             mark, _, note = typed.partition(",") if "," in typed else typed.partition(" ")
             if mark.strip().lower() in ("y", "yes", "n", "no"):
                 return {"text": text, "checked": mark.strip().lower().startswith("y"), "note": note.strip()}
-            click.echo("    y or n, please")
+            self._terminal.say("    y or n, please")
 
     def _line(self, prompt: str) -> str:
         """A line of the terminal. Not `input`: its readline belongs to the main thread."""
-        click.echo(f"  {prompt}: ", nl=False)
+        self._terminal.say(f"  {prompt}: ", nl=False)
         line = sys.stdin.readline()
         if not line:
             raise EOFError

@@ -53,12 +53,16 @@ STATUS_MARK = {
 
 @frozen
 class Terminal:
-    """`live`: stdout is a terminal that can be redrawn; `asks`: a person can be asked; `color`: escapes are welcome."""
+    """`live`: stdout is a terminal that can be redrawn; `asks`: a person can be asked; `color`: escapes are welcome.
+
+    `aside`: what a person is asked goes to stderr, as stdout goes elsewhere (`| tee log`).
+    """
 
     live: bool
     asks: bool
     color: bool
     width: int = 100
+    aside: bool = False
 
     @staticmethod
     def of_process() -> Terminal:
@@ -66,10 +70,19 @@ class Terminal:
         out, smart = sys.stdout.isatty(), os.environ.get("TERM", "") != "dumb"
         return Terminal(
             live=out and smart,
-            asks=out and sys.stdin.isatty(),
+            asks=sys.stdin.isatty() and (out or sys.stderr.isatty()),
             color=out and smart and not os.environ.get("NO_COLOR"),
             width=_columns() if out else 100,
+            aside=not out,
         )
+
+    def say(self, text: str = "", *, nl: bool = True) -> None:
+        """Part of a question: where the person sees it."""
+        import click
+
+        if self.aside:
+            sys.stdout.flush()  # what came before stands before it
+        click.echo(text, nl=nl, err=self.aside)
 
     def paint(self, text: str, style: str) -> str:
         """`text` in a style of `CODES`, or as it is where colour is not wanted."""
@@ -97,7 +110,7 @@ class Terminal:
             import termios
 
             termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
-        click.confirm(self.paint(question, "bold"), abort=True)
+        click.confirm(self.paint(question, "bold"), abort=True, err=self.aside)
 
     def status(self, status: str, text: str | None = None) -> str:
         """A status with its mark and colour."""
