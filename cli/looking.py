@@ -80,7 +80,8 @@ def newest_begun() -> str:
 @click.option("-n", "--limit", type=click.IntRange(1), default=20, show_default=True, help="How many, newest first.")
 @click.option("-a", "--all", "everything", is_flag=True, help="All of them.")
 @click.option("--output", type=click.Choice(["text", "json"]), default="text", help="json: for tools.")
-def runs(limit: int, everything: bool, output: str) -> None:
+@click.option("--locks", metavar="PLACE", help="Also who holds which lock there: file, or k8s:NAMESPACE.")
+def runs(limit: int, everything: bool, output: str, locks: str | None) -> None:
     """List the runs of this machine, newest first."""
     terminal = Terminal.of_process()
     kept = store()
@@ -92,6 +93,8 @@ def runs(limit: int, everything: bool, output: str) -> None:
         return
     if not found:
         click.echo(f"No runs yet. They are kept in {kept.home}.")
+        if locks is not None:
+            _say_holders(locks)
         return
     rows = [["RUN", "STATUS", "STARTED", "TOOK", "BY"]]
     for entry in found:
@@ -102,6 +105,19 @@ def runs(limit: int, everything: bool, output: str) -> None:
         click.echo(line)
     if len(folders) > len(shown):
         click.echo(terminal.paint(f"{len(folders) - len(shown)} older ones: runbook runs --all", "dim"))
+    if locks is not None:
+        _say_holders(locks)
+
+
+def _say_holders(place: str) -> None:
+    from runbook.runner import lock_place, session
+
+    here = session.here()
+    held = lock_place.holders(here, lock_place.chosen(here, place))
+    for one in held:
+        click.echo(str(one))
+    if not held:
+        click.echo("no lock is held")
 
 
 @frozen

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from runbook.cli import preparing
 from runbook.cli.looking import state_of, store, view_of
 from runbook.cli.terminal import Terminal, columns
 from runbook.interpreter.errors import Exit, InvalidError, RunbookError
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 Finding = tuple[str, str, str]
 """What was looked at, `ok`, `note` or `bad`, and a sentence."""
 
+BEGINNING = 60.0
+"""Seconds in which a run that has no record yet may still be beginning."""
 TOOLS = {
     "helm": "helm.* needs it",
     "ssh": "`host:` needs it",
@@ -39,11 +42,13 @@ EXTRAS = {"psycopg": "pg.* needs it: pip install 'runbook[postgres]'"}
 
 @click.command(short_help="Look at this machine: what would a run lack?")
 @click.argument("file", default="", type=click.Path())
-def doctor(file: str) -> int:
+@preparing.locks_option
+def doctor(file: str, locks: str) -> int:
     """Look at this machine: can runs be kept, are there tools and clusters? FILE: and what it needs."""
     terminal = Terminal.of_process()
     marks = {"ok": ("✓", "green"), "note": ("·", "yellow"), "bad": ("✗", "red")}
-    found = [*_python(), *_home(), *_tools(), *_kubernetes(), *_plugins(), *(_playbook(file) if file else ())]
+    found = [*_python(), *_home(), *_locks(file, locks), *_tools(), *_kubernetes(), *_plugins()]
+    found += _playbook(file) if file else ()
     rows = [[terminal.paint(*marks[state]), what, sentence] for what, state, sentence in found]
     for line in columns(rows):
         click.echo(line)
@@ -90,7 +95,27 @@ def _home() -> Iterator[Finding]:
         yield "runs", "ok", f"{len(kept.runs())} in {kept.home}; a durable write takes {took * 1000:.1f} ms"
     free = shutil.disk_usage(kept.home).free
     yield "disk", "ok" if free > 200 << 20 else "bad", f"{free >> 20} MiB free"
-    yield "locks", "note", f"{kept.locks}: these locks hold between runs on this machine only"
+
+
+def _locks(file: str, said: str) -> Iterator[Finding]:
+    """Where locks live, and who holds which."""
+    from runbook.cli.writing import read
+    from runbook.runner import lock_place, session
+
+    here = session.here()
+    playbook = read(file).playbook if file else None
+    place = lock_place.chosen(here, said, playbook.locks_in if playbook is not None else "")
+    if place == lock_place.FILE:
+        yield "locks", "note", f"{here.store.locks}: these locks hold between runs on this machine only"
+    try:
+        held = lock_place.holders(here, place)
+    except RunbookError as error:
+        yield "locks", "bad", "; ".join(part for part in (error.message, error.hint) if part)
+        return
+    if place != lock_place.FILE:
+        yield "locks", "ok", f"Leases in {place}"
+    for one in held:
+        yield "locks", "note", str(one)
 
 
 def _tools() -> Iterator[Finding]:
@@ -218,10 +243,11 @@ def sandbox_up(scenario: str, kubeconfig: Path | None) -> None:
 @click.option("--dry-run", is_flag=True, help="Only say which.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 def prune(older_than: str, keep: int, dry_run: bool, yes: bool) -> None:
-    """Delete old runs. Runs that are not over, or whose clean-up is open, always stay."""
+    """Delete old runs. Runs that are not over, or whose clean-up is open, always stay; those that never began do not."""
     limit = time.time() - _age(older_than)
     folders = store().runs()
     old = [folder for folder in (folders[:-keep] if keep else folders) if _done_before(folder, limit)]
+    old += [folder for folder in store().torsos() if _untouched_since(folder, limit)]
     if not old:
         click.echo("nothing to delete")
         return
@@ -230,8 +256,9 @@ def prune(older_than: str, keep: int, dry_run: bool, yes: bool) -> None:
     if dry_run:
         click.echo(f"{len(old)} would be deleted")
         return
-    if not yes and Terminal.of_process().asks:
-        click.confirm(f"Delete these {len(old)} runs? They can then not be undone", abort=True)
+    terminal = Terminal.of_process()
+    if not yes and terminal.asks:
+        terminal.confirm(f"Delete these {len(old)} runs? They can then not be undone")
     for folder in old:
         shutil.rmtree(folder.path)
     click.echo(f"deleted {len(old)}")
@@ -250,8 +277,20 @@ def _done_before(folder: RunFolder, limit: float) -> bool:
         view, holder = view_of(folder)
     except RunbookError:
         return False
-    over = state_of(view, holder) in ("succeeded", "failed", "timed_out", "cancelled", "declined", "refused")
+    state = state_of(view, holder)
+    if state == "never begun":
+        return _untouched_since(folder, limit)
+    over = state in ("succeeded", "failed", "timed_out", "cancelled", "declined", "refused")
     return over and not view.unfinished and not holder and (view.ended or limit) < limit
+
+
+def _untouched_since(folder: RunFolder, limit: float) -> bool:
+    """Whether nobody made or filled this folder after `limit` (Unix time), nor just now: a run may be about to begin."""
+    try:
+        touched = max(path.stat().st_mtime for path in (folder.path, *folder.path.iterdir()))
+    except OSError:
+        return False
+    return touched < min(limit, time.time() - BEGINNING)
 
 
 @click.command(short_help="Shell completion for bash, zsh and fish.")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @click.argument("file", default="", metavar="FILE", type=click.Path())
 @preparing.input_options
 @preparing.sandbox_option
+@preparing.locks_option
 @click.option("-o", "out", type=click.Path(dir_okay=False, path_type=Path), help="Save the plan, for `runbook apply`.")
 @click.option(
     "--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How to print it."
@@ -36,20 +37,22 @@ def plan(file: str, given: tuple[str, ...], files: tuple[str, ...], scenario: st
     terminal = Terminal.of_process()
     prepared = preparing.prepare(file, given, files, scenario, terminal)
     with preparing.world(scenario, prepared.playbook) as around, terminal.busy("looking at what it would do"):
-        made = planning.make(prepared.loaded, prepared.inputs, world=around)
+        made = planning.make(prepared.loaded, prepared.inputs, world=around, locks=flags["locks"])
     return _shown(made, terminal, flags["output"], flags["out"])
 
 
-def show(prepared: Prepared, around: World, terminal: Terminal, output: str) -> int:
-    """Make a plan and print it; the exit code that `runbook plan` would have."""
+def show(
+    prepared: Prepared, around: World, terminal: Terminal, output: str, locks: str = "", *, asked: bool = False
+) -> int:
+    """Make a plan and print it; the exit code that `runbook plan` would have. `asked`: it is part of a question."""
     from runbook.runner import planning
 
     with terminal.busy("looking at what it would do"):
-        made = planning.make(prepared.loaded, prepared.inputs, world=around)
-    return _shown(made, terminal, output, None)
+        made = planning.make(prepared.loaded, prepared.inputs, world=around, locks=locks)
+    return _shown(made, terminal, output, None, aside=asked and terminal.aside)
 
 
-def _shown(made: Plan, terminal: Terminal, output: str, out: Path | None) -> int:
+def _shown(made: Plan, terminal: Terminal, output: str, out: Path | None, *, aside: bool = False) -> int:
     from runbook.runner.plan_text import render
 
     text = made.to_json()
@@ -59,7 +62,7 @@ def _shown(made: Plan, terminal: Terminal, output: str, out: Path | None) -> int
             out.chmod(0o600)
         except OSError as error:
             raise InvalidError(f"-o {out}: {error.strerror}") from error
-    click.echo(text if output == "json" else render(made, color=terminal.color), nl=False)
+    click.echo(text if output == "json" else render(made, color=terminal.color), nl=False, err=aside)
     if out is not None and output == "text":
         click.echo(f"Saved. Do just this, within the hour: runbook apply {out}")
     return int(exit_of(made))
@@ -78,7 +81,7 @@ def exit_of(made: Plan) -> Exit:
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.option("--wait-lock", is_flag=True, help="Wait for a lock that another run holds, instead of refusing.")
 @click.option("--preempt", is_flag=True, help="Cancel the run that holds the lock, and wait for its clean-up.")
-@running.LOCKS
+@preparing.locks_option
 @running.NO_PREFLIGHT
 @running.IN_DOUBT
 @running.OUTPUT
@@ -112,7 +115,7 @@ def apply(file: Path, scenario: str, yes: bool, **flags: Any) -> int:
     )
     with preparing.world(scenario, loaded.playbook) as around:
         if terminal.asks and not yes and flags["output"] == "text":
-            click.echo(render(saved, color=terminal.color))
+            terminal.say(render(saved, color=terminal.color))
             terminal.confirm("Run it?")
 
         def play(world: World, listeners: list[Listener], ask: Ask | None) -> Ended:

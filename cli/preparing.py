@@ -54,6 +54,17 @@ def sandbox_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def locks_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--locks PLACE`."""
+    return click.option(
+        "--locks",
+        default="",
+        metavar="PLACE",
+        help="Where locks live: `file` (this machine), k8s:NAMESPACE or k8s:CONTEXT/NAMESPACE (Leases of a cluster). "
+        "Default: as the playbook says, else RUNBOOK_LOCKS, else file.",
+    )(command)
+
+
 def input_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """`-i NAME=VALUE` and `--inputs FILE`."""
     command = click.option(
@@ -87,7 +98,7 @@ def prepare(file: str, given: Sequence[str], files: Sequence[str], scenario: str
     words, problems = _from_words(playbook, given)
     wanted |= words
     if terminal.asks and not problems:
-        wanted |= _ask_missing(playbook, wanted)
+        wanted |= _ask_missing(playbook, wanted, terminal)
     from runbook.interpreter import inputs
 
     typed, more = inputs.coerce(playbook.inputs, wanted, os.environ, COMMAND_LINE)
@@ -161,10 +172,10 @@ def _read_inputs(path: str) -> tuple[str, dict[str, Any], dict[str, Place]]:
     return text, {str(name): plain[name] for name in plain}, {str(name): document.place(plain, name) for name in plain}
 
 
-def _ask_missing(playbook: Playbook, given: Mapping[str, Any]) -> dict[str, Any]:
+def _ask_missing(playbook: Playbook, given: Mapping[str, Any], terminal: Terminal) -> dict[str, Any]:
     """Required inputs that nobody gave, one after the other."""
     return {
-        entry.name: _ask_one(entry)
+        entry.name: _ask_one(entry, terminal)
         for entry in playbook.inputs
         if entry.name not in given
         and entry.required
@@ -173,21 +184,21 @@ def _ask_missing(playbook: Playbook, given: Mapping[str, Any]) -> dict[str, Any]
     }
 
 
-def _ask_one(entry: Input) -> Any:
+def _ask_one(entry: Input, terminal: Terminal) -> Any:
     """Ask until it fits; the plain value."""
     from runbook.interpreter import inputs
 
     choices = f" ({', '.join(map(str, entry.enum))})" if entry.enum else f" ({entry.type})"
     if entry.description:
-        click.echo(f"  {one_line(entry.description)}")
+        terminal.say(f"  {one_line(entry.description)}")
     while True:
-        typed: str = click.prompt(f"  {entry.name}{choices}", type=str)
+        typed: str = click.prompt(f"  {entry.name}{choices}", type=str, err=terminal.aside)
         found, problem = _plain(entry, typed)
         more = inputs.coerce((entry,), {entry.name: found}, {}, COMMAND_LINE)[1] if problem is None else (problem,)
         if not more:
             return found
         for one in more:
-            click.echo(f"  {one.message}" + (f"; {one.expected}" if one.expected else ""))
+            terminal.say(f"  {one.message}" + (f"; {one.expected}" if one.expected else ""))
 
 
 # -- the world around a run

@@ -40,13 +40,6 @@ NO_PREFLIGHT = click.option(
     is_flag=True,
     help="Do not look before the first change whether rights, tools and namespaces are there.",
 )
-LOCKS = click.option(
-    "--locks",
-    default="",
-    metavar="PLACE",
-    help="Where locks live: `file` (this machine), k8s:NAMESPACE or k8s:CONTEXT/NAMESPACE (Leases of a cluster). "
-    "Default: what the playbook says, else RUNBOOK_LOCKS, else file.",
-)
 VERBOSE = click.option("-v", "--verbose", is_flag=True, help="Also what the actions say.")
 Play = Callable[["World", "list[Listener]", "Ask | None"], "Ended"]
 
@@ -60,7 +53,7 @@ Play = Callable[["World", "list[Listener]", "Ask | None"], "Ended"]
 @click.option("--interactive", is_flag=True, help="Ask at each failure: retry, continue, undo or abort.")
 @click.option("--wait-lock", is_flag=True, help="Wait for a lock that another run holds, instead of refusing.")
 @click.option("--preempt", is_flag=True, help="Cancel the run that holds the lock, and wait for its clean-up.")
-@LOCKS
+@preparing.locks_option
 @NO_PREFLIGHT
 @IN_DOUBT
 @OUTPUT
@@ -75,9 +68,10 @@ def run(file: str, given: tuple[str, ...], files: tuple[str, ...], dry_run: bool
         if dry_run:
             from runbook.cli import planning
 
-            return planning.show(prepared, around, terminal, "json" if flags["output"] == "jsonl" else "text")
+            form = "json" if flags["output"] == "jsonl" else "text"
+            return planning.show(prepared, around, terminal, form, flags["locks"])
         if terminal.asks and not flags["yes"] and flags["output"] == "text":
-            _agree(prepared, around, terminal, without=flags["no_preflight"])
+            _agree(prepared, around, terminal, locks=flags["locks"], without=flags["no_preflight"])
         options = session.Options(
             wait_lock=flags["wait_lock"],
             preempt=flags["preempt"],
@@ -96,7 +90,7 @@ def run(file: str, given: tuple[str, ...], files: tuple[str, ...], dry_run: bool
         return follow(play, around, terminal, flags["output"], verbose=flags["verbose"], playbook=prepared.playbook)
 
 
-def _agree(prepared: Prepared, around: World, terminal: Terminal, *, without: bool) -> None:
+def _agree(prepared: Prepared, around: World, terminal: Terminal, *, locks: str, without: bool) -> None:
     """Show the plan and ask, if the playbook can change anything. `without`: also where something is missing."""
     from runbook.cli import planning
     from runbook.interpreter.model import Action
@@ -105,9 +99,9 @@ def _agree(prepared: Prepared, around: World, terminal: Terminal, *, without: bo
     actions = (step for _, step in shape.walk(prepared.playbook) if isinstance(step, Action))
     if not any(step.effect in ("change", "opaque") for step in actions):
         return
-    if planning.show(prepared, around, terminal, "text") == int(Exit.REFUSED) and not without:
+    if planning.show(prepared, around, terminal, "text", locks, asked=True) == int(Exit.REFUSED) and not without:
         raise RefusedError("something is missing (see above), so nothing was run", hint=preflight.HINT)
-    click.echo("")
+    terminal.say()
     terminal.confirm("Run it?")
 
 
@@ -163,12 +157,12 @@ def undo(run: str, scenario: str, yes: bool, **flags: Any) -> int:
 def _agree_to_undo(run: str, terminal: Terminal) -> None:
     view, _ = view_of(store().find(run))
     stands = view.left()
-    click.echo(f"{view.name}  run {view.id}")
+    terminal.say(f"{view.name}  run {view.id}")
     if not stands:
-        click.echo("  no change of this run stands")
+        terminal.say("  no change of this run stands")
     for call in reversed(stands):
         note = "  nothing takes it back" if call.irreversible else ""
-        click.echo(f"  take back {call.op}  {terminal.paint(call.action, 'dim')}{terminal.paint(note, 'yellow')}")
+        terminal.say(f"  take back {call.op}  {terminal.paint(call.action, 'dim')}{terminal.paint(note, 'yellow')}")
     terminal.confirm("Undo?")
 
 
