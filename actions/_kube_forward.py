@@ -23,6 +23,8 @@ from runbook.actions._kube_websocket import RefusedError, Upgraded, upgrade
 from runbook.actions._kube_workload import is_ready, pod_selector, pods
 from runbook.contract import Context, PermanentError, TemporaryError
 
+FORWARD_VERBS = ("get", "create")
+"""What a WebSocket to pods/portforward takes: it is a GET, and since Kubernetes 1.35 `create` is wanted, too."""
 AT_ONCE = 128
 """Connections to one Service at the same time; more wait until one of these ends."""
 _FAREWELL = 1.0
@@ -40,7 +42,8 @@ def open_web(cluster: Cluster, bounds: Bounds, pod: Ref, port: int) -> Upgraded:
                 f"the API server answered a port-forward by HTTP {refused.answer.status}",
                 hint="is there a proxy in between that does not pass WebSockets on?",
             ) from refused
-        raise explain(refused.answer, f"create {ref}", cluster.context) from refused
+        verb = "get" if b"cannot get" in refused.answer.body else "create"
+        raise explain(refused.answer, f"{verb} {ref}", cluster.context) from refused
     except TemporaryError as error:
         raise TemporaryError(f"cannot forward to port {port} of pod {pod.name}: {error.message}") from error
 

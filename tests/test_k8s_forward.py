@@ -543,8 +543,14 @@ def test_nothing_is_left_when_the_block_ends(control_plane: Plane, caller: Calle
     control_plane.until(lambda: sockets() <= before)
 
 
-def test_the_right_that_is_missing_is_said_to_who_connects(control_plane: Plane, space: str, tmp_path: Path) -> None:
-    control_plane.allow(space, "get,list=services,pods")
+@pytest.mark.parametrize(("given", "missing"), [("get", "create"), ("create", "get")])
+def test_the_right_that_is_missing_is_said_to_who_connects(
+    control_plane: Plane, given: str, missing: str, tmp_path: Path
+) -> None:
+    space = control_plane.namespace()
+    control_plane.kubectl("-n", space, "create", "service", "clusterip", "web", f"--tcp={PORT}:{PORT}")
+    start_pod(control_plane, space, "one")
+    control_plane.allow(space, "get,list=services,pods", f"{given}=pods/portforward")
 
     def use(ctx: LocalContext) -> None:
         with forward.open_service(ctx, f"web.{space}", PORT) as at, dialled(at) as mine:
@@ -552,7 +558,7 @@ def test_the_right_that_is_missing_is_said_to_who_connects(control_plane: Plane,
                 mine.recv(1)
             raise TemporaryError("the client's own words")
 
-    refused = r"^no right to create pods/portforward 'one' in namespace"
+    refused = rf"^no right to {missing} pods/portforward 'one' in namespace"
     with Caller(control_plane, tmp_path, user="nobody").context() as ctx, pytest.raises(ForbiddenError, match=refused):
         use(ctx)
 

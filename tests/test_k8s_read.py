@@ -325,11 +325,12 @@ def test_port_forward_without_the_right_says_so(control_plane: Plane, space: str
     nobody = Caller(control_plane, tmp_path, user="nobody")
     given = {"namespace": space, "deployment": "web", "port": 8000}
     (pod,) = nobody.read("k8s.http", given)["pods"]
-    assert pod["error"].startswith("no right to create pods/portforward ")
+    assert pod["error"].startswith("no right to get pods/portforward ")
     with nobody.context() as ctx:
         action, args = opened("k8s.http", given)
         assert action.preflight(args, ctx) == [
-            f"no right to create pods/portforward in namespace '{space}' (context 'testbed')"
+            f"no right to {verb} pods/portforward in namespace '{space}' (context 'testbed')"
+            for verb in ("get", "create")
         ]
 
 
