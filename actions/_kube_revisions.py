@@ -34,9 +34,10 @@ class Revision:
 
     A workload that is rolled back takes an old revision again and gives it a new number. `origin`: the one under which
     its version first served, as far as the cluster remembers: a Deployment's ReplicaSets keep their earlier numbers in
-    the annotation `revision-history`, a ControllerRevision forgets them. A revision came before a version whose
-    `first` is above its own `rank` (by number; where numbers are forgotten, by age). Restarts make new revisions of the
-    same version. `hash` names the template for as long as the cluster keeps the revision.
+    the annotation `revision-history`, a ControllerRevision forgets them. A revision came before a version whose `first`
+    is above its own `rank` (its first number; where numbers are forgotten, its age): what an undo brought back can be
+    left again. Restarts make new revisions of the same version. `hash` names the template for as long as the cluster
+    keeps the revision.
     """
 
     number: int
@@ -92,6 +93,17 @@ def of(cluster: Cluster, bounds: Bounds, ref: Ref, owner: Object) -> list[Revisi
     return [_of_version(revision, found) for revision in found]
 
 
+def newest(cluster: Cluster, bounds: Bounds, kind: Kind, namespace: str) -> Mapping[str, int]:
+    """By the uid of its workload, the number of the newest ControllerRevision of each, which is the one that serves."""
+    found: dict[str, int] = {}
+    for entry in cluster.select(bounds, Ref(kinds.CONTROLLER_REVISION, namespace)):
+        for reference in entry["metadata"].get("ownerReferences") or ():
+            if reference.get("controller") and reference.get("kind") == kind.kind:
+                uid = str(reference.get("uid"))
+                found[uid] = max(found.get(uid, 0), int(entry.get("revision") or 0))
+    return found
+
+
 def _of_version(revision: Revision, listed: Iterable[Revision]) -> Revision:
     """The same, with what is known of its version."""
     same = [entry for entry in listed if entry.version == revision.version]
@@ -110,7 +122,7 @@ def _of_replicaset(found: Object) -> Revision | None:
     return Revision(
         number=own,
         origin=numbers[0],
-        rank=own,
+        rank=numbers[0],
         first=numbers[0],
         numbers=numbers,
         template=template,
