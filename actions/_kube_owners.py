@@ -94,6 +94,11 @@ def of_fields(ref: Ref, found: Object) -> list[str]:
     return [f"{owner} owns {ref}, and may put it back" for owner in owners(found)]
 
 
+def of_controllers(ref: Ref, found: Object) -> list[str]:
+    """The same, of controllers only: what a GitOps tool did not write, it leaves alone."""
+    return [f"{owner} controls {ref}, and may put it back" for owner in _controllers(found.get("metadata") or {})]
+
+
 def of_replicas(cluster: Cluster, bounds: Bounds, ref: Ref, wanted: int | None = None) -> list[str]:
     """Sentences about who sets the replica count of an object. `wanted`: the new count, where it is known."""
     sentences = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,12 +13,13 @@ from typing import Any
 from runbook.actions import _kube_kinds as kinds
 from runbook.actions import _kube_revisions as revisions
 from runbook.actions import _kube_workload as workload
-from runbook.actions._kube import Cluster, connect, presentable
+from runbook.actions._kube import Cluster, ForbiddenError, connect, presentable
 from runbook.actions._kube_action import KubeArgs, Right, Rights
 from runbook.actions._kube_kinds import Ref
 from runbook.contract import Context, Duration, Local, Outputs, PermanentError, Read, param
 
 PIECE = 4 << 20  # bytes of a log that are masked at once
+ROLLING = ("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet")
 CUT = "…\n".encode()
 
 
@@ -97,10 +99,13 @@ class Status(Rights, Read[StatusArgs]):
             raise PermanentError("selector: empty, it would mean every workload")
         cluster = connect(ctx, args.context)
         kind = cluster.kind(ctx, args.kind)
+        if not kinds.custom(kind) and kind.kind not in ROLLING:  # a custom one may well count its replicas as these do
+            raise PermanentError(f"kind: a {kind.kind} has no replicas to count; {', '.join(ROLLING)} have")
         listed = cluster.select(ctx, Ref(kind, args.namespace), args.selector or "")
+        numbers = _numbers(cluster, ctx, Ref(kind, args.namespace))
         found = {str(entry["metadata"]["name"]): entry for entry in listed}
         names = sorted(found) if args.names is None else list(dict.fromkeys(args.names))
-        workloads = [_workload(name, found.get(name)) for name in names]
+        workloads = [_workload(name, found.get(name), numbers) for name in names]
         good = [entry["name"] for entry in workloads if entry["ready"] == entry["desired"] > 0]
         degraded = [name for name in names if name not in good]
         return {
@@ -112,7 +117,15 @@ class Status(Rights, Read[StatusArgs]):
         }
 
 
-def _workload(name: str, found: Mapping[str, Any] | None) -> dict[str, Any]:
+def _numbers(cluster: Cluster, ctx: Context, ref: Ref) -> Mapping[str, int]:
+    """Revisions by the workload's uid, of the kinds that do not carry them; none for whom may not list them."""
+    if ref.kind.group == "apps" and ref.kind.kind in ("StatefulSet", "DaemonSet"):
+        with contextlib.suppress(ForbiddenError):
+            return revisions.newest(cluster, ctx, ref.kind, ref.namespace)
+    return {}
+
+
+def _workload(name: str, found: Mapping[str, Any] | None, numbers: Mapping[str, int]) -> dict[str, Any]:
     now = workload.counts(found or {"spec": {"replicas": 0}})
     metadata = (found or {}).get("metadata") or {}
     return {
@@ -124,7 +137,8 @@ def _workload(name: str, found: Mapping[str, Any] | None) -> dict[str, Any]:
         "updated": now.updated,
         "available": now.available,
         "images": workload.images((found or {}).get("spec", {}).get("template") or {}),
-        "revision": revisions.number((metadata.get("annotations") or {}).get(revisions.REVISION)),
+        "revision": revisions.number((metadata.get("annotations") or {}).get(revisions.REVISION))
+        or numbers.get(str(metadata.get("uid"))),
     }
 
 
@@ -153,6 +167,7 @@ class History(Rights, Read[HistoryArgs]):
     def read(self, args: HistoryArgs, ctx: Context) -> Outputs:
         cluster = connect(ctx, args.context)
         ref = Ref(cluster.kind(ctx, args.kind), args.namespace, args.name)
+        revisions.kept_as(ref.kind)  # says which kinds have any
         owner = cluster.get(ctx, ref)
         listed = revisions.of(cluster, ctx, ref, owner)
         current = revisions.serving(listed, owner)

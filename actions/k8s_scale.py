@@ -7,14 +7,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from runbook.actions._kube import Cluster, ConflictError, ForbiddenError, MissingError, connect
+from runbook.actions._kube import Cluster, ForbiddenError, MissingError, connect
 from runbook.actions._kube_action import KubeArgs, Right, Rights, named, place, unnamed
 from runbook.actions._kube_kinds import Ref
 from runbook.actions._kube_owners import Warned, of_replicas
 from runbook.actions._kube_reasons import effective
-from runbook.contract import Call, Change, Context, Observation, Outputs, PermanentError, TemporaryError, param
+from runbook.actions._kube_write import write
+from runbook.contract import Call, Change, Context, Observation, Outputs, PermanentError, param
 
-ATTEMPTS = 5
 MOST = 2**31 - 1  # replicas are an int32
 _REPLICAS = "spec.replicas"  # where most kinds keep it; also what k8s.patch calls it
 
@@ -67,21 +67,16 @@ class Scale(Warned, Rights, Change[ScaleArgs]):
         ref = _scale(args, cluster, ctx)
         had = unnamed(before)[_REPLICAS]
         wanted = _wanted(args, had)
-        for _ in range(ATTEMPTS):
+
+        def look() -> dict[str, Any] | None:
             live = _read(cluster, ctx, ref)
             now = _count(live)
-            if now == wanted:
-                return
-            if now != had:
+            if now not in (had, wanted):
                 raise PermanentError(f"{ref} was scaled by someone else meanwhile: it had {had} and has {now} replicas")
             version = {"resourceVersion": live["metadata"]["resourceVersion"]}
-            try:
-                cluster.patch(ctx, ref, {"metadata": version, "spec": {"replicas": wanted}}, "merge")
-            except ConflictError:
-                ctx.checkpoint()
-            else:
-                return
-        raise TemporaryError(f"{ref} was changed by others {ATTEMPTS} times while it was to be scaled")
+            return None if now == wanted else {"metadata": version, "spec": {"replicas": wanted}}
+
+        write(ctx, ref, look, lambda body: cluster.patch(ctx, ref, body, "merge"))
 
     def inverse(self, args: ScaleArgs, before: Observation, op: str) -> Call | None:
         context, namespace, kind, object_name = place(next(iter(before)))
