@@ -125,12 +125,15 @@ class Api:
         if place is None:
             return self._elsewhere(incoming)
         about = {"resource": place.resource, "namespace": place.namespace, "name": place.name}
-        if not self.allowed(user, place.kind.group, verb=place.verb, **about):
+        # a WebSocket to a pod is a GET; since Kubernetes 1.35 `create` is wanted, too
+        verbs = (place.verb, "create") if place.subresource == "portforward" else (place.verb,)
+        refused = next((verb for verb in verbs if not self.allowed(user, place.kind.group, verb=verb, **about)), None)
+        if refused is not None:
             raise statuses.forbidden(
                 place.kind,
                 place.name,
                 user=user,
-                verb=place.verb,
+                verb=refused,
                 namespace=place.namespace,
                 subresource=place.subresource,
             )

@@ -28,6 +28,7 @@ from runbook.actions import _kube_websocket as frames
 from runbook.actions._kube import ForbiddenError, MissingError, connect
 from runbook.actions._kube_kinds import Ref
 from runbook.contract import PermanentError, TemporaryError
+from runbook.sandbox import surroundings
 from tests import http_server
 from tests.context import LocalContext
 from tests.kube import Caller, opened
@@ -728,3 +729,23 @@ def test_an_answer_that_was_cut_short_is_no_answer(whole: bool, tmp_path: Path) 
     assert found["json"] == ({"version": 1} if whole else None)
     lost = "the connection to the API server was lost: it closed the connection"
     assert found["pods"][0]["error"] == (None if whole else lost)
+
+
+@pytest.mark.parametrize("missing", ["get", "create"])
+def test_the_simulated_api_wants_the_same_rights(missing: str, tmp_path: Path) -> None:
+    world = {
+        "scenario": 1,
+        "world": {
+            "namespaces": {"shop": {"deployments": {"web": {"image": "r/web:1", "replicas": 1}}}},
+            "forbidden": [{"verb": missing, "resource": "pods/portforward"}],
+        },
+    }
+    (tmp_path / "world.yaml").write_text(json.dumps(world))
+    with surroundings.start(tmp_path / "world.yaml") as sandbox:
+        with LocalContext(tmp_path, environ=sandbox.environ, simulated=True) as ctx:
+            cluster = connect(ctx, "current")
+            (pod,) = cluster.select(ctx, Ref(kinds.POD, "shop"))
+            refused = rf"^no right to {missing} pods/portforward"
+            with pytest.raises(ForbiddenError, match=refused):
+                with forward.open_pod(ctx, cluster, Ref(kinds.POD, "shop", pod["metadata"]["name"]), 8000):
+                    pass
