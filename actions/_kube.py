@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import random
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from runbook.actions import _kube_kinds as kinds
+from runbook.actions._kube_bounds import pause
 from runbook.actions._kube_config import SCRATCH, access, context_name
 from runbook.actions._kube_discovery import Discovery
 from runbook.actions._kube_errors import ConflictError, ExpiredError, ForbiddenError, MissingError, explain
@@ -47,6 +49,8 @@ CONTENT_TYPES = {
     "merge": "application/merge-patch+json",
     "json": "application/json-patch+json",
 }
+METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
+_CONFLICT_PAUSE = (0.01, 0.08)  # seconds
 PAGE = 250
 """Objects of a list that are asked for, and held, at once."""
 
@@ -117,12 +121,23 @@ class Cluster:
             if not query["continue"]:
                 return
 
+    def version(self, bounds: Bounds, ref: Ref, selector: str = "", fields: str = "") -> str:
+        """The resourceVersion of a collection now: from there on a watch tells every change."""
+        query = {"limit": "1", "labelSelector": selector, "fieldSelector": fields}
+        page = self._ask(bounds, "list", "GET", ref, query=query, accept=METADATA_LIST).json()
+        return str((page.get("metadata") or {}).get("resourceVersion") or "")
+
     def patch(self, bounds: Bounds, ref: Ref, body: Any, patch_type: str, *, dry_run: bool = False) -> dict[str, Any]:
         """Send a patch (`strategic`, `merge`, `json`); the object as it is then, or would be."""
         query = {"fieldManager": MANAGER, "fieldValidation": "Strict", "dryRun": "All" if dry_run else ""}
-        return self._ask(
-            bounds, "patch", "PATCH", ref, query=query, body=body, content_type=CONTENT_TYPES[patch_type]
-        ).json()
+        try:
+            return self._ask(
+                bounds, "patch", "PATCH", ref, query=query, body=body, content_type=CONTENT_TYPES[patch_type]
+            ).json()
+        except ConflictError:
+            # Told a moment later, and not the same one to all: writers that read again at once meet again.
+            pause(bounds, random.uniform(*_CONFLICT_PAUSE))  # noqa: S311  # no secret
+            raise
 
     def apply(
         self, bounds: Bounds, ref: Ref, body: Any, *, force: bool = False, dry_run: bool = False
@@ -222,10 +237,11 @@ class Cluster:
         body: Any = None,
         content_type: str = "application/json",
         limit: int | None = None,
+        accept: str = "application/json",
     ) -> Answer:
         path = ref.path()
         asked = {key: value for key, value in (query or {}).items() if value}
-        headers = {"Accept": "application/json" if limit is None else "*/*", "User-Agent": MANAGER}
+        headers = {"Accept": accept if limit is None else "*/*", "User-Agent": MANAGER}
         content = None if body is None else json.dumps(body).encode()
         if content is not None:
             headers["Content-Type"] = content_type

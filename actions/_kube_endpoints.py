@@ -12,7 +12,7 @@ from runbook.actions._kube_kinds import Ref
 from runbook.actions._kube_transport import Bounds
 from runbook.actions._kube_workload import is_ready, pod_selector, pods
 
-_SERVICE_NAME = "kubernetes.io/service-name"
+SERVICE_NAME = "kubernetes.io/service-name"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ def endpoints(cluster: Cluster, bounds: Bounds, service: Mapping[str, Any]) -> E
     """The state of a Service's EndpointSlices against its selector."""
     metadata = service["metadata"]
     namespace = str(metadata.get("namespace") or "")
-    slices = cluster.select(bounds, Ref(kinds.ENDPOINT_SLICE, namespace), f"{_SERVICE_NAME}={metadata['name']}")
+    slices = cluster.select(bounds, Ref(kinds.ENDPOINT_SLICE, namespace), f"{SERVICE_NAME}={metadata['name']}")
     serving = {
         str((entry.get("targetRef") or {}).get("name"))
         for found in slices

@@ -169,6 +169,11 @@ class Patch(Rights, Change[PatchArgs]):
                 cluster.patch(ctx, ref, target.conditional(live), target.patch_type)
             except ConflictError:
                 ctx.checkpoint()  # somebody changed another field: read again
+            except TemporaryError:
+                # No answer does not mean that nothing was done; whoever only knows that tries it, or takes it back.
+                if not _arrived(cluster, ctx, ref, target):
+                    raise
+                return
             else:
                 return
         raise TemporaryError(f"{ref} was changed by others {ATTEMPTS} times while it was to be patched")
@@ -236,6 +241,14 @@ def _target(args: PatchArgs, *, secret: bool, custom: bool) -> _Target:
         return _Target(patch, patch_type, paths.touches(patch, patch_type), secret)
     except (UnpatchableError, KeyError) as error:
         raise PermanentError(f"patch: {error}") from error
+
+
+def _arrived(cluster: Cluster, ctx: Context, ref: Ref, target: _Target) -> bool:
+    """Whether a patch whose answer did not come was made; False where that is not to be seen now, either."""
+    try:
+        return target.is_there(cluster.get(ctx, ref), ctx)
+    except (TemporaryError, PermanentError):
+        return False
 
 
 def _harmless(name: str) -> bool:

@@ -15,12 +15,17 @@ from runbook.actions import _kube_kinds as kinds
 from runbook.actions import _kube_workload as workload
 from runbook.actions._kube import Cluster, connect
 from runbook.actions._kube_action import KubeArgs, Right, Rights
-from runbook.actions._kube_endpoints import endpoints
-from runbook.actions._kube_forward import open_pod, target_port
+from runbook.actions._kube_endpoints import SERVICE_NAME, endpoints
+from runbook.actions._kube_forward import FORWARD_VERBS, open_pod, target_port
 from runbook.actions._kube_kinds import Ref
+from runbook.actions._kube_watch import Watched, watching
 from runbook.contract import Check, Context, Duration, Outputs, PermanentError, TemporaryError, param
 
 _FOR = re.compile(r"rollout|available|endpoints|deleted|replicas=\d+|condition=[A-Za-z][A-Za-z0-9./-]*(=[A-Za-z]+)?")
+MARGIN = 1.5
+"""Seconds before its attempt ends that a look which watches says what it saw."""
+AT_LEAST_EVERY = 5.0
+"""Seconds between two looks, whatever a watch says."""
 BODY = 1 << 20
 """Bytes of an answer that are read."""
 AT_ONCE = 16
@@ -63,13 +68,53 @@ class Wait(Rights, Check[WaitArgs]):
             yield "list", Ref(kinds.POD, args.namespace)
 
     def read(self, args: WaitArgs, ctx: Context) -> Outputs:
-        began = ctx.client(f"k8s.wait:{ctx.op}", time.monotonic)
+        seen = ctx.client(f"k8s.wait:{ctx.op}", _Seen)
         cluster = connect(ctx, args.context)
         ref = Ref(cluster.kind(ctx, args.kind), args.namespace, args.name)
         ok, says = _verdict(args.for_, cluster, ctx, ref)
+        # A first look answers at once: a plan has no other, and whoever polls wants to know where he starts from.
+        if not ok and seen.ok is False and ctx.remaining() > 2 * MARGIN:
+            ok, says = _watch(args.for_, cluster, ctx, ref, says)
+        seen.ok = ok
         if not ok:
             ctx.log(f"{ref}: {says}")
-        return {"ok": ok, "seconds": round(time.monotonic() - began, 3)}
+        return {"ok": ok, "seconds": round(time.monotonic() - seen.began, 3)}
+
+
+class _Seen:
+    """What the looks of one step's poll have in common. `ok`: what the last one said."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+        self.ok: bool | None = None
+
+
+def _watch(wanted: str, cluster: Cluster, ctx: Context, ref: Ref, says: str) -> tuple[bool, str]:
+    """Look again whenever something changed, until it is so or the attempt ends; each look is the same as the first."""
+    ok = False
+    end = time.monotonic() + ctx.remaining() - MARGIN
+    with watching(cluster, ctx, _watched(wanted, cluster, ctx, ref)) as alarm:
+        while not ok and not alarm.broken:
+            began = time.monotonic()
+            ok, says = _verdict(wanted, cluster, ctx, ref)
+            took = time.monotonic() - began
+            left = end - time.monotonic()
+            if ok or left <= 0:
+                break
+            alarm.wait(min(left, AT_LEAST_EVERY))
+            # Many changes in a row (a roll-out of thousands of pods): looking must not become the load.
+            ctx.sleep(min(max(left, 0.0), max(0.02, 4 * took)))
+    return ok, says
+
+
+def _watched(wanted: str, cluster: Cluster, ctx: Context, ref: Ref) -> list[Watched]:
+    """All whose change may change the verdict."""
+    found = [Watched.one(ref)]
+    if wanted == "endpoints":
+        found.append(Watched(Ref(kinds.ENDPOINT_SLICE, ref.namespace), f"{SERVICE_NAME}={ref.name}"))
+    if wanted.startswith("replicas="):
+        found.append(Watched(Ref(kinds.POD, ref.namespace), workload.pod_selector(cluster.get(ctx, ref))))
+    return found
 
 
 def _verdict(wanted: str, cluster: Cluster, ctx: Context, ref: Ref) -> tuple[bool, str]:
@@ -110,11 +155,10 @@ def _available(found: Mapping[str, Any]) -> tuple[bool, str]:
 def _replicas(wanted: int, cluster: Cluster, ctx: Context, found: Mapping[str, Any]) -> tuple[bool, str]:
     """Pods on their way out still work: `replicas=0` must mean that nobody writes any more."""
     namespace = str(found["metadata"].get("namespace") or "")
-    listed = cluster.select(ctx, Ref(kinds.POD, namespace), workload.pod_selector(found))
-    running = [pod for pod in listed if (pod.get("status") or {}).get("phase") not in ("Succeeded", "Failed")]
+    listed = cluster.each(ctx, Ref(kinds.POD, namespace), workload.pod_selector(found))
+    running = sum((pod.get("status") or {}).get("phase") not in ("Succeeded", "Failed") for pod in listed)
     now = workload.counts(found)
-    settled = now.current and now.total == wanted and len(running) == wanted
-    return settled, f"{len(running)} pods, {wanted} wanted"
+    return now.current and now.total == wanted == running, f"{running} pods, {wanted} wanted"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +190,8 @@ class Http(Rights, Check[HttpArgs]):
     def rights(self, args: HttpArgs, cluster: Cluster, ctx: Context) -> Iterable[Right]:
         yield "get", _owner(args)
         yield "list", Ref(kinds.POD, args.namespace)
-        yield "create", Ref(kinds.POD, args.namespace, subresource="portforward")
+        for verb in FORWARD_VERBS:
+            yield verb, Ref(kinds.POD, args.namespace, subresource="portforward")
 
     def read(self, args: HttpArgs, ctx: Context) -> Outputs:
         cluster = connect(ctx, args.context)

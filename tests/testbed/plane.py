@@ -15,6 +15,7 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -105,6 +106,26 @@ class Plane:
         """The local port to which port-forward to a pod's `port` leads (one of FORWARDED)."""
         return self.port + 4 + FORWARDED.index(port)
 
+    def signal(self, program: str, number: int) -> None:
+        """Send a signal to one of the control plane's programs (`etcd`, `kube-apiserver`), by its pid."""
+        os.kill(int((self.folder / f"{program}.pid").read_text()), number)
+
+    def kill(self, program: str) -> list[str]:
+        """End one of them as a crash does; its command line, for `start`."""
+        pid = int((self.folder / f"{program}.pid").read_text())
+        argv = Path(f"/proc/{pid}/cmdline").read_bytes().decode().rstrip("\0").split("\0")
+        os.kill(pid, signal.SIGKILL)
+        self.until(lambda: not _lives(pid))
+        return argv
+
+    def start(self, program: str, argv: list[str]) -> None:
+        """Start one of them again; `down` ends it as it would have ended the first."""
+        with (self.folder / f"{program}.log").open("ab") as log:
+            child = subprocess.Popen(
+                argv, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        (self.folder / f"{program}.pid").write_text(f"{child.pid}\n")
+
     @staticmethod
     def until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
         """Wait until it holds; fails the test when it does not in time."""
@@ -145,6 +166,15 @@ def running(folder: Path) -> Iterator[Plane]:
         yield plane
     finally:
         subprocess.run([str(SCRIPTS / "down"), str(plane.folder)], timeout=60, check=False)
+
+
+def _lives(pid: int) -> bool:
+    """Whether it runs: a zombie, whose parent is not we, does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
 
 
 def _free_block(size: int) -> int:

@@ -1,0 +1,118 @@
+"""The API server is killed and comes back in the middle of a run; its store stands still. On a control plane apart."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.command import Commands
+from tests.testbed.plane import Plane, running, why_not
+
+pytestmark = pytest.mark.control_plane
+
+STEPS = """
+runbook: 1
+name: outlives
+defaults: {{with: {{k8s: {{namespace: {space}}}}}}}
+steps:
+  - id: mark
+    action: k8s.patch
+    with: {{kind: configmap, name: flag, patch: {{data: {{mark: "1"}}}}}}
+  - id: pause
+    action: shell.run
+    with: {{command: [sh, -c, "echo > begun; while test ! -e go; do sleep 0.05; done"]}}
+    undo: none
+  - id: scale
+    action: k8s.scale
+    with: {{name: web, replicas: 3}}
+    timeout: {timeout}
+    retry: {{max_attempts: 100, delay: 200ms, max_delay: 500ms}}
+  - id: rolled_out
+    action: k8s.wait
+    with: {{kind: deployment, name: web, for: rollout}}
+    timeout: 60s
+  - id: done
+    action: k8s.patch
+    with: {{kind: configmap, name: flag, patch: {{data: {{mark: "2"}}}}, expect: {{data: {{mark: "1"}}}}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
+    reason = why_not()
+    if reason is not None:
+        pytest.skip(reason)
+    with running(tmp_path_factory.mktemp("faulty")) as found:
+        yield found
+
+
+@pytest.fixture
+def space(plane: Plane) -> str:
+    name = plane.namespace()
+    plane.deployment(name, "web", "r/web:1", replicas=1)
+    plane.kubectl("-n", name, "create", "configmap", "flag", "--from-literal=mark=0")
+    return name
+
+
+@pytest.fixture
+def cli(plane: Plane, tmp_path: Path) -> Commands:
+    return Commands(tmp_path, plane.environ())
+
+
+def begin(cli: Commands, space: str, timeout: str) -> subprocess.Popen[str]:
+    """A run that stands before its second change."""
+    cli.write("run.yaml", STEPS.format(space=space, timeout=timeout))
+    process = cli.start("run", "run.yaml", "--yes")
+    Plane.until((cli.folder / "begun").exists)
+    return process
+
+
+def attempts(cli: Commands) -> int:
+    """Of the step that meets the fault."""
+    steps = json.loads(cli("show", "last", "--output", "json").out)["steps"]
+    return next((int(step["attempts"]) for step in steps if step["id"] == "scale"), 0)
+
+
+def ended_well(process: subprocess.Popen[str], plane: Plane, space: str, cli: Commands) -> None:
+    """The run did all that it should, once; and all of it can be taken back."""
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, out + err
+    assert plane.read(space, "configmap", "flag")["data"] == {"mark": "2"}
+    assert plane.read(space, "deployment", "web")["status"]["readyReplicas"] == 3
+    assert plane.read(space, "deployment", "web")["metadata"]["generation"] == 2, "scaled once"
+    said = cli("undo", "last", "--yes")
+    assert said.code == 0, said.out + said.err
+    assert plane.read(space, "configmap", "flag")["data"] == {"mark": "0"}
+    assert plane.read(space, "deployment", "web")["spec"]["replicas"] == 1
+
+
+def test_a_run_outlives_its_api_server(plane: Plane, space: str, cli: Commands) -> None:
+    process = begin(cli, space, "20s")
+    argv = plane.kill("kube-apiserver")
+    (cli.folder / "go").touch()
+    plane.until(lambda: attempts(cli) >= 2)
+    plane.start("kube-apiserver", argv)
+    ended_well(process, plane, space, cli)
+
+
+def test_a_store_that_stands_still_for_ten_seconds_costs_time_and_nothing_else(
+    plane: Plane, space: str, cli: Commands
+) -> None:
+    process = begin(cli, space, "2s")  # shorter than the fault: attempts are cut, and looked at again
+    thaw = threading.Timer(10.0, plane.signal, ("etcd", signal.SIGCONT))
+    plane.signal("etcd", signal.SIGSTOP)
+    thaw.start()
+    try:
+        (cli.folder / "go").touch()
+        plane.until(lambda: attempts(cli) >= 3)
+        thaw.join()
+    finally:
+        thaw.cancel()
+        plane.signal("etcd", signal.SIGCONT)
+    ended_well(process, plane, space, cli)
