@@ -41,6 +41,11 @@ class Leases:
         """The Lease, None where there is none."""
         return self._cluster.find(_Bounded(self._seconds), Ref(LEASE, self._namespace, name))
 
+    def forbidden(self) -> list[str]:
+        """Of the verbs that locks need, those that this user has no right to (SelfSubjectAccessReview)."""
+        bounds, ref = _Bounded(self._seconds), Ref(LEASE, self._namespace)
+        return [verb for verb in ("get", "create", "update") if not self._cluster.may(bounds, verb, ref)]
+
     def all(self) -> list[dict[str, Any]]:
         """All that runbook made here."""
         return self._cluster.select(_Bounded(self._seconds), Ref(LEASE, self._namespace), OURS)

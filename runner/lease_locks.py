@@ -41,6 +41,7 @@ class LeaseApi(Protocol):
     """
 
     def get(self, name: str) -> dict[str, Any] | None: ...
+    def forbidden(self) -> list[str]: ...
     def all(self) -> list[dict[str, Any]]: ...
     def create(self, lease: Mapping[str, Any]) -> dict[str, Any] | None: ...
     def replace(self, lease: Mapping[str, Any]) -> dict[str, Any] | None: ...
@@ -57,6 +58,14 @@ class Leases:
 
     def get(self, name: str) -> dict[str, Any] | None:
         return self._ask(lambda api: api.get(name))
+
+    def check_rights(self) -> None:
+        """LockError that names what this user may not do with them."""
+        forbidden = self._ask(lambda api: api.forbidden())
+        if forbidden:
+            verbs = " and ".join(forbidden)
+            hint = "bind a Role with get, create and update of leases.coordination.k8s.io to this user"
+            raise LockError(f"the locks cannot be used ({self.where}): no right to {verbs} leases", hint)
 
     def all(self) -> list[dict[str, Any]]:
         return self._ask(lambda api: api.all())

@@ -306,7 +306,7 @@ class Local:
         self.loop.run_until_quiet()
         if self.loop.crash is not None:
             raise self.loop.crash
-        self.lock_waits.housekeeping(acting=self.calls.acting)  # no effect under a lock that is somebody else's by now
+        self.lock_waits.housekeeping()  # no effect under a lock that is somebody else's by now
         self.commit()
         dispatches, self._dispatches = self._dispatches, []
         for act in dispatches:
@@ -387,7 +387,7 @@ class Local:
         if real - self._looked_at < LOOK:
             return False
         self._looked_at = real
-        self.lock_waits.housekeeping(acting=self.calls.acting)
+        self.lock_waits.housekeeping()
         some = self._mail()
         if not some and not self._idle() and self.clock.running() - self._beat_at >= BEAT:
             self.add("beat", "", {})

@@ -92,6 +92,15 @@ def holders(world: World, text: str, names: Iterable[str] | None = None) -> list
     return [held for lease in found if lease is not None and (held := holder_of(lease)) is not None]
 
 
+def look(world: World, text: str, names: Iterable[str]) -> list[str]:
+    """For a plan: who holds these locks now, in sentences. LockError where this user could not take them."""
+    place = parse(text)
+    if place is not None:
+        with _looking(world, place) as leases:
+            leases.check_rights()
+    return list(map(str, holders(world, text, names)))
+
+
 @contextlib.contextmanager
 def _looking(world: World, place: Place) -> Iterator[Leases]:
     import tempfile

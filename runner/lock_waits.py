@@ -93,9 +93,11 @@ class LockWaits:
         for wait in list(self._waits):
             self._give_up(wait)
 
-    def housekeeping(self, *, acting: bool) -> None:
+    def housekeeping(self) -> None:
         """In every turn: the locks live on, or LockLostError; and who wants them is heard."""
-        self.store.beat(acting=acting)
+        if not self.store.tokens:
+            return
+        self.store.beat(acting=self.store.remote and self._local.calls.acting)
         demand = self.store.demanded()
         if demand is not None:
             self._local.cancel(demand)

@@ -50,7 +50,7 @@ def make(loaded: Loaded, inputs: Mapping[str, Any], *, world: World, initiator: 
         mark = f"plan-{os.urandom(4).hex()}"  # processes are found by it: plans side by side must not end each other's
         host = Host(actions, secrets, world.surroundings, folder=Path(scratch), run_id=mark, cwd=str(Path.cwd()))
         place = lock_place.chosen(world, locks, playbook.locks_in)
-        preview = Preview(host, lambda names: list(map(str, lock_place.holders(world, place, names))))
+        preview = Preview(host, lambda names: lock_place.look(world, place, names))
         info = RunInfo("plan", playbook.name, who, now)
         outcome = asyncio.run(Engine(playbook, dict(inputs), info, preview).run())
         looked, behind = preview.looked, preview.behind

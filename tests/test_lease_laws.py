@@ -37,6 +37,9 @@ class Simulated:
     def get(self, name: str) -> dict[str, Any] | None:
         return self._made(lambda: copy.deepcopy(self.leases.get(name)))
 
+    def forbidden(self) -> list[str]:
+        return []
+
     def all(self) -> list[dict[str, Any]]:
         return self._made(lambda: copy.deepcopy(list(self.leases.values())))
 

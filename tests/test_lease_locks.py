@@ -453,3 +453,46 @@ def test_places_in_words(text: str, place: tuple[str, str]) -> None:
 def test_what_is_no_place_is_refused(text: str) -> None:
     with pytest.raises(InvalidError, match="locks cannot live"):
         lock_place.parse(text)
+
+
+IN_CLUSTER = """\
+runbook: 1
+name: p
+import: [house.yaml]
+locks: [production]
+steps: [{id: a, action: flow.set, with: {values: {x: 1}}}]
+"""
+
+
+def test_a_playbook_says_where_its_locks_live_and_the_command_line_has_the_last_word(desk: Desk) -> None:
+    environ = {"KUBECONFIG": str(desk.plane.kubeconfig), "RUNBOOK_LOCKS": "file"}
+    cli = Commands(desk.alice.folder, environ)
+    cli.write("house.yaml", f"runbook: 1\ndefaults: {{locks: k8s:{desk.namespace}}}\n")
+    cli.write("p.yaml", IN_CLUSTER)
+    assert cli("run", "p.yaml", "--yes", "--locks", "file").code == Exit.SUCCEEDED
+    assert desk.plane.read(desk.namespace, "leases")["items"] == []
+    planned = cli("plan", "p.yaml")
+    assert "Locks: production, kept in k8s:" in planned.out
+    assert f"/{desk.namespace}." in planned.out
+    assert desk.plane.read(desk.namespace, "leases")["items"] == [], "a plan takes none"
+    assert cli("run", "p.yaml", "--yes").code == Exit.SUCCEEDED
+    assert desk.lease()["spec"]["leaseTransitions"] == 1
+    assert "Leases in k8s:" in cli("doctor", "p.yaml").out
+    nobody = {"KUBECONFIG": str(desk.plane.nobody)}
+    desk.plane.allow(desk.namespace, "get=leases.coordination.k8s.io")
+    forbidden = cli("plan", "p.yaml", environ=nobody)
+    assert forbidden.code == Exit.REFUSED
+    assert "no right to create and update leases" in forbidden.out
+    cli.write("house.yaml", "runbook: 1\ndefaults: {locks: redis}\n")
+    wrong = cli("validate", "p.yaml")
+    assert wrong.code == Exit.INVALID
+    assert "k8s:CONTEXT/NAMESPACE" in wrong.out + wrong.err
+
+
+def test_a_saved_plan_is_applied_with_the_locks_that_it_was_made_with(desk: Desk) -> None:
+    cli = Commands(desk.alice.folder, {"KUBECONFIG": str(desk.plane.kubeconfig)})
+    cli.write("house.yaml", "runbook: 1\n")
+    cli.write("p.yaml", IN_CLUSTER)
+    assert cli("plan", "p.yaml", "-o", "plan.json", "--locks", f"k8s:{desk.namespace}").code == Exit.SUCCEEDED
+    assert cli("apply", "plan.json", "--yes").code == Exit.SUCCEEDED
+    assert desk.lease()["spec"]["leaseTransitions"] == 1
