@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, final
 
 if TYPE_CHECKING:
     from runbook.interpreter.effects import SecretRef
@@ -139,17 +139,21 @@ _DURATION: Final = re.compile(
 )
 
 
-class Duration(float):
-    """A length of time: seconds in arithmetic and comparison, printed as it was written."""
+class _Written(float):
+    """A number of seconds that is printed as it was written."""
 
     __slots__ = ("written",)
     written: str
 
-    def __new__(cls, seconds: float, written: str | None = None) -> Duration:
-        """`written` must mean `seconds`; without it one is made, to the nanosecond."""
+    def __new__(cls, seconds: float, written: str | None = None) -> Self:
+        """`written` must mean `seconds`; without it one is made."""
         self = super().__new__(cls, seconds)
-        self.written = _spelled(float(seconds)) if written is None else written
+        self.written = cls._spell(float(seconds)) if written is None else written
         return self
+
+    @staticmethod
+    def _spell(seconds: float) -> str:
+        raise NotImplementedError
 
     def __str__(self) -> str:
         return self.written
@@ -158,10 +162,20 @@ class Duration(float):
         return format(float(self), spec) if spec else self.written
 
     def __repr__(self) -> str:
-        return f"Duration({self.written!r})"
+        return f"{type(self).__name__}({self.written!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Duration, (float(self), self.written))
+        return (type(self), (float(self), self.written))
+
+
+class Duration(_Written):
+    """A length of time: seconds in arithmetic and comparison, printed as it was written, else to the nanosecond."""
+
+    __slots__ = ()
+
+    @staticmethod
+    def _spell(seconds: float) -> str:
+        return _spelled(seconds)
 
 
 def _spelled(seconds: float) -> str:
@@ -198,29 +212,14 @@ _TIMESTAMP: Final = re.compile(
 )
 
 
-class Timestamp(float):
-    """A moment: Unix seconds in comparison, printed ISO 8601 as it was written. Seconds may be added and subtracted."""
+class Timestamp(_Written):
+    """A moment: Unix seconds in comparison, printed ISO 8601 as it was written, else in UTC. Seconds may be added."""
 
-    __slots__ = ("written",)
-    written: str
+    __slots__ = ()
 
-    def __new__(cls, seconds: float, written: str | None = None) -> Timestamp:
-        """`written` must mean `seconds`; without it the moment is written in UTC."""
-        self = super().__new__(cls, seconds)
-        self.written = _iso(float(seconds)) if written is None else written
-        return self
-
-    def __str__(self) -> str:
-        return self.written
-
-    def __format__(self, spec: str) -> str:
-        return format(float(self), spec) if spec else self.written
-
-    def __repr__(self) -> str:
-        return f"Timestamp({self.written!r})"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Timestamp, (float(self), self.written))
+    @staticmethod
+    def _spell(seconds: float) -> str:
+        return _iso(seconds)
 
     def __add__(self, seconds: float) -> Timestamp:
         return Timestamp(float(self) + float(seconds))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Union
 
 from runbook.contract import Action, Duration, PermanentError, Sensitive
-from runbook.interpreter.values import Unknown
+from runbook.interpreter.values import Unknown, kind_of
 
 DURATION = r"^(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+$"
 """How a duration is written: `500ms 30s 5m 1h30m` (docs/language: Expressions)."""
@@ -93,7 +93,7 @@ def _record(args: type, given: Mapping[str, Any], base: str, unknown: str, prefi
                 item, _convert(item.annotation, value, base if item.doc.get("path") else "")
             )
         except _MismatchError as problem:
-            got = _kind(problem.got) if item.doc.get("secret") else _shown(problem.got)
+            got = kind_of(problem.got) if item.doc.get("secret") else _shown(problem.got)
             wrong.append(f"{prefix}{wire}{problem.where}: expected {problem.expected}, got {got}")
     if wrong:
         raise PermanentError("; ".join(wrong))
@@ -253,22 +253,6 @@ def _number(value: float) -> str:
     return str(int(value)) if float(value).is_integer() else str(value)
 
 
-def _kind(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "a boolean"
-    if isinstance(value, int):
-        return "an integer"
-    if isinstance(value, float):
-        return "a number"
-    if isinstance(value, str | Path):
-        return "text"
-    return (
-        "a list" if isinstance(value, list | tuple) else "a map" if isinstance(value, Mapping) else type(value).__name__
-    )
-
-
 def _shown(value: Any) -> str:
     """The value as an error shows it: short, with its kind."""
     if isinstance(value, bool):
@@ -279,4 +263,4 @@ def _shown(value: Any) -> str:
         return f"the text {value[:80]!r}" + ("…" if len(value) > 80 else "")
     if isinstance(value, int):
         return f"the integer {value}"
-    return f"the number {value}" if isinstance(value, float) else _kind(value)
+    return f"the number {value}" if isinstance(value, float) else kind_of(value)

@@ -123,6 +123,13 @@ class Store:
         paths = sorted(self._runs.iterdir(), key=lambda path: (path.name[:MOMENT], path.name.rpartition("-")[2]))
         return [RunFolder(path.name, path) for path in paths if (path / "journal.db").exists()]
 
+    def torsos(self) -> list[RunFolder]:
+        """Folders of runs that ended before there was a journal."""
+        if not self._runs.is_dir():
+            return []
+        paths = sorted(path for path in self._runs.iterdir() if path.is_dir())
+        return [RunFolder(path.name, path) for path in paths if not (path / "journal.db").exists()]
+
     def find(self, prefix: str) -> RunFolder:
         """The run of this id, or the one whose id begins or ends so; `last`: the newest. InvalidError otherwise."""
         runs = self.runs()
