@@ -19,12 +19,16 @@ from runbook.actions import _kube_paths as paths
 from runbook.actions._kube import Cluster, ConflictError, sensitive
 from runbook.actions._kube_kinds import Kind, Ref
 from runbook.actions._kube_manifest import SERVERS
-from runbook.actions._kube_manifest_look import Seen, owned, state
+from runbook.actions._kube_manifest_look import Seen, state
 from runbook.actions._kube_manifest_prune import Stray
 from runbook.actions._kube_manifest_put import ATTEMPTS, NOBODY, gone
 from runbook.actions._kube_paths import Path
 from runbook.contract import Context, Observation, PermanentError, TemporaryError
 
+OURS, THEIRS = "as before", "to be put back"
+"""Of the owners only this is observed: between the two patches they are neither the ones nor the others."""
+
+_OWNERS = "#metadata.managedFields"
 _ABSENT: Any = object()
 
 
@@ -52,12 +56,28 @@ class Step:
         seen = state(self.name, live, (), secret=secret)
         for name in {**self.was, **self.becomes}:
             _, _, place = name.partition("#")
-            if place == places.OWNED:
-                seen |= owned(self.name, live)
-            elif place:
+            if place:
                 bare = {} in (self.was.get(name), self.becomes.get(name))
                 seen[name] = _shown(live, place, bare=bare, secret=secret)
+        if self._has_owners():
+            there = live is not None and fields.same_owners(live, self.owners(live))
+            seen |= self._owners(OURS if there else THEIRS)
         return seen
+
+    def wanted(self) -> Observation:
+        """Its places at the end."""
+        return {**self.becomes, **(self._owners(OURS) if self._has_owners() else {})}
+
+    def _has_owners(self) -> bool:
+        """Is the end an object that was there, not a manifest?"""
+        return self.there is not None and "managedFields" in self.there["metadata"]
+
+    def owners(self, live: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The managedFields at the end."""
+        return fields.restored(live, self.there, self.here)
+
+    def _owners(self, says: str) -> Observation:
+        return {f"{self.name}{_OWNERS}": says}
 
     def to_data(self) -> dict[str, Any]:
         """As JSON, for what is kept."""
@@ -81,13 +101,18 @@ class Step:
         return Step(ref, data["name"], data["here"], data["there"], was, becomes)
 
 
+def is_owners(name: str) -> bool:
+    """Is it the place that says whether the owners are put back?"""
+    return name.endswith(_OWNERS)
+
+
 def steps(seen: Iterable[Seen], strays: Iterable[Stray], before: Observation, op: str) -> list[Step]:
     """What takes an apply back: what it would change, in the order in which it is to be undone."""
     back: list[Step] = []
     for one in seen:
         if one.would is None or one.is_no_op():
             continue
-        after = one.after(op)
+        after = {name: value for name, value in one.after(op).items() if not name.endswith(places.OWNED)}
         was = {name: before.get(name) for name in after}
         here = one.body if one.live is None else one.would
         back.append(Step(one.ref, one.name, here, one.live, after, was))
@@ -108,7 +133,7 @@ def go(cluster: Cluster, ctx: Context, step: Step) -> None:
             elif live is None:
                 _make(cluster, ctx, step, step.there)
             else:
-                _restore(cluster, ctx, step, live, step.there)
+                _restore(cluster, ctx, step, live)
         except ConflictError:
             ctx.checkpoint()
         else:
@@ -121,7 +146,7 @@ def rehearse(cluster: Cluster, ctx: Context, step: Step, live: Mapping[str, Any]
     assert step.there is not None
     operations = _patch(live, target(step, live))
     if operations:
-        cluster.patch(ctx, step.ref, [_as_read(live), *operations], "json", dry_run=True)
+        cluster.patch(ctx, step.ref, operations, "json", dry_run=True)
 
 
 def target(step: Step, live: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,8 +192,8 @@ def creatable(body: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _restore(cluster: Cluster, ctx: Context, step: Step, live: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    owners = fields.restored(live, wanted, step.here)
+def _restore(cluster: Cluster, ctx: Context, step: Step, live: Mapping[str, Any]) -> None:
+    owners = step.owners(live)
     operations = _patch(live, target(step, live))
     now = live
     if operations:

@@ -31,7 +31,7 @@ def put(cluster: Cluster, ctx: Context, one: Seen, before: Observation, op: str,
     """
     if one.is_no_op():
         return
-    wanted = one.after(op)
+    wanted = {} if one.would is None else one.after(op)
     for _ in range(ATTEMPTS):
         live = cluster.find(ctx, one.ref)
         now = one.state(live)

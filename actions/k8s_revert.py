@@ -15,7 +15,7 @@ from runbook.actions._kube_kinds import Ref
 from runbook.actions._kube_manifest_back import Step
 from runbook.actions._kube_manifest_look import defined_kinds
 from runbook.actions._kube_workload import settled
-from runbook.contract import Call, Change, Context, Observation, Outputs, param
+from runbook.contract import Call, Change, Context, Observation, Outputs, Settled, param
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class Revert(Change[RevertArgs]):
             if live is not None and step.there is None and (others := _inhabitants(cluster, ctx, step, self._steps)):
                 ctx.log(f"warning: {step.ref} stays: it holds {others}, which this run did not create")
                 continue
-            after |= step.becomes
+            after |= step.wanted()
             if live is not None and step.there is not None:
                 try:
                     back.rehearse(cluster, ctx, step, live)
@@ -80,6 +80,17 @@ class Revert(Change[RevertArgs]):
     def outputs(self, args: RevertArgs, before: Observation, after: Observation) -> Outputs:
         changed = {name.partition("#")[0]: None for name in after if after[name] != before.get(name)}
         return {"reverted": [title(name) for name in changed]}
+
+    def settle(
+        self, args: RevertArgs, before: Observation, after: Observation, now: Observation, ctx: Context
+    ) -> Settled:
+        # Between the two patches of an object its values are as they were, and its owners are not.
+        values = [
+            {name: state for name, state in one.items() if not back.is_owners(name)} for one in (before, after, now)
+        ]
+        verdict = super().settle(args, *values, ctx)
+        owned = all(now.get(name) == state for name, state in after.items() if back.is_owners(name))
+        return "partial" if verdict == "done" and not owned else verdict
 
     def effective(self, args: RevertArgs, after: Observation, ctx: Context) -> bool:
         cluster = connect(ctx, args.context)
