@@ -17,6 +17,7 @@ from typing import Any
 from runbook.actions import _kube_kinds as kinds
 from runbook.actions._kube import Cluster, MissingError, connect, explain
 from runbook.actions._kube_kinds import Ref
+from runbook.actions._kube_preflight import lacks
 from runbook.actions._kube_transport import Bounds
 from runbook.actions._kube_tunnel import PROTOCOL, Tunnel
 from runbook.actions._kube_websocket import RefusedError, Upgraded, upgrade
@@ -106,6 +107,18 @@ def open_service(
         forget()
         life.end()
         forward.join(_FAREWELL)
+
+
+def lacking(ctx: Context, host: str, *, context: str = "current", namespace: str = "") -> list[str]:
+    """For preflight: sentences about what `open_service` would lack: a right, the namespace, a name that says one."""
+    try:
+        service, where = service_name(host, namespace)
+    except PermanentError as error:
+        return [f"{error.message} ({error.hint})"]
+    pod = Ref(kinds.POD, where, subresource="portforward")
+    rights = [("get", Ref(kinds.SERVICE, where, service)), ("list", Ref(kinds.POD, where))]
+    rights += [(verb, pod) for verb in FORWARD_VERBS]
+    return lacks(connect(ctx, context), ctx, where, lambda: rights, why=f"to reach Service {service}")
 
 
 class _Life:

@@ -82,7 +82,12 @@ class Query(Read[QueryArgs]):
             driver()
         except PermanentError as missing:
             return [f"{missing.message}: {missing.hint}"]
-        return []
+        if args.via == "direct":
+            return []
+        from runbook.actions._kube_forward import lacking
+
+        host, _ = _first(_coordinates(args, ctx))
+        return lacking(ctx, host, context=args.context, namespace=args.namespace)
 
     def read(self, args: QueryArgs, ctx: Context) -> Outputs:
         for problem in self.check(args):

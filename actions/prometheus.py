@@ -45,14 +45,26 @@ class Query(Read[QueryArgs]):
         "count": "how many series",
     }
 
+    def preflight(self, args: QueryArgs, ctx: Context) -> list[str]:
+        if args.via == "direct" or _base(args, ctx) != args.url.rstrip("/"):
+            return []
+        from runbook.actions._kube_forward import lacking
+
+        host = urlsplit(args.url).hostname or ""
+        return lacking(ctx, host, context=args.context, namespace=args.namespace)
+
     def read(self, args: QueryArgs, ctx: Context) -> Outputs:
         series = _series(_answer(args, ctx))
         value, why = _single(series)
         return {"value": value, "why": why, "series": series, "count": len(series)}
 
 
+def _base(args: QueryArgs, ctx: Context) -> str:
+    return ctx.address("prometheus", args.url).rstrip("/")
+
+
 def _answer(args: QueryArgs, ctx: Context) -> Any:
-    base = ctx.address("prometheus", args.url).rstrip("/")
+    base = _base(args, ctx)
     form = {"query": args.query, "timeout": f"{max(1, int(ctx.remaining()))}s"}
     if args.at is not None:
         form["time"] = str(args.at)

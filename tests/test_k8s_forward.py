@@ -32,7 +32,10 @@ from runbook.sandbox import surroundings
 from tests import http_server
 from tests.context import LocalContext
 from tests.kube import Caller, opened
+from tests.postgres import Postgres, postgres
 from tests.testbed.plane import Plane
+
+__all__ = ["postgres"]
 
 PORT = 8001
 """The pods' port; `Plane.local(PORT)` is ours."""
@@ -157,10 +160,11 @@ class Relay:
                 far = socket.create_connection(("127.0.0.1", self._to))
                 self.open.append(far)
                 for a, b in ((near, far), (far, near)):
-                    threading.Thread(target=self._pass, args=(a, b), daemon=True).start()
+                    threading.Thread(target=self.carry, args=(a, b), daemon=True).start()
 
     @staticmethod
-    def _pass(a: socket.socket, b: socket.socket) -> None:
+    def carry(a: socket.socket, b: socket.socket) -> None:
+        """Bytes from one to the other until one of them ends; then both do."""
         with contextlib.suppress(OSError):
             while content := a.recv(65536):
                 b.sendall(content)
@@ -562,6 +566,63 @@ def test_the_right_that_is_missing_is_said_to_who_connects(
     refused = rf"^no right to {missing} pods/portforward 'one' in namespace"
     with Caller(control_plane, tmp_path, user="nobody").context() as ctx, pytest.raises(ForbiddenError, match=refused):
         use(ctx)
+
+
+# -- what goes through it
+
+
+def test_a_database_in_the_cluster_is_asked(
+    control_plane: Plane, caller: Caller, postgres: Postgres, tmp_path: Path
+) -> None:
+    space = control_plane.namespace()
+    control_plane.kubectl("-n", space, "create", "service", "clusterip", "web", "--tcp=5432:5432")
+    start_pod(control_plane, space, "db")
+
+    def reach(connection: socket.socket) -> None:
+        with socket.create_connection((postgres.host, postgres.port)) as far:
+            back = threading.Thread(target=Relay.carry, args=(far, connection), daemon=True)
+            back.start()
+            Relay.carry(connection, far)
+            back.join()
+
+    given = {**postgres.with_, "host": f"web.{space}.svc", "port": 5432, "via": "k8s"}
+    sql = "SELECT repeat('x', 3000000) AS long, generate_series(1, 3) AS number"
+    with program(control_plane.local(5432), reach):
+        found = caller.read("pg.query", {**given, "sql": sql})
+    assert [row["number"] for row in found["rows"]] == [1, 2, 3]
+    assert {len(row["long"]) for row in found["rows"]} == {3_000_000}
+    with pytest.raises(TemporaryError, match=r"port 5432 of pod db: .*connection refused\)$"):
+        caller.read("pg.query", {**given, "sql": "SELECT 1"})
+    nobody = Caller(control_plane, tmp_path, user="nobody")
+    control_plane.allow(space, "get,list=services,pods", "get=pods/portforward")
+    with nobody.context() as ctx:
+        action, args = opened("pg.query", {**given, "sql": "SELECT 1"})
+        assert action.preflight(args, ctx) == [
+            f"no right to create pods/portforward in namespace '{space}' (to reach Service web; context 'testbed')"
+        ]
+
+
+def test_prometheus_in_the_cluster_is_asked(control_plane: Plane, caller: Caller, tmp_path: Path) -> None:
+    space = control_plane.namespace()
+    control_plane.kubectl("-n", space, "create", "service", "clusterip", "web", "--tcp=80:9090")
+    start_pod(control_plane, space, "prometheus")
+    answer = b'{"status": "success", "data": {"resultType": "scalar", "result": [0, "42"]}}'
+
+    def serve(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(answer), answer))
+        connection.recv(1)
+
+    given = {"url": "http://web", "via": "k8s", "query": "up", "namespace": space}
+    with program(control_plane.local(9090), serve):
+        assert caller.read("prometheus.query", given)["value"] == 42
+    with pytest.raises(TemporaryError, match=r"port 9090 of pod prometheus: .*connection refused\)$"):
+        caller.read("prometheus.query", given)
+    with Caller(control_plane, tmp_path, user="nobody").context() as ctx:
+        action, args = opened("prometheus.query", given)
+        assert len(action.preflight(args, ctx)) == 4  # services, pods, pods/portforward twice
+        action, args = opened("prometheus.query", {**given, "namespace": ""})
+        assert action.preflight(args, ctx) == ["in which namespace is Service 'web'? (write web.<namespace>)"]
 
 
 # -- SIMULATED: API servers that misbehave
