@@ -151,8 +151,7 @@ class _Action:
             return replace(out, sure=False)
         if ok:
             return out
-        said = record.outputs.get("message")
-        message = said if isinstance(said, str) and said else f"{self.step.action} says no"
+        message = _said(record) or f"{self.step.action} says no"
         if self.step.action == "flow.assert":
             self.run.asserted.add(record.seq)
         return self._blamed(out, "failed", Fault(message, kind="verdict", temporary=True, attempt=out.attempts))
@@ -180,7 +179,7 @@ class _Action:
                 attempts=attempt,
                 sure=record.sure,
             )
-            fault = Fault(f"not yet: {poll.until.source}", kind="timeout", temporary=True, attempt=attempt)
+            fault = Fault(f"not yet: {_said(record) or poll.until.source}", "timeout", temporary=True, attempt=attempt)
             if record.status != "succeeded":
                 fault, good = (
                     replace(
@@ -252,6 +251,12 @@ class _Action:
 
     def _blamed(self, out: Outcome, kind: Any, fault: Fault) -> Outcome:
         return replace(out, status=kind, kind=kind, error=fault, step=self.step.id, path=self.path)
+
+
+def _said(record: Record) -> str:
+    """Why not, in the action's own words."""
+    said = record.outputs.get("message") if isinstance(record.outputs, Mapping) else None
+    return said if isinstance(said, str) else ""
 
 
 def _map(outputs: Any) -> Any:
