@@ -9,16 +9,14 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from bench import rivals
-from bench.measure import Figure, beside
+from bench.case import TRUE, Bench, Line, ms, within
+from bench.kubernetes import kubernetes
 
-TRUE = "  - {{id: s{n}, action: shell.run, with: {{command: [/bin/true]}}}}\n"
 SET = "  - {{id: s{n}, action: flow.set, with: {{values: {{n: {n}}}}}}}\n"
 ANSIBLE = (
     "- {hosts: localhost, connection: local, gather_facts: false, "
@@ -26,61 +24,6 @@ ANSIBLE = (
     "tasks: [{ansible.builtin.command: /bin/true}]}\n"
 )
 TASKFILE = 'version: "3"\ntasks: {one: {cmds: [/bin/true]}}\n'
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One figure. `met`: whether its goal is, by wall time; None: it has none, or there is nothing to compare with.
-    `spent`: whether the processor time alone is within the goal.
-    """
-
-    what: str
-    wall: str
-    cpu: str = ""
-    goal: str = ""
-    met: bool | None = None
-    spent: bool = False
-
-    def verdict(self) -> str:
-        if self.met is None:
-            return ""
-        return "met" if self.met else "MISSED (met in processor time)" if self.spent else "MISSED"
-
-
-class Bench:
-    """One run of the benchmark in a folder of its own."""
-
-    def __init__(self, folder: Path, quick: bool) -> None:
-        self.folder = folder
-        self.quick = quick
-        self.few = 2 if quick else 5
-        self.many = 3 if quick else 15
-        self.environ = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("RUNBOOK_")},
-            "RUNBOOK_HOME": str(folder / "home"),
-            "ANSIBLE_LOCALHOST_WARNING": "False",
-            "ANSIBLE_INVENTORY_UNPARSED_WARNING": "False",
-            "NO_COLOR": "1",
-        }
-        self.runbook = str(Path(sys.executable).parent / "runbook")
-
-    def write(self, name: str, text: str) -> str:
-        """A file in the folder; its name."""
-        (self.folder / name).write_text(text, encoding="utf-8")
-        return name
-
-    def playbook(self, name: str, steps: str, root: str = "") -> list[str]:
-        """Write a playbook; the command that runs it."""
-        file = self.write(f"{name}.yaml", f"runbook: 1\nname: {name}\n{root}steps:\n{steps}")
-        return [self.runbook, "run", file, "--yes"]
-
-    def one(self) -> list[str]:
-        """The smallest run."""
-        return self.playbook("one", TRUE.format(n=0))
-
-    def beside(self, *commands: list[str], runs: int, warmup: int = 1, expect: int = 0) -> list[Figure]:
-        """Their medians."""
-        return beside(commands, self.folder, self.environ, runs=runs, warmup=warmup, expect=expect)
 
 
 def cold(bench: Bench) -> Iterator[Line]:
@@ -94,10 +37,10 @@ def cold(bench: Bench) -> Iterator[Line]:
         bench.write("Taskfile.yml", TASKFILE)
         others.append(("go-task", [str(found.task), "--silent", "one"], 1.0))
     mine, *theirs = bench.beside(bench.one(), *(command for _, command, _ in others), runs=bench.many)
-    yield Line("cold run of one /bin/true step", _ms(mine.wall), _ms(mine.cpu))
+    yield Line("cold run of one /bin/true step", ms(mine.wall), ms(mine.cpu))
     for (name, _, goal), other in zip(others, theirs, strict=True):
         yield Line(
-            f"  beside {name} ({_ms(other.wall)}, {_ms(other.cpu)})",
+            f"  beside {name} ({ms(other.wall)}, {ms(other.cpu)})",
             f"{mine.wall / other.wall:.2f}x",
             f"{mine.cpu / other.cpu:.2f}x",
             f"<= {goal}x",
@@ -113,7 +56,7 @@ def first(bench: Bench) -> Iterator[Line]:
     command = bench.one()
     emptied = ["sh", "-c", 'rm -rf "$RUNBOOK_HOME/cache" && exec "$@"', "sh", *command]
     (figure,) = bench.beside(emptied, runs=bench.many)
-    yield Line("  the same, of a playbook never seen", _ms(figure.wall), _ms(figure.cpu))
+    yield Line("  the same, of a playbook never seen", ms(figure.wall), ms(figure.cpu))
 
 
 def per_step(bench: Bench) -> Iterator[Line]:
@@ -127,7 +70,7 @@ def per_step(bench: Bench) -> Iterator[Line]:
         less, more = bench.beside(short, long, runs=bench.few)
         each = more.less(less, count - 1)
         met, spent = each.wall * 1000 <= goal, each.cpu * 1000 <= goal
-        yield Line(what, _ms(each.wall, 2), _ms(each.cpu, 2), f"<= {goal} ms", met, spent)
+        yield Line(what, ms(each.wall, 2), ms(each.cpu, 2), f"<= {goal} ms", met, spent)
 
 
 def parallel(bench: Bench) -> Iterator[Line]:
@@ -163,7 +106,7 @@ def validate(bench: Bench) -> Iterator[Line]:
         inputs = "inputs: {go: {type: boolean, default: true}, word: {type: string, default: a}}\n"
         bench.playbook(f"v{count}", steps, inputs)
         (figure,) = bench.beside([bench.runbook, "validate", f"v{count}.yaml"], runs=bench.few)
-        yield _within(f"validate {count} steps", figure, goal)
+        yield within(f"validate {count} steps", figure, goal)
 
 
 def resume(bench: Bench) -> Iterator[Line]:
@@ -177,23 +120,10 @@ def resume(bench: Bench) -> Iterator[Line]:
     )
     bench.beside(run, runs=1, warmup=0, expect=5)
     (figure,) = bench.beside([bench.runbook, "resume", "last"], runs=bench.few, expect=5)
-    yield _within(f"resume of {count} recorded steps", figure, 1.0)
+    yield within(f"resume of {count} recorded steps", figure, 1.0)
 
 
-def _within(what: str, figure: Figure, goal: float) -> Line:
-    """A whole command against seconds."""
-    return Line(what, _s(figure.wall), _s(figure.cpu), f"<= {goal:g} s", figure.wall <= goal, figure.cpu <= goal)
-
-
-def _ms(seconds: float, digits: int = 0) -> str:
-    return f"{seconds * 1000:.{digits}f} ms"
-
-
-def _s(seconds: float) -> str:
-    return f"{seconds:.2f} s"
-
-
-CASES: tuple[Callable[[Bench], Iterator[Line]], ...] = (cold, first, per_step, parallel, validate, resume)
+CASES: tuple[Callable[[Bench], Iterator[Line]], ...] = (cold, first, per_step, parallel, validate, resume, kubernetes)
 
 
 def main() -> None:
