@@ -30,6 +30,8 @@ BODY = 1 << 20
 """Bytes of an answer that are read."""
 AT_ONCE = 16
 """Pods that are asked at the same time."""
+ROUNDS = 3
+"""So often it is looked which pods there are, where one gave no answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,15 +198,23 @@ class Http(Rights, Check[HttpArgs]):
     def read(self, args: HttpArgs, ctx: Context) -> Outputs:
         cluster = connect(ctx, args.context)
         found = cluster.get(ctx, _owner(args))
-        live = workload.pods(cluster, ctx, args.namespace, workload.pod_selector(found))
-        ready = [pod for pod in live if workload.is_ready(pod)]
-        asked = [
-            (str(pod["metadata"]["name"]), args.port if args.service is None else target_port(found, pod, args.port))
-            for pod in ready
-        ]
-        if not asked:
+        given: dict[str, dict[str, Any]] = {}
+        for _ in range(ROUNDS):
+            live = workload.pods(cluster, ctx, args.namespace, workload.pod_selector(found))
+            names = {str(pod["metadata"]["name"]) for pod in live}
+            # a pod that went away while it was asked is no ready pod that gave no answer
+            given = {name: answer for name, answer in given.items() if name in names or answer["status"]}
+            asked = [
+                (name, args.port if args.service is None else target_port(found, pod, args.port))
+                for pod in live
+                if workload.is_ready(pod) and (name := str(pod["metadata"]["name"])) not in given
+            ]
+            given |= {answer["name"]: answer for answer in _ask_all(cluster, ctx, args, asked)}
+            if all(answer["status"] for answer in given.values()):
+                break
+        answers = [given[name] for name in sorted(given)]
+        if not answers:
             ctx.log(f"no pod of {_owner(args)} is ready")
-        answers = _ask_all(cluster, ctx, args, asked)
         return {
             "ok": bool(answers) and all(200 <= answer["status"] < 300 for answer in answers),
             "elapsed": max((answer["elapsed"] for answer in answers), default=0.0),

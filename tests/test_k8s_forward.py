@@ -810,3 +810,37 @@ def test_the_simulated_api_wants_the_same_rights(missing: str, tmp_path: Path) -
             with pytest.raises(ForbiddenError, match=refused):
                 with forward.open_pod(ctx, cluster, Ref(kinds.POD, "shop", pod["metadata"]["name"]), 8000):
                     pass
+
+
+def test_a_pod_that_goes_away_while_it_is_asked_is_not_waited_for(tmp_path: Path) -> None:
+    """Its successor is asked in its place; one that stays and gives no answer is a no."""
+
+    def pod(name: str) -> dict[str, Any]:
+        status = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+        return {"metadata": {"name": name, "namespace": "shop"}, "status": status}
+
+    def serve(connection: socket.socket, asked: http_server.Asked) -> None:
+        connection.sendall(accepted(asked) + BEGUN)
+        connection.recv(65536)  # the question
+        connection.sendall(frame(0, b"HTTP/1.1 204 Fine\r\n\r\n") + CLOSED)
+
+    labels = {"matchLabels": {"app": "web"}}
+    deployment = {"kind": "Deployment", "metadata": {"name": "web"}, "spec": {"selector": labels}}
+    lists = [{"items": [pod("a"), pod("b")]}, {"items": [pod("b"), pod("c")]}]
+    with http_server.serving() as server, kubeconfig(tmp_path, server.port) as ctx:
+        server.answers["/apis/apps/v1/namespaces/shop/deployments/web"] = http_server.reply(200, deployment)
+        server.answers["/api/v1/namespaces/shop/pods"] = [http_server.reply(200, one) for one in lists]
+        for name, answer in {
+            "a": http_server.reply(404, {"message": 'pods "a" not found'}),
+            "b": serve,
+            "c": serve,
+        }.items():
+            server.answers[f"/api/v1/namespaces/shop/pods/{name}/portforward"] = answer
+        action, args = opened("k8s.http", {"namespace": "shop", "deployment": "web", "port": PORT})
+        found = action.read(args, ctx)  # type: ignore[attr-defined]
+        assert found["ok"]
+        assert [(one["name"], one["status"]) for one in found["pods"]] == [("b", 204), ("c", 204)]
+        server.answers["/api/v1/namespaces/shop/pods/b/portforward"] = closes
+        found = action.read(args, ctx)  # type: ignore[attr-defined]
+        assert not found["ok"]
+        assert [(one["name"], one["status"]) for one in found["pods"]] == [("b", 0), ("c", 204)]
