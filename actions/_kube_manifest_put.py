@@ -54,7 +54,10 @@ def _send(cluster: Cluster, ctx: Context, one: Seen, live: Mapping[str, Any] | N
     if live is None:
         metadata["resourceVersion"] = NOBODY
     else:
-        metadata |= {key: live["metadata"][key] for key in ("uid", "resourceVersion")}
+        # What others change meanwhile they own: without force the server refuses to overwrite that by itself.
+        metadata["uid"] = live["metadata"]["uid"]
+        if force:
+            metadata["resourceVersion"] = live["metadata"]["resourceVersion"]
     body = {**one.body, "metadata": metadata}
     waited = 0.0
     while True:
@@ -63,6 +66,8 @@ def _send(cluster: Cluster, ctx: Context, one: Seen, live: Mapping[str, Any] | N
         except (ConflictError, ForbiddenError):
             raise
         except (TemporaryError, PermanentError) as error:
+            if live is not None and "metadata.uid" in error.message:
+                raise PermanentError(f"{one.item.origin}: {one.ref} was deleted by someone else meanwhile") from None
             wrong = refusal(error, one)
             # A kind that was defined or changed a moment ago: not every part of the server has heard of it.
             late = isinstance(error, MissingError) or "typed patch object" in error.message

@@ -36,8 +36,9 @@ def documents(text: str) -> Iterator[tuple[int, Any]]:
     """The documents of a text, each with the line that it begins in; empty ones are left out."""
     try:
         for node in yaml.compose_all(text, Loader=_LOADER):
-            if node is not None:
-                yield node.start_mark.line + 1, _Reader().value(node)
+            value = None if node is None else _Reader().value(node)
+            if value is not None:
+                yield node.start_mark.line + 1, value
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         says = " ".join(part for part in (error.problem, error.context) if part) or "no YAML"
