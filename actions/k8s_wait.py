@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import re
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runbook.actions import _kube_kinds as kinds
+from runbook.actions import _kube_reasons as reasons
 from runbook.actions import _kube_workload as workload
 from runbook.actions._kube import Cluster, connect
 from runbook.actions._kube_action import KubeArgs, Right, Rights
@@ -54,7 +56,11 @@ class Wait(Rights, Check[WaitArgs]):
 
     name = "k8s.wait"
     until = "result.ok"
-    returns = {"ok": "whether it is so", "seconds": "since the first look"}
+    returns = {
+        "ok": "whether it is so",
+        "seconds": "since the first look",
+        "message": "what is still missing, and why pods are not ready; empty when ok",
+    }
 
     def check(self, args: WaitArgs) -> Iterator[str]:
         if not _FOR.fullmatch(args.for_):
@@ -78,9 +84,10 @@ class Wait(Rights, Check[WaitArgs]):
         if not ok and seen.ok is False and ctx.remaining() > 2 * MARGIN:
             ok, says = _watch(args.for_, cluster, ctx, ref, says)
         seen.ok = ok
+        message = "" if ok else f"{ref}: {says}{_why(args.for_, cluster, ctx, ref)}"
         if not ok:
-            ctx.log(f"{ref}: {says}")
-        return {"ok": ok, "seconds": round(time.monotonic() - seen.began, 3)}
+            ctx.log(message)
+        return {"ok": ok, "seconds": round(time.monotonic() - seen.began, 3), "message": message}
 
 
 class _Seen:
@@ -127,7 +134,8 @@ def _verdict(wanted: str, cluster: Cluster, ctx: Context, ref: Ref) -> tuple[boo
     if word == "rollout":
         now = workload.rollout(found)
         if now.failure:
-            raise PermanentError(f"the roll-out of {ref} does not go on: {now.failure}")
+            why = _why(wanted, cluster, ctx, ref)
+            raise PermanentError(f"the roll-out of {ref} does not go on: {now.failure}{why}")
         return now.done, now.says
     if word == "endpoints":
         if ref.kind != kinds.SERVICE:
@@ -141,6 +149,16 @@ def _verdict(wanted: str, cluster: Cluster, ctx: Context, ref: Ref) -> tuple[boo
     name, _, status = rest.partition("=")
     seen = (workload.condition(found, name) or {}).get("status", "not there")
     return str(seen).lower() == (status or "True").lower(), f"condition {name} is {seen}"
+
+
+def _why(wanted: str, cluster: Cluster, ctx: Context, ref: Ref) -> str:
+    """What the pods say that a roll-out waits for; nothing for whoever may not list them."""
+    if wanted not in ("rollout", "available") or ref.kind.group != "apps":
+        return ""
+    with contextlib.suppress(PermanentError, TemporaryError):
+        said = reasons.of_workload(cluster, ctx, cluster.get(ctx, ref))
+        return f"; {said}" if said else ""
+    return ""
 
 
 def _available(found: Mapping[str, Any]) -> tuple[bool, str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import threading
 import time
@@ -20,6 +21,7 @@ from runbook.actions.k8s_exec import Exec
 from runbook.contract import PermanentError, TemporaryError
 from runbook.runner.parameters import parameters
 from tests import exec_server
+from tests.command import Commands, end
 from tests.context import LocalContext, call
 from tests.kube import Caller, opened
 from tests.testbed.plane import Plane
@@ -145,6 +147,28 @@ def test_rights_are_asked_for(control_plane: Plane, space: str, tmp_path: Path) 
     control_plane.allow(space, "get=deployments.apps", "list=pods", "get,create=pods/exec")
     with nobody.context() as ctx:
         assert call(Exec, given, ctx)["rc"] == 0
+
+
+@pytest.mark.parametrize(("decision", "code", "times"), [("done", 0, 1), ("repeat", 0, 2), ("fail", 1, 1)])
+def test_after_a_crash_a_person_is_asked(
+    decision: str, code: int, times: int, control_plane: Plane, space: str, tmp_path: Path
+) -> None:
+    marks = tmp_path / "marks"
+    script = f"echo x >> {marks}; until test -e {tmp_path}/go; do sleep 0.1; done"
+    step = {"id": "it", "action": "k8s.exec", "with": {
+        "namespace": space, "deployment": "web", "command": ["sh", "-c", script]}}  # fmt: skip
+    cli = Commands(tmp_path, dict(control_plane.environ()))
+    cli.write("one.yaml", json.dumps({"runbook": 1, "name": "one", "steps": [step]}))
+    running = cli.start("run", "one.yaml", "--yes")
+    control_plane.until(marks.exists)
+    end(running)
+    (tmp_path / "go").touch()
+    asked = cli("resume")
+    assert asked.code == 6, asked.out + asked.err
+    assert marks.read_text().count("x") == 1, "not run again by itself"
+    decided = cli("resume", "--in-doubt", decision)
+    assert decided.code == code, decided.out + decided.err
+    assert marks.read_text().count("x") == times
 
 
 # -- SIMULATED: a server that gives exit statuses and breaks

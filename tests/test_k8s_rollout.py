@@ -10,8 +10,12 @@ from typing import Any
 
 import pytest
 
+import runbook
 from runbook.actions._kube_reasons import LAST_LOOK
 from runbook.contract import PermanentError, TemporaryError
+from runbook.runner.session import Ended, Options, World
+from runbook.runner.store import Store
+from runbook.runner.surroundings import Real
 from tests.kube import Caller, change, meaning, opened
 from tests.testbed.plane import Plane
 
@@ -185,7 +189,7 @@ def test_a_way_back_that_never_becomes_ready_ends_with_the_reason_of_its_pods(
     given = rolled(control_plane, space, kind, versions=2)
     made = caller.change("k8s.rollout_undo", given)
     rolled_out(control_plane, space, kind)
-    nowhere = {"spec": {"template": {"spec": {"nodeSelector": {"disk": "none"}}}}}
+    nowhere: dict[str, Any] = {"spec": {"template": {"spec": {"nodeSelector": {"disk": "none"}}}}}
     if kind == "daemonset":  # its nodes are chosen by the selector: none is not a pod that waits
         nowhere = {"spec": {"template": {"spec": {"containers": [
             {"name": "web", "image": "r/web:2", "resources": {"requests": {"cpu": "999"}}}]}}}}  # fmt: skip
@@ -202,6 +206,34 @@ def test_a_way_back_that_never_becomes_ready_ends_with_the_reason_of_its_pods(
     assert "Unschedulable: 0/1 nodes are available" in late.value.message
 
 
+def run(plane: Plane, folder: Path, *steps: dict[str, Any]) -> Ended:
+    path = folder / "one.yaml"
+    path.write_text(json.dumps({"runbook": 1, "name": "one", "steps": steps}))
+    world = World(store=Store(folder / "home"), surroundings=Real(plane.environ()))
+    ended: Ended = runbook.run(path, world=world, options=Options(yes=True))
+    return ended
+
+
+@pytest.mark.parametrize("limit", [None, 1], ids=["its deadline", "its progress deadline"])
+def test_a_wait_for_what_never_becomes_ready_ends_with_the_reason_of_its_pods(
+    limit: int | None, control_plane: Plane, space: str, tmp_path: Path
+) -> None:
+    broken = workload("deployment", progressDeadlineSeconds=limit or 600)
+    broken["spec"]["template"]["spec"]["nodeSelector"] = {"disk": "none"}
+    control_plane.kubectl("-n", space, "create", "-f", "-", stdin=json.dumps(broken))
+    control_plane.until(lambda: unschedulable(control_plane, space))
+    wait = {"namespace": space, "kind": "deployment", "name": "web", "for": "rollout"}
+    step = {"id": "it", "action": "k8s.wait", "with": wait, "timeout": "3s" if limit is None else "60s"}
+    ended = run(control_plane, tmp_path, step)
+    assert ended.status == "failed"
+    assert ended.outcome is not None
+    assert ended.outcome.error is not None
+    said = ended.outcome.error.message
+    assert ("0 of 2 available" if limit is None else "ProgressDeadlineExceeded") in said
+    assert "pods web-" in said
+    assert "Unschedulable: 0/1 nodes are available" in said
+
+
 def test_a_paused_deployment_is_neither_rolled_back_nor_restarted(
     control_plane: Plane, caller: Caller, space: str
 ) -> None:
@@ -215,7 +247,7 @@ def test_a_paused_deployment_is_neither_rolled_back_nor_restarted(
 
 
 def test_what_the_template_alone_does_not_replace_is_said(control_plane: Plane, caller: Caller, space: str) -> None:
-    later = {"updateStrategy": {"type": "OnDelete"}}
+    later: dict[str, Any] = {"updateStrategy": {"type": "OnDelete"}}
     control_plane.kubectl("-n", space, "create", "-f", "-", stdin=json.dumps(workload("statefulset", **later)))
     given = {"namespace": space, "kind": "statefulset", "name": "web"}
     control_plane.until(lambda: len(caller.read("k8s.history", given)["revisions"]) == 1)
