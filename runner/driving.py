@@ -174,10 +174,13 @@ class Run:
     def retake(self) -> None:
         """After a resume: say so, and take back the locks that are on record as ours."""
         me, ours = processes.me(), self._past.tokens()
-        lost = self._locks.retake(ours) if ours else []
-        if lost and self._options.cleanup_only:
-            self._take_again(list(ours))
-        elif lost:
+        try:
+            lost = self._locks.retake(ours) if ours else []
+            if lost and self._options.cleanup_only:
+                self._take_again(list(ours))
+        except LockError as error:
+            raise RefusedError(error.message, error.hint) from error
+        if lost and not self._options.cleanup_only:
             raise RefusedError(
                 f"another run held lock {', '.join(lost)} meanwhile: going on could undo what it did",
                 f"`runbook resume {self._folder.id} --cleanup` only ends what is open",

@@ -22,6 +22,7 @@ from runbook.runner import lock_place
 from runbook.runner.journal import Journal
 from runbook.runner.lease_locks import lease_name
 from runbook.runner.store import Store
+from runbook.sandbox import surroundings
 from tests.command import PATIENCE, Commands, end, until
 from tests.testbed.plane import Plane
 
@@ -496,3 +497,35 @@ def test_a_saved_plan_is_applied_with_the_locks_that_it_was_made_with(desk: Desk
     assert cli("plan", "p.yaml", "-o", "plan.json", "--locks", f"k8s:{desk.namespace}").code == Exit.SUCCEEDED
     assert cli("apply", "plan.json", "--yes").code == Exit.SUCCEEDED
     assert desk.lease()["spec"]["leaseTransitions"] == 1
+
+
+# -- in a rehearsal
+
+ASKS = """\
+runbook: 1
+name: asks
+defaults: {locks: k8s:default}
+locks: [production]
+steps: [{id: ask, action: manual.approve, with: {message: m}}]
+"""
+
+
+def test_in_a_sandbox_locks_are_leases_of_the_simulated_cluster(tmp_path: Path) -> None:
+    """SIMULATED: two homes rehearse in one world, and the real cluster is never asked."""
+    homes = [Commands(tmp_path / name, {"LOGNAME": name}) for name in ("alice", "bob")]
+    for home in homes:
+        home.folder.mkdir()
+        home.write("p.yaml", ASKS)
+    alice, bob = homes
+    with surroundings.start() as sandbox:
+        where = ("--sandbox", str(sandbox.coordinates))
+        waiting = alice("run", "p.yaml", "--yes", *where)
+        assert waiting.code == Exit.WAITING, waiting.out + waiting.err
+        refused = bob("run", "p.yaml", "--yes", *where)
+        assert refused.code == Exit.REFUSED
+        assert "(alice on" in refused.out
+        assert "it waits for a person" in refused.out
+        assert alice("answer", "last", "ask", "approve").code == Exit.SUCCEEDED
+        assert alice("resume", *where).code == Exit.SUCCEEDED
+        assert any("leases" in str(asked) for asked in sandbox.asked)
+        assert bob("run", "p.yaml", "--yes", *where).code == Exit.WAITING
