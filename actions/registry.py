@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from runbook.actions._registry_images import MissingImageError, Registry, parse_platform
+from runbook.actions._registry_images import MissingImageError, Platform, Registry, parse_platform
 from runbook.actions._registry_login import Credentials, stored
 from runbook.actions._registry_reference import Reference, parse_reference
-from runbook.contract import Context, Outputs, PermanentError, Read, TemporaryError, param
+from runbook.contract import Context, Outputs, PermanentError, Read, param
+
+AT_ONCE = 8
+"""Images that are looked for at the same time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,25 +75,50 @@ class ImageExists(Read[ImageArgs]):
         platform = parse_platform(args.platform)
         who = {f"{one.host}/{one.path}": _who(args, one, ctx) for one in references.values()}
         registry = Registry(ctx, who, tls_ca=args.tls_ca, plain_http=args.plain_http)
-        digests: dict[str, str] = {}
-        faults: dict[str, PermanentError] = {}
-        troubles: dict[str, TemporaryError] = {}
-        for count, (image, reference) in enumerate(references.items()):
-            if reference.host in troubles:
-                continue
-            try:
-                digests[image] = registry.digest(reference, platform)
-            except PermanentError as error:
-                faults[image] = error
-            except TemporaryError as error:
-                ctx.checkpoint()
-                troubles[reference.host] = error
-            ctx.progress(count + 1, len(references))
+        found = _look(registry, references, platform, ctx)
+        faults = {image: error for image, error in found.items() if isinstance(error, PermanentError)}
         if faults:
             raise _refusal(faults, len(references))
-        for trouble in troubles.values():
-            raise trouble
-        return {"digests": digests}
+        for error in found.values():
+            if isinstance(error, Exception):
+                raise error
+        return {"digests": found}
+
+
+def _look(
+    registry: Registry, references: Mapping[str, Reference], platform: Platform, ctx: Context
+) -> dict[str, str | Exception]:
+    """Each image's digest, or what is wrong with it; AT_ONCE at a time. A registry that fails is not asked on."""
+    found: dict[str, str | Exception] = {}
+    failing: dict[str, Exception] = {}
+    waiting = iter(references.items())
+    lock = threading.Lock()
+
+    def work() -> None:
+        while True:
+            with lock:
+                image, reference = next(waiting, ("", None))
+            if reference is None:
+                return
+            try:
+                found[image] = failing.get(reference.host) or registry.digest(reference, platform)
+            except PermanentError as error:
+                found[image] = error
+            except Exception as error:  # noqa: BLE001  # raised by the call's own thread
+                found[image] = failing[reference.host] = error
+
+    threads = [
+        threading.Thread(target=work, name="registry", daemon=True) for _ in range(min(AT_ONCE, len(references)))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        while thread.is_alive():
+            thread.join(0.1)
+            ctx.checkpoint()
+            ctx.progress(len(found), len(references))
+    ctx.checkpoint()
+    return {image: found[image] for image in references}
 
 
 def _who(args: ImageArgs, reference: Reference, ctx: Context) -> Credentials:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -326,9 +328,9 @@ def test_tokens_by_name_and_password(guarded: tuple[str, TokenServer], tokens: T
     host, _ = guarded
     asked = [f"{host}/private/web:1.4", f"{host}/private/db:1.4"]
     assert set(look(tmp_path, asked, username=USER, password=PASSWORD)) == set(asked)
-    assert tokens.asked == [  # one for each repository, for several requests each
-        ("GET", USER, "repository:private/web:pull"),
+    assert sorted(tokens.asked) == [  # one for each repository, for several requests each
         ("GET", USER, "repository:private/db:pull"),
+        ("GET", USER, "repository:private/web:pull"),
     ]
     environ = docker_config(tmp_path, auths={host: encoded(USER, PASSWORD)})
     assert set(look(tmp_path, asked, environ=environ)) == set(asked)
@@ -504,6 +506,34 @@ def test_the_login_of_docker_hub(tmp_path: Path) -> None:
     assert stored(environ, Reference("other.io", "web", "1")) == Credentials()
     assert stored({"HOME": str(tmp_path / "none")}, parse_reference("nginx")) == Credentials()
     assert "p:w" not in repr(stored(environ, parse_reference("nginx")))
+
+
+@pytest.mark.timed
+def test_a_registry_that_hangs_is_cut_at_the_deadline(odd: Server, tmp_path: Path) -> None:
+    odd.answers["/v2/web/manifests/1"] = http_server.drip_head
+    began = time.monotonic()
+    with (
+        LocalContext(tmp_path, environ={}, seconds=0.5) as ctx,
+        pytest.raises(TemporaryError, match="the time is over"),
+    ):
+        call(ImageExists, {"images": [f"127.0.0.1:{odd.port}/web:1", "127.0.0.1:1/web:1"]}, ctx)
+    assert time.monotonic() - began < 1.5
+
+
+def test_many_images_are_looked_for_at_once(odd: Server, tmp_path: Path) -> None:
+    together = threading.Barrier(8, timeout=60)
+    names = [f"shop/web-{number}" for number in range(8)]
+    for name in names:
+        plain_image(odd, name)
+        whole = odd.answers[f"/v2/{name}/manifests/1"]
+
+        def wait(_: Any, asked: Asked, whole: Any = whole) -> Any:
+            together.wait()  # nobody gets an answer before all have asked
+            return whole
+
+        odd.answers[f"/v2/{name}/manifests/1"] = wait
+    asked = [f"127.0.0.1:{odd.port}/{name}:1" for name in names]
+    assert list(look(tmp_path, asked)) == asked
 
 
 # -- in a sandbox
