@@ -18,21 +18,34 @@ if TYPE_CHECKING:
     from runbook.runner.journal import Journal
     from runbook.runner.local import Local
 
+WATCH = 0.1  # seconds between two looks whether the run was cancelled
+
 
 async def refusal(local: Local, playbook: Playbook, inputs: Mapping[str, Any], info: RunInfo) -> Outcome | None:
     """What the run comes to where something is missing; None when it may begin. Of a run that began before: None.
 
-    It looks in a thread, in a turn of the run: a cancel that comes meanwhile is on record before anything starts.
+    It looks in a thread, in a turn of the run; a cancel ends it, and then nothing is begun anyway.
     """
     if ("start", "") in local.past.answers or not preflight.wanted(playbook):
         return None
     future: Future[preflight.Findings] = local.loop.future()
 
+    def came(found: preflight.Findings) -> None:
+        if not future.done():
+            future.set_result(found)
+
     def look() -> None:
         found = preflight.find(playbook, inputs, info, local.host)
-        local.post(lambda: future.set_result(found))
+        local.post(lambda: came(found))
+
+    def watch() -> None:
+        if local.root in local.past.stops:
+            came(preflight.Findings(unchecked=("what the steps need: cancelled",)))
+        elif not future.done():
+            local.alarm(local.clock.running() + WATCH, watch)
 
     local.later(lambda: local.threads.submit(look))
+    watch()
     found = await future
     seq, at, wall = local.add("preflight", "", found.to_wire())
     for step, sentence in found.told():

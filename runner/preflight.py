@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from runbook.runner.host import Host
     from runbook.runner.walk import Walk
 
-SECONDS = 4.0
+SECONDS = 3.0
 """For all looks of a run together: then it goes on, with a warning that says what was not checked."""
 WIDTH = 8
 """Looks at the same time."""

@@ -164,7 +164,10 @@ def test_a_sentence_is_not_cut_where_it_begins_like_the_step(cli: Commands) -> N
     cli.write(
         "h.yaml", "runbook: 1\nname: h\nsteps: [{id: h, action: helm.history, with: {namespace: a, release: b}}]\n"
     )
-    said = cli("run", "h.yaml", environ={"PATH": "/nonexistent"})
+    refused = cli("run", "h.yaml", environ={"PATH": "/nonexistent"})
+    assert refused.code == Exit.REFUSED
+    assert "h: helm is not on PATH" in refused.out
+    said = cli("run", "h.yaml", "--no-preflight", environ={"PATH": "/nonexistent"})
     assert said.code == Exit.FAILED
     assert "  What      helm: not found" in said.out
     assert " helm: not found" in cli("show", "last").out

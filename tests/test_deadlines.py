@@ -277,7 +277,7 @@ def test_a_step_is_over_within_a_second_of_its_time(cli: Commands, server: Serve
     cli.write(
         "slow.yaml", book(stubborn.steps(server.url(""), more), "{id: after, action: flow.set, with: {values: {x: 1}}}")
     )
-    said = cli("run", "slow.yaml")
+    said = cli("run", "slow.yaml", "--no-preflight")  # whose own seconds are in test_preflight
     events = events_of(cli)
     told = name == "a hook that drips"
     began, ended = one(events, "step.started", "slow"), one(events, "step.ended", "slow")
@@ -349,7 +349,7 @@ def test_a_clean_up_has_its_time_and_no_more(cli: Commands, server: Server, bare
 def test_a_cancel_ends_it_within_a_second_too(cli: Commands, server: Server, name: str) -> None:
     cli.write("slow.yaml", book(AWAY[name].steps(server.url(""), ", timeout: 50s")))
     asked = len(server.asked)
-    process = cli.start("run", "slow.yaml")
+    process = cli.start("run", "slow.yaml", "--no-preflight")
     begun = [cli.folder / "begun", cli.folder / "pids"]
     until(lambda: any(path.exists() for path in begun) or len(server.asked) > asked)
     time.sleep(0.2)

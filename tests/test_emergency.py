@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runbook.runner import session
+from runbook.runner import preflight, session
 from tests import emergency
 from tests.emergency import IMPATIENT, Edits, Rehearsal, world
 
@@ -260,7 +260,8 @@ def test_everything_hangs_and_the_box_ends_it_within_a_second(tmp_path: Path, fa
     with Rehearsal.of(world("traffic", more=faults), tmp_path, BOXED) as run:
         ended = run.run()
         assert int(ended.exit) == 1
-        begun = run.seen[0][0]
+        begun = next(when for when, event in run.seen if event.kind == "step.started")
+        assert begun - run.seen[0][0] < preflight.SECONDS + 1, "what hangs holds up the start for some seconds at most"
         over = next(when for when, event in run.seen if event.kind == "step.ended" and event.key == at) - begun
         told = [event.key.rpartition("/")[2] for _, event in run.seen if event.kind == "call.result"]
         paged = [when for when, event in run.seen if event.kind == "call.result" and "page_lead" in event.key]

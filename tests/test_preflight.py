@@ -4,7 +4,9 @@ without is a warning, and what nobody can tell delays nothing.
 
 from __future__ import annotations
 
+import signal
 import socket
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from runbook.runner.journal import Event, Journal
 from runbook.runner.session import Ended, Options, World
 from runbook.runner.store import Store
 from runbook.runner.surroundings import Real
-from tests.command import Commands
+from tests.command import Commands, end
 from tests.testbed.plane import Plane
 
 pytestmark = pytest.mark.control_plane
@@ -248,6 +250,23 @@ def test_an_api_server_that_hangs_costs_a_run_no_more_than_some_seconds(
     marks = {event.kind: event.at for event in reversed(events(ended))}
     assert marks["preflight"] <= 2.0
     assert ": not checked: look0, look1: no answer within 1 s" in warnings(ended)
+
+
+@pytest.mark.timed
+def test_a_cancel_ends_the_look(bench: Bench) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(50)
+        away = bench.folder / "silent"
+        port = silent.getsockname()[1]
+        away.write_text(bench.plane.kubeconfig.read_text().replace(f":{bench.plane.port}", f":{port}"))
+        cli = Commands(bench.folder, {"KUBECONFIG": str(away)})
+        process = cli.start("run", str(bench.written(READ)))
+        silent.accept()
+        began = time.monotonic()
+        code, out, _ = end(process, signal.SIGINT)
+        assert time.monotonic() - began < 2.0
+    assert code == Exit.CANCELLED, out
 
 
 def test_a_namespace_that_an_earlier_step_makes_is_not_missed(bench: Bench) -> None:
