@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import calendar
 import importlib
 import os
 import re
@@ -19,7 +20,7 @@ from runbook.cli import preparing
 from runbook.cli.looking import state_of, store, view_of
 from runbook.cli.terminal import Terminal, columns
 from runbook.interpreter.errors import Exit, InvalidError, RunbookError
-from runbook.runner.store import RunFolder
+from runbook.runner.store import MOMENT, RunFolder
 
 if TYPE_CHECKING:
     from runbook.interpreter.model import SecretSource
@@ -243,11 +244,11 @@ def sandbox_up(scenario: str, kubeconfig: Path | None) -> None:
 @click.option("--dry-run", is_flag=True, help="Only say which.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 def prune(older_than: str, keep: int, dry_run: bool, yes: bool) -> None:
-    """Delete old runs. Runs that are not over, or whose clean-up is open, always stay; those that never began do not."""
+    """Delete old runs. Runs that are not over, or whose clean-up is open, always stay; what never began does not."""
     limit = time.time() - _age(older_than)
     folders = store().runs()
     old = [folder for folder in (folders[:-keep] if keep else folders) if _done_before(folder, limit)]
-    old += [folder for folder in store().torsos() if _untouched_since(folder, limit)]
+    old += [folder for folder in store().torsos() if _made_before(folder, limit)]
     if not old:
         click.echo("nothing to delete")
         return
@@ -279,18 +280,18 @@ def _done_before(folder: RunFolder, limit: float) -> bool:
         return False
     state = state_of(view, holder)
     if state == "never begun":
-        return _untouched_since(folder, limit)
+        return _made_before(folder, limit)
     over = state in ("succeeded", "failed", "timed_out", "cancelled", "declined", "refused")
     return over and not view.unfinished and not holder and (view.ended or limit) < limit
 
 
-def _untouched_since(folder: RunFolder, limit: float) -> bool:
-    """Whether nobody made or filled this folder after `limit` (Unix time), nor just now: a run may be about to begin."""
+def _made_before(folder: RunFolder, limit: float) -> bool:
+    """Whether a run was made before `limit` (Unix time) by its id, and not just now: it may be about to begin."""
     try:
-        touched = max(path.stat().st_mtime for path in (folder.path, *folder.path.iterdir()))
-    except OSError:
+        made = calendar.timegm(time.strptime(folder.id[:MOMENT], "%Y%m%d-%H%M%S"))
+    except ValueError:
         return False
-    return touched < min(limit, time.time() - BEGINNING)
+    return made < min(limit, time.time() - BEGINNING)
 
 
 @click.command(short_help="Shell completion for bash, zsh and fish.")

@@ -488,6 +488,28 @@ def test_prune_keeps_what_is_not_over(cli: Commands) -> None:
     assert [(entry["name"], entry["state"]) for entry in left] == [("asks", "waiting")]
 
 
+def test_prune_deletes_runs_that_never_began(cli: Commands) -> None:
+    cli.write("good.yaml", GOOD)
+    cli("run", "good.yaml")
+    runs = cli.home / "runs"
+    names = [
+        "20200101-000000-old-aaa",
+        "20200102-000000-torso-bbb",
+        time.strftime("%Y%m%d-%H%M%S-new-ccc", time.gmtime()),
+    ]
+    for name in names:
+        (runs / name).mkdir(mode=0o700)
+    Journal.create(runs / names[0] / "journal.db", names[0]).close()
+    Journal.create(runs / names[2] / "journal.db", names[2]).close()
+    states = {entry["run"]: entry["state"] for entry in json.loads(cli("runs", "--output", "json").out)}
+    assert (states[names[0]], states[names[2]]) == ("never begun", "never begun")
+    said = cli("prune", "--older-than", "30d", "--keep", "0")
+    assert said.code == 0, said.err
+    assert said.out.splitlines() == [*names[:2], "deleted 2"]
+    assert names[2] in [path.name for path in runs.iterdir()], "it may be about to begin"
+    assert len(list(runs.iterdir())) == 2
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_completes(cli: Commands, shell: str) -> None:
     assert "_RUNBOOK_COMPLETE" in cli("completion", shell).out
