@@ -27,6 +27,10 @@ FLUX_OFF = "kustomize.toolkit.fluxcd.io/reconcile"
 """`disabled`: Flux leaves the object alone."""
 
 
+MAKERS = ("ReplicaSet", "StatefulSet", "DaemonSet", "Job", "CronJob", "ReplicationController")
+"""Kinds whose controllers make objects and do not write them again."""
+
+
 class Warned:
     """For changes: what `expect` warned of stands in the step's log, and beside its diff in a plan."""
 
@@ -66,9 +70,9 @@ def _gitops(metadata: Object) -> Iterator[str]:
 
 
 def _controllers(metadata: Object) -> Iterator[str]:
-    """An operator's object, the Deployment of a ReplicaSet: its controller makes the object anew from its own spec."""
+    """An operator's object, the Deployment of a ReplicaSet: its controller writes the object anew from its own spec."""
     for reference in metadata.get("ownerReferences") or ():
-        if reference.get("controller"):
+        if reference.get("controller") and reference.get("kind") not in MAKERS:
             yield f"{reference.get('kind')} {reference.get('name')}"
 
 
@@ -92,6 +96,14 @@ def autoscalers(cluster: Cluster, bounds: Bounds, ref: Ref) -> list[str]:
 def of_fields(ref: Ref, found: Object) -> list[str]:
     """Sentences about who may put the fields of an object back."""
     return [f"{owner} owns {ref}, and may put it back" for owner in owners(found)]
+
+
+def of_patch(cluster: Cluster, bounds: Bounds, ref: Ref, found: Object, places: Iterable[str]) -> list[str]:
+    """Sentences about who may put back what a patch writes at these places (`spec.replicas`)."""
+    scalers = autoscalers(cluster, bounds, ref) if "spec.replicas" in places else []
+    return [f"{owner} owns the replica count of {ref}, and may set it again" for owner in scalers] + of_fields(
+        ref, found
+    )
 
 
 def of_controllers(ref: Ref, found: Object) -> list[str]:

@@ -35,8 +35,9 @@ def effective(cluster: Cluster, ctx: Context, ref: Ref) -> bool:
     if ctx.remaining() > LAST_LOOK:
         return False
     found = cluster.get(ctx, ref)
-    why = of_workload(cluster, ctx, found)
-    raise TemporaryError(f"{ref} has not rolled out in time: {workload.rollout(found).says}{why and '; ' + why}")
+    now, why = workload.counts(found), of_workload(cluster, ctx, found)
+    says = workload.rollout(found).says if found.get("kind") != "ReplicaSet" else f"{now.total} of {now.desired} pods"
+    raise TemporaryError(f"{ref} has not rolled out in time: {says}{why and '; ' + why}")
 
 
 def said(found: Object, pods: list[dict[str, Any]]) -> str:

@@ -15,8 +15,9 @@ from runbook.actions._kube import Cluster, ConflictError, ForbiddenError, connec
 from runbook.actions._kube_action import KubeArgs, Right, Rights, named, place, unnamed
 from runbook.actions._kube_endpoints import endpoints
 from runbook.actions._kube_kinds import Ref
+from runbook.actions._kube_owners import Warned, of_patch
 from runbook.actions._kube_paths import Touch, UnpatchableError
-from runbook.actions._kube_workload import settled
+from runbook.actions._kube_reasons import effective
 from runbook.contract import Call, Change, Context, Observation, Outputs, PermanentError, TemporaryError, param
 
 ATTEMPTS = 5
@@ -85,7 +86,7 @@ class _Target:
         return {**self.patch, "metadata": metadata}
 
 
-class Patch(Rights, Change[PatchArgs]):
+class Patch(Warned, Rights, Change[PatchArgs]):
     """Change fields of an object.
 
     The server's dry run says what would come of it; sent on condition that nobody changed these fields meanwhile. The
@@ -146,6 +147,8 @@ class Patch(Rights, Change[PatchArgs]):
                 self._after = target.wanted(live)
             except UnpatchableError as problem:
                 raise PermanentError(f"the patch does not fit {ref}: {problem}") from problem
+        if self._after != unnamed(before):
+            self.warn(ctx, of_patch(cluster, ctx, ref, live, self._after))
         return named(name, self._after)
 
     def apply(self, args: PatchArgs, before: Observation, ctx: Context) -> None:
@@ -211,7 +214,7 @@ class Patch(Rights, Change[PatchArgs]):
         if ref.kind == kinds.SERVICE and any(name.startswith("spec.selector") for name in state):
             return endpoints(cluster, ctx, cluster.get(ctx, ref)).settled
         if any(name.startswith("spec") for name in state):
-            return settled(cluster, ctx, ref)
+            return effective(cluster, ctx, ref)
         return True
 
 

@@ -10,6 +10,7 @@ from runbook.actions import _kube_workload as workload
 from runbook.actions._kube import Cluster, connect
 from runbook.actions._kube_action import KubeArgs, Right, Rights
 from runbook.actions._kube_kinds import Ref
+from runbook.actions._kube_reasons import effective
 from runbook.contract import Change, Context, Observation, Outputs, PermanentError, Settled, param
 
 
@@ -78,7 +79,7 @@ class DeletePods(Rights, Change[DeletePodsArgs]):
     def effective(self, args: DeletePodsArgs, after: Observation, ctx: Context) -> bool:
         cluster = connect(ctx, args.context)
         if args.deployment is not None:
-            return workload.settled(cluster, ctx, Ref(kinds.DEPLOYMENT, args.namespace, args.deployment))
+            return effective(cluster, ctx, Ref(kinds.DEPLOYMENT, args.namespace, args.deployment))
         found = workload.pods(cluster, ctx, args.namespace, args.selector or "")
         return all(workload.is_ready(pod) or workload.is_stuck(pod) for pod in found)
 
