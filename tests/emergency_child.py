@@ -19,8 +19,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import urllib3
-
+from runbook.actions._kube_transport import Transport
 from runbook.interpreter.errors import RunbookError
 from runbook.runner import session
 from runbook.runner.journal import Journal
@@ -100,23 +99,23 @@ class _Changes:
 
     def __init__(self, at: int = 0, when: str = "", delay: float = 0.0) -> None:
         self.sent = 0
-        urlopen = urllib3.connectionpool.HTTPConnectionPool.urlopen
+        request = Transport.request
 
-        def watched(pool: Any, method: str, url: str, *args: Any, **kwargs: Any) -> Any:
-            if method in ("GET", "HEAD") or "dryRun=" in url or "reviews" in url:
-                return urlopen(pool, method, url, *args, **kwargs)
+        def watched(transport: Transport, bounds: Any, method: str, path: str, **more: Any) -> Any:
+            if method == "GET" or "dryRun=" in path or "reviews" in path:
+                return request(transport, bounds, method, path, **more)
             self.sent += 1
             now = when if self.sent == at else ""
             if now == "before":
                 os.kill(os.getpid(), signal.SIGKILL)
             if now == "amid":
                 threading.Timer(delay, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
-            answer = urlopen(pool, method, url, *args, **kwargs)
+            answer = request(transport, bounds, method, path, **more)
             if now == "after":
                 os.kill(os.getpid(), signal.SIGKILL)
             return answer
 
-        urllib3.connectionpool.HTTPConnectionPool.urlopen = watched  # type: ignore[method-assign,assignment]
+        Transport.request = watched  # type: ignore[method-assign]
 
 
 def _go(order: dict[str, Any]) -> dict[str, Any]:

@@ -117,7 +117,9 @@ def meaning(found: Any) -> Any:
         return found
     left = {key: meaning(value) for key, value in found.items() if key not in _VOLATILE and key != "status"}
     annotations = {
-        key: value for key, value in (left.get("annotations") or {}).items() if "kubernetes.io/revision" not in key
+        key: value
+        for key, value in (left.get("annotations") or {}).items()
+        if "kubernetes.io/revision" not in key and key != "deprecated.daemonset.template.generation"
     }
     if annotations:
         left["annotations"] = annotations

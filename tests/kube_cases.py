@@ -62,9 +62,31 @@ CASES: Mapping[str, Case] = {
         again=False,  # its own `test` says no, as it should
     ),
     "scale": Case("k8s.scale", {"name": "web", "replicas": 4}),
-    "rollout_undo": Case("k8s.rollout_undo", {"name": "web"}),
+    "rollout_undo": Case("k8s.rollout_undo", {"name": "web"}, again=False),  # a second one finds nothing earlier
+    "rollout_undo of a StatefulSet": Case("k8s.rollout_undo", {"kind": "StatefulSet", "name": "db"}, again=False),
+    "rollout_undo of a DaemonSet": Case("k8s.rollout_undo", {"kind": "DaemonSet", "name": "agent"}, again=False),
     "rollout_restart": Case("k8s.rollout_restart", {"name": "web"}, back=False, again=False),
     "delete_pods": Case("k8s.delete_pods", {"deployment": "web"}, back=False, again=False, requests=2),
+    "label": Case(
+        "k8s.label",
+        {"kind": "Service", "name": "web", "labels": {"tier": "front", "app": None}, "annotations": {"seen": "yes"}},
+    ),
+    "apply, changed and new": Case(
+        "k8s.apply",
+        {
+            "manifest": [
+                {
+                    "apiVersion": "v1",
+                    "kind": "ConfigMap",
+                    "metadata": {"name": "applied"},
+                    "data": {"level": "debug", "new": "1"},
+                },
+                {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "fresh"}, "data": {"a": "b"}},
+            ]
+        },
+        requests=2,
+    ),
+    "delete": Case("k8s.delete", {"kind": "ConfigMap", "name": "settings"}, back=False),
 }
 
 

@@ -52,10 +52,13 @@ def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> collections.
 
 
 def promised(row: Mapping[str, Any]) -> collections.Counter[Leaf]:
-    """The leaves of a plan's row."""
+    """The leaves of a plan's row. The number of a revision is said beside them: it is no place of an object."""
     found: collections.Counter[Leaf] = collections.Counter()
     for item in row["diff"]:
-        kind, name = item["object"].partition("#")[0].rsplit("/", 2)[1:]
+        whole, _, place = item["object"].partition("#")
+        if place == "revision":
+            continue
+        kind, name = whole.rsplit("/", 2)[1:]
         found.update(leaves(f"{kind}/{name}", item.get("before", NOTHING), item.get("after", NOTHING)))
     return found
 
@@ -131,3 +134,13 @@ def test_what_only_restarts_is_planned_and_changes_nothing_else(scene: Scene, na
     assert {item["object"].partition("#")[0].partition("@")[0].rsplit("/", 2)[1] for item in row["diff"]} == {
         "Deployment" if name == "rollout_restart" else "Pod"
     }
+
+
+@pytest.mark.parametrize("name", ["delete"])
+def test_what_nothing_takes_back_says_so_and_takes_exactly_that(scene: Scene, name: str) -> None:
+    before = scene.objects()
+    row = planned(scene)
+    assert (row["verdict"], row["undo"]) == ("change", "no")
+    scene("run", "one.yaml", "--yes")
+    assert set(before) - set(scene.objects()) == {"ConfigMap/settings"}
+    assert planned(scene)["verdict"] == "same"
