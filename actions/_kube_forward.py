@@ -57,8 +57,8 @@ def open_pod(bounds: Bounds, cluster: Cluster, pod: Ref, port: int) -> Iterator[
     tunnel = Tunnel(far, upgraded)
 
     def carry() -> None:
-        tunnel.run()
-        tunnel.end()
+        with far:
+            tunnel.run()
 
     thread = threading.Thread(target=carry, name="port-forward", daemon=True)
     with near:

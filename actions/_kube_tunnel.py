@@ -25,8 +25,8 @@ ROOM = 64 * 1024
 """Bytes that wait in each direction before the other side's are left where they are."""
 PING = 20.0
 """Seconds without a word of ours, after which one is sent: middle boxes forget idle connections."""
-SILENCE = 5.0
-"""Seconds that a pod may be silent once our side is done (containerd itself gives it one)."""
+SILENCE = 30.0
+"""Seconds that a pod may be silent once our side is done; whether that one only stopped writing can't be told."""
 _NOTHING_LISTENS = re.compile(r"connection refused|failed to (dial|connect)", re.IGNORECASE)
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
@@ -97,13 +97,6 @@ class Tunnel:
                 with contextlib.suppress(OSError):
                     self._web.send(websocket.encode(websocket.CLOSE, struct.pack("!H", 1000)))
                 self._web.close()
-
-    def end(self) -> None:
-        """Close `ours`, too: after a failure so that its reader can't take what came for the whole."""
-        if self.failure is not None and self._ours.family != socket.AF_UNIX:
-            with contextlib.suppress(OSError):
-                self._ours.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self._ours.close()
 
     # -- the loop
 

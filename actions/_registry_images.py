@@ -80,16 +80,17 @@ class Registry:
         named = reference.digest or self._named(reference)
         digest, kind, document = self._manifest(reference, named or reference.tag)
         if kind in INDEXES:
-            entries = [entry for entry in document.get("manifests") or () if isinstance(entry, dict)]
-            offered = {_declared(entry.get("platform")): str(entry.get("digest")) for entry in entries}
+            offered = _offered(document)
             if platform not in offered:
                 raise MissingImageError(_lacks(platform, offered))
             self._manifest(reference, offered[platform])  # an index may name what was never pushed
             return digest
-        config = document.get("config") or {}
+        config = document.get("config")
+        if not isinstance(config, dict) or not _DIGEST.fullmatch(str(config.get("digest"))):
+            raise PermanentError("a manifest that names no configuration")
         if config.get("mediaType") not in CONFIGS:
             raise PermanentError(f"no image, but an artifact ({config.get('mediaType')})")
-        found = self._config(reference, str(config.get("digest")))
+        found = self._config(reference, str(config["digest"]))
         if found != platform:
             raise MissingImageError(_lacks(platform, {found: digest}))
         return digest
@@ -172,6 +173,17 @@ def _declared(platform: Any) -> Platform:
     """A platform as an index or a configuration has it; `unknown` for what is none (an attestation)."""
     found = platform if isinstance(platform, dict) else {}
     return _platform(str(found.get("os") or ""), str(found.get("architecture") or ""), str(found.get("variant") or ""))
+
+
+def _offered(index: Mapping[str, Any]) -> dict[Platform, str]:
+    """The images of an index by their platform."""
+    listed = index.get("manifests")
+    entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+    return {
+        _declared(entry.get("platform")): str(entry["digest"])
+        for entry in reversed(entries)  # of two for one platform the first is taken, as engines do
+        if _DIGEST.fullmatch(str(entry.get("digest")))
+    }
 
 
 def _lacks(platform: Platform, offered: Mapping[Platform, str]) -> str:

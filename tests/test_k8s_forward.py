@@ -262,6 +262,24 @@ def test_our_side_is_done_and_the_answer_still_comes(
             control_plane.until(lambda: len(left()) == 1)
 
 
+def test_more_connections_than_there_is_room_for_wait_their_turn(
+    control_plane: Plane, caller: Caller, space: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forward, "AT_ONCE", 2)
+    monkeypatch.setattr(tunnels, "SILENCE", 0.1)
+    with program(control_plane.local(PORT), echo) as taken, caller.context() as ctx:
+        with forward.open_service(ctx, f"web.{space}", PORT) as at:
+            held = [dialled(at) for _ in range(3)]
+            for mine in held:
+                mine.sendall(b"hello")
+            assert [exactly(mine, 5) for mine in held[:2]] == [b"hello", b"hello"]
+            assert len(taken) == 2
+            held[0].close()
+            assert exactly(held[2], 5) == b"hello"
+            for mine in held:
+                mine.close()
+
+
 def test_a_slow_reader_costs_no_memory(control_plane: Plane, caller: Caller, space: str) -> None:
     sent = [0]
 

@@ -442,10 +442,15 @@ def test_manifests_that_mean_nothing(odd: Server, tmp_path: Path) -> None:
     manifest(odd, "old", {"schemaVersion": 1}, "application/vnd.docker.distribution.manifest.v1+prettyjws")
     manifest(odd, "list", [1], images.OCI_INDEX)
     manifest(odd, "huge", {"schemaVersion": 2, "annotations": {"x": "y" * 5_000_000}}, images.OCI_INDEX)
+    manifest(odd, "bare", {"schemaVersion": 2, "config": {"digest": "../../../secrets"}}, images.OCI_MANIFEST)
+    nameless = {"digest": "../x", "platform": {"os": "linux", "architecture": "amd64"}}
+    manifest(odd, "broken", {"schemaVersion": 2, "manifests": [nameless]}, images.OCI_INDEX)
     attested = {"digest": NOWHERE, "platform": {"os": "unknown", "architecture": "unknown"}}
     manifest(odd, "attested", {"schemaVersion": 2, "manifests": [attested, "?"]}, images.OCI_INDEX)
     for path, says in {
         "both": "a manifest that is an index, too",
+        "bare": "a manifest that names no configuration",
+        "broken": "has no linux/amd64, but no platform at all",
         "old": "a kind that is not known here (application/vnd.docker.distribution.manifest.v1+prettyjws)",
         "list": "answers, but not with a manifest",
         "huge": "a manifest of more than 4 MiB",
