@@ -15,6 +15,7 @@ from runbook.actions import _process
 from runbook.actions._kube import connect
 from runbook.actions._kube_config import IN_CLUSTER, context_name
 from runbook.actions._kube_kinds import Kind, Ref
+from runbook.actions._kube_preflight import lacks
 from runbook.contract import Context, PermanentError, TemporaryError, param, shorten
 
 KEEP = 16 << 20
@@ -99,7 +100,10 @@ _PASSING = (
 
 
 def missing(ctx: Context, args: HelmArgs, verbs: Iterable[str], least: tuple[int, int] = (3, 0)) -> list[str]:
-    """Preflight: the command, its version, and the rights on the objects in which Helm keeps its releases."""
+    """Preflight: the command, its version, the namespace, the rights on the objects in which Helm keeps its releases.
+
+    TemporaryError where nobody could tell.
+    """
     if shutil.which("helm", path=ctx.environ.get("PATH", "")) is None:
         return ["helm is not on PATH: install Helm 3 or 4"]
     try:
@@ -108,19 +112,14 @@ def missing(ctx: Context, args: HelmArgs, verbs: Iterable[str], least: tuple[int
         if kind is None:
             return sentences
         cluster = connect(ctx, args.context)
-        ref = Ref(kind, args.namespace)
-        sentences += [
-            f"no right to {verb} {ref} (Helm keeps its releases there; context {cluster.context!r})"
-            for verb in verbs
-            if not cluster.may(ctx, verb, ref)
-        ]
-    except (PermanentError, TemporaryError) as error:
+    except PermanentError as error:
         return [error.message]
-    return sentences
+    rights = [(verb, Ref(kind, args.namespace)) for verb in verbs]
+    return [*sentences, *lacks(cluster, ctx, args.namespace, lambda: rights, "Helm keeps its releases there")]
 
 
 def _unfit(ctx: Context, least: tuple[int, int]) -> list[str]:
-    found = version(ctx)
+    found = ctx.client(f"helm.version:{ctx.environ.get('PATH', '')}", lambda: version(ctx))  # once per run
     wanted = ".".join(map(str, least))
     if found == (0, 0):
         return [f"helm does not say which version it is; {wanted} or newer is needed"]

@@ -190,8 +190,13 @@ def age(release: Release) -> float | None:
     return (datetime.datetime.now(datetime.UTC) - written).total_seconds()
 
 
+NO_LIMIT = ("--history-max", "0")
+"""For roll-backs: nothing is forgotten. What `Rollback to N` means must be known as long as somebody may go back; the
+next upgrade prunes as ever."""
+
+
 def keeping(ctx: Context, listed: list[Release]) -> list[str]:
-    """The flag that drops no old revision of a release whose owner keeps more of them than this Helm would."""
+    """For upgrades: the flag that drops nothing where the owner keeps more revisions than this Helm would."""
     text = ctx.environ.get("HELM_MAX_HISTORY", "")
     limit = int(text) if text.isdecimal() else KEPT
-    return ["--history-max", "0"] if 0 < limit < len(listed) else []
+    return list(NO_LIMIT) if 0 < limit < len(listed) else []

@@ -22,7 +22,7 @@ from runbook.actions import _helm_history as histories
 from runbook.actions import _helm_manifest as manifests
 from runbook.actions._helm import HelmArgs
 from runbook.actions._helm_history import Release
-from runbook.actions._kube import Cluster, connect
+from runbook.actions._kube import connect
 from runbook.actions._kube_kinds import Ref
 from runbook.contract import Context, PermanentError, TemporaryError
 
@@ -57,6 +57,15 @@ def run(
     if held is not None:
         _release(ctx, args, held)
     return done
+
+
+def settled(ctx: Context, args: HelmArgs) -> None:
+    """An earlier attempt of this operation turned out to be done: nobody is at it any more."""
+    ref = None if ctx.simulated else _place(ctx, args)
+    found = None if ref is None else connect(ctx, args.context).find(ctx, ref)
+    work = _read(ref, found) if ref is not None else None
+    if found is not None and work is not None and work.get("op") == ctx.op:
+        _release(ctx, args, str(found["metadata"]["uid"]))
 
 
 def claim(ctx: Context, args: HelmArgs, newest: Release) -> None:
@@ -156,8 +165,10 @@ def _held(ctx: Context, args: HelmArgs) -> dict[str, Any] | None:
     ref = None if ctx.simulated else _place(ctx, args)
     if ref is None:
         return None
-    cluster: Cluster = connect(ctx, args.context)
-    found = cluster.find(ctx, ref)
+    return _read(ref, connect(ctx, args.context).find(ctx, ref))
+
+
+def _read(ref: Ref, found: Mapping[str, Any] | None) -> dict[str, Any] | None:
     text = ((found or {}).get("data") or {}).get("work")
     try:
         work = json.loads(base64.b64decode(text) if ref.kind.kind == "Secret" else text) if text else None

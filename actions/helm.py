@@ -163,7 +163,7 @@ class Rollback(Change[RollbackArgs]):
             )
         # From here on "the one before" means this one, also for a later attempt that finds it done.
         ctx.note("revision", target.origin)
-        flags = [*working.timeout(ctx), *histories.keeping(ctx, listed), *_helm.takeover(ctx, args.force_conflicts)]
+        flags = [*working.timeout(ctx), *histories.NO_LIMIT, *_helm.takeover(ctx, args.force_conflicts)]
         done = working.run(
             ctx,
             args,
@@ -188,6 +188,8 @@ class Rollback(Change[RollbackArgs]):
         self, args: RollbackArgs, before: Observation, after: Observation, now: Observation, ctx: Context
     ) -> Settled:
         verdict = super().settle(args, before, after, now, ctx)
+        if verdict == "done":
+            working.settled(ctx, args)
         if verdict != "unknown":
             return verdict
         newest = histories.existing(ctx, args)[-1]

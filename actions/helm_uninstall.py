@@ -84,6 +84,8 @@ class Uninstall(Change[UninstallArgs]):
         self, args: UninstallArgs, before: Observation, after: Observation, now: Observation, ctx: Context
     ) -> Settled:
         verdict = super().settle(args, before, after, now, ctx)
+        if verdict == "done":
+            working.settled(ctx, args)
         if verdict != "unknown":
             return verdict
         listed = histories.history(ctx, args)

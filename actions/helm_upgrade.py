@@ -53,6 +53,7 @@ class Upgrade(Change[UpgradeArgs]):
     """
 
     name = "helm.upgrade"
+    brings = True
     world = "k8s"
     returns = {
         "from_revision": "revision whose content was deployed before; 0 where none was",
@@ -151,6 +152,7 @@ class Upgrade(Change[UpgradeArgs]):
         listed = histories.history(ctx, args)
         mine = bool(listed) and working.noted(ctx, args, listed[-1])
         if now[name] == after[name] and (mine or now.get(f"{name}#content") == after.get(f"{name}#content")):
+            working.settled(ctx, args)
             return "done"
         if now[name] == before[name]:
             return "not_done"
@@ -276,7 +278,7 @@ def _repaired(args: UpgradeArgs, ctx: Context, listed: list[Release], promised: 
             str(served.revision),
             "--no-hooks",
             *seconds,
-            *histories.keeping(ctx, listed),
+            *histories.NO_LIMIT,
         ]
         command += _helm.takeover(ctx, args.force_conflicts)
         done = working.run(ctx, args, newest.revision + 1, working.rollback_to(served.origin), command)

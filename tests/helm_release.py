@@ -16,7 +16,7 @@ _OWN = ("sh.helm.release.", "kube-root-ca")
 
 FILES = {
     "Chart.yaml": 'apiVersion: v2\nname: app\nversion: {version}\nappVersion: "{version}-app"\n',
-    "values.yaml": "tag: none\npassword: ''\nlevel: info\nextra: false\nsick: false\nhook: ''\n",
+    "values.yaml": "tag: none\nreplicas: 1\npassword: ''\nlevel: info\nextra: false\nsick: false\nhook: ''\n",
     "templates/all.yaml": """
 apiVersion: v1
 kind: Secret
@@ -39,7 +39,7 @@ apiVersion: apps/v1
 kind: Deployment
 metadata: {{name: {{{{ .Release.Name }}}}, labels: {{app: {{{{ .Release.Name }}}}}}}}
 spec:
-  replicas: {{{{ .Values.replicas | default 1 }}}}
+  replicas: {{{{ .Values.replicas }}}}
   selector: {{matchLabels: {{app: {{{{ .Release.Name }}}}}}}}
   template:
     metadata: {{labels: {{app: {{{{ .Release.Name }}}}}}}}

@@ -1,0 +1,136 @@
+"""helm.rollback, helm.upgrade and helm.uninstall in whole runs, with real Helm 3 and 4 on a real control plane."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runbook.interpreter.errors import Exit
+from runbook.runner.store import Store
+from tests import emergency
+from tests.command import Commands
+from tests.helm_release import App
+from tests.test_emergency_kill import Nursery
+from tests.testbed.plane import Plane
+
+pytestmark = [pytest.mark.control_plane, pytest.mark.slow]
+
+PASSWORD = "correct-horse-battery"
+UPGRADE = {
+    "chart": "app",
+    "values": {"tag": "3", "password": "{{ secrets.password }}", "level": "debug", "extra": True},
+}
+CASES: Mapping[str, tuple[str, Mapping[str, Any], int]] = {
+    "rollback": ("helm.rollback", {"revision": 1}, 2),
+    "upgrade": ("helm.upgrade", UPGRADE, 2),
+    "install": ("helm.upgrade", UPGRADE, 0),
+    "uninstall": ("helm.uninstall", {}, 2),
+}
+"""Action, its parameters, and how many revisions there are before it."""
+
+
+class Scene:
+    """A release, and commands that run a playbook of one step there."""
+
+    def __init__(self, plane: Plane, version: int, folder: Path, name: str) -> None:
+        action, given, revisions = CASES[name]
+        self.app = App(plane, version, folder, revisions)
+        self.cli = Commands(folder, {**plane.environ(version), "PASSWORD": PASSWORD})
+        step = {"id": "it", "action": action, "with": {**self.app.given, **given}}
+        secrets = {"password": {"env": "PASSWORD"}}
+        self.cli.write("one.yaml", json.dumps({"runbook": 1, "name": "one", "secrets": secrets, "steps": [step]}))
+
+    def __call__(self, *words: str) -> str:
+        said = self.cli(*words)
+        assert said.code == Exit.SUCCEEDED, said.out + said.err
+        assert PASSWORD not in said.out + said.err
+        return said.out
+
+    def row(self) -> dict[str, Any]:
+        rows: list[dict[str, Any]] = json.loads(self("plan", "one.yaml", "--output", "json"))["rows"]
+        return next(row for row in rows if row["key"] == "it")
+
+
+@pytest.fixture
+def scene(control_plane: Plane, helm_version: int, tmp_path: Path, name: str) -> Scene:
+    return Scene(control_plane, helm_version, tmp_path, name)
+
+
+def told(row: Mapping[str, Any]) -> set[str]:
+    """The objects whose content a plan's row says will change."""
+    leaves = [item for item in row["diff"] if item["object"].endswith("#content")]
+    return {item["path"][1] for item in leaves if item["path"][:1] == ["objects"]}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_plan_is_what_the_run_changes_and_the_undo_takes_it_back(scene: Scene, name: str) -> None:
+    before = scene.app.objects()
+    row = scene.row()
+    assert (row["verdict"], row["undo"]) == ("change", "yes")
+    assert scene.app.objects() == before, "a plan touches nothing"
+    scene("run", "one.yaml", "--yes")
+    after = scene.app.objects()
+    changed = {title for title in {*before, *after} if before.get(title) != after.get(title)}
+    assert changed
+    if name == "upgrade":
+        assert told(row) == changed
+    release = f"helm:testbed/{scene.app.space}/app"
+    state = {item["path"][-1]: item.get("after") for item in row["diff"] if item["object"] == release if item["path"]}
+    if name == "rollback":
+        assert state["revision"] == 1
+        assert scene.app.history()[-1]["description"] == "Rollback to 1"
+    elif name == "upgrade":
+        assert scene.app.newest() == (state["revision"], "deployed")
+    again = scene.row()
+    assert again["verdict"] == "same"
+    scene("run", "one.yaml", "--yes")
+    assert "call.intent" not in {event.kind for event in emergency.events_of(Store(scene.cli.home).find("last"))}
+    assert scene.app.objects() == after
+    first = min(one.id for one in Store(scene.cli.home).runs())
+    scene("undo", first, "--yes")
+    assert scene.app.objects() == before, "semantic equality of the whole objects"
+    secret = PASSWORD.encode()
+    assert not [path for path in scene.cli.home.rglob("*") if path.is_file() and secret in path.read_bytes()]
+
+
+# -- kill -9 of the run
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    made = Nursery(1)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("name", ["rollback", "upgrade", "install"])
+def test_a_run_that_was_killed_is_settled_right(scene: Scene, nursery: Nursery, name: str) -> None:
+    """After the intent and before helm, with helm's note on disk, and in the middle of helm's work."""
+    before = scene.app.objects()
+    playbook = scene.cli.folder / "one.yaml"
+    environ = {**scene.app.caller.environ, "PASSWORD": PASSWORD}
+
+    def home(number: int) -> Path:
+        folder = emergency.wipe(scene.cli.folder / f"run-{number}")
+        (folder / "coordinates.json").write_text(json.dumps({"environ": environ}))
+        return folder
+
+    calm = home(0)
+    ended = nursery.order(calm, playbook, "start")
+    assert ended["exit"] == 0, ended
+    after = scene.app.objects()
+    assert nursery.order(calm, playbook, "undo")["exit"] == 0
+    assert scene.app.objects() == before
+    intent = next(at for mark, at in ended["marks"].items() if mark.startswith("call.intent it"))
+    for number, (at, when) in enumerate([(intent, "after"), (intent + 1, "amid"), (intent + 2, "amid")], 1):
+        folder = home(number)
+        assert "signal" in nursery.order(folder, playbook, "start", at, when), (at, when)
+        resumed = nursery.order(folder, playbook, "resume")
+        assert resumed["exit"] == 0, (resumed, scene.app.history())
+        assert scene.app.objects() == after
+        assert nursery.order(folder, playbook, "undo")["exit"] == 0
+        assert scene.app.objects() == before
