@@ -305,6 +305,37 @@ def test_an_undo_is_refused_before_its_first_inverse(bench: Bench) -> None:
     assert (undone.exit, bench.replicas()) == (Exit.SUCCEEDED, 2)
 
 
+# -- helm
+
+HISTORY = "  - {id: history, action: helm.history, with: {release: shop, optional: true}}\n"
+
+
+def test_a_helm_that_is_missing_or_too_old_refuses(bench: Bench) -> None:
+    path = bench.folder / "bin"
+    path.mkdir()
+    ended = bench.run(HISTORY, world=bench.world("admin", PATH=str(path)))
+    assert ended.exit == Exit.REFUSED
+    assert "history: helm is not on PATH" in why(ended)
+    assert len(why(ended).splitlines()) == 1, "said once"
+    helm = path / "helm"  # SIMULATED: it only says which version it is
+    helm.write_text("#!/bin/sh\necho v2.17.0\n")
+    helm.chmod(0o755)
+    ended = bench.run(SCALE + HISTORY, world=bench.world("admin", PATH=f"{path}:/usr/bin:/bin"))
+    assert ended.exit == Exit.REFUSED
+    assert "history: helm is version 2.17; 3.0 or newer is needed" in why(ended)
+    assert bench.replicas() == 2
+
+
+def test_helms_rights_are_those_on_its_own_records(bench: Bench) -> None:
+    ended = bench.run(HISTORY)
+    assert ended.exit == Exit.REFUSED
+    assert f"history: no right to list secrets in namespace '{bench.space}' (Helm keeps its releases" in why(ended)
+    ended = bench.run(HISTORY.replace("release: shop", "release: shop, namespace: nowhere-at-all"),
+                      world=bench.world("admin"))  # fmt: skip
+    assert why(ended) == "nothing was begun: history: there is no namespace 'nowhere-at-all' (context 'testbed')"
+    assert bench.run(HISTORY, world=bench.world("admin")).exit == Exit.SUCCEEDED
+
+
 def test_a_run_that_needs_nothing_is_not_held_up(bench: Bench) -> None:
     ended = bench.run("  - {id: n, action: flow.set, with: {values: {a: 1}}}\n")
     assert ended.exit == Exit.SUCCEEDED
