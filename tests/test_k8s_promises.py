@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from runbook.actions._kube_manifest_places import OWNED
 from runbook.interpreter.errors import Exit
 from runbook.runner.store import Store
 from tests import emergency, kube_cases
@@ -44,19 +45,26 @@ def leaves(name: str, old: Any, new: Any) -> Iterator[Leaf]:
 
 
 def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> collections.Counter[Leaf]:
-    """The leaves that differ between two views of the namespace; an object that came or went counts whole."""
+    """The leaves that differ between two views of the namespace. A new object is more than its name, and than who made
+    it."""
     found: collections.Counter[Leaf] = collections.Counter()
     for name in {*before, *after}:
-        found.update(leaves(name, before.get(name, NOTHING), after.get(name, NOTHING)))
+        now = after.get(name, NOTHING)
+        if name not in before:
+            marks = {key: value for key, value in now["metadata"]["annotations"].items() if key != "runbook/created-by"}
+            now = {key: value for key, value in now.items() if key not in ("apiVersion", "kind", "metadata")}
+            now |= {"metadata": {"annotations": marks}}
+        found.update(leaves(name, before.get(name, NOTHING), now))
     return found
 
 
 def promised(row: Mapping[str, Any]) -> collections.Counter[Leaf]:
-    """The leaves of a plan's row. The number of a revision is said beside them: it is no place of an object."""
+    """The leaves of a plan's row, without what it says beside them: the number of a revision, that an object is made,
+    which fields have `runbook` for an owner."""
     found: collections.Counter[Leaf] = collections.Counter()
     for item in row["diff"]:
         whole, _, place = item["object"].partition("#")
-        if place == "revision":
+        if place in ("", "revision", OWNED):
             continue
         kind, name = whole.rsplit("/", 2)[1:]
         found.update(leaves(f"{kind}/{name}", item.get("before", NOTHING), item.get("after", NOTHING)))
