@@ -1,0 +1,86 @@
+"""service-rollback.yaml through every branch, in the SIMULATED world."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+
+from tests import rollbacks
+from tests.rollbacks import SENIOR, TEAM, Branch, keeps_its_promises
+
+NAME = "service-rollback"
+PAGED = [(TEAM, "trigger")]
+ESCALATED = [(SENIOR, "trigger")]
+WELL = [(TEAM, "resolve")]  # nobody was called; an incident that somebody opened is closed
+
+# exit, the analysis service's version then, what Slack got, who was paged
+CASES: dict[str, tuple[int, str, list[str], list[Any]]] = {
+    "kubernetes": (0, "2.3.1", ["started", "completed"], WELL),
+    "helm": (0, "2.3.1", ["started", "completed"], WELL),
+    "named": (0, "2.2.0", ["started", "completed"], WELL),
+    "busy": (0, "2.3.1", ["started", "completed"], WELL),
+    "slow": (0, "2.3.1", ["started", "completed"], WELL),
+    "mute": (0, "2.3.1", [], WELL),
+    "unknown": (3, "2.4.0", ["failed"], PAGED),
+    "no-history": (3, "2.4.0", ["failed"], PAGED),
+    "sick": (1, "2.4.0", ["started", "failed"], PAGED),
+    "helm-sick": (1, "2.4.0", ["started", "failed"], PAGED),
+    "escalate": (1, "2.3.1", ["started", "escalated"], ESCALATED),
+}
+BY_HELM = ("helm", "busy", "helm-sick")
+
+
+@pytest.fixture(scope="module")
+def branches(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Mapping[str, Future[Branch]]]:
+    yield from rollbacks.rehearsals(request, tmp_path_factory.mktemp(NAME), NAME)
+
+
+def test_every_scenario_has_its_test() -> None:
+    assert rollbacks.shipped(NAME) == set(CASES)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_branch(branches: Mapping[str, Future[Branch]], case: str) -> None:
+    branch = branches[case].result()
+    code, version, told, pages = CASES[case]
+    assert branch.exit == code, branch.said
+    assert branch.images()["analysis-service"] == version
+    others = {name: image for name, image in branch.images().items() if name != "analysis-service"}
+    assert set(others.values()) == {"2.4.0"}, "nobody else was touched"
+    assert branch.states["after"]["release/tracktion"] == branch.states["before"]["release/tracktion"], "the umbrella"
+    assert branch.told == told
+    assert branch.pages == pages
+    if case == "escalate":
+        assert branch.undo != 0, "the API refuses that way back, too"
+        branch.undo = None
+    keeps_its_promises(branch, but=["mark"])  # it names the run
+    if code == 0:
+        by = "helm" if case in BY_HELM else "kubernetes"
+        assert branch.outputs == {"from_version": "2.4.0", "to_version": version, "by": by}
+        assert branch.annotation("analysis-service", "tracktion.io/rolled-back-by")
+        assert [key for key in branch.made() if key.startswith("go_back/")] == [f"go_back/by_{by}"]
+    elif case != "escalate":
+        assert branch.states["after"] == branch.states["before"], "all of it was taken back, or nothing was changed"
+
+
+@pytest.mark.parametrize("case", ["slow"])
+def test_slow_and_some_errors_are_warnings(branches: Mapping[str, Future[Branch]], case: str) -> None:
+    branch = branches[case].result()
+    assert set(branch.warnings) == {"fast", "errors"}
+    assert "4." in branch.warnings["fast"]
+
+
+@pytest.mark.parametrize("case", ["unknown", "no-history", "sick", "escalate"])
+def test_what_is_said(branches: Mapping[str, Future[Branch]], case: str) -> None:
+    words = {
+        "unknown": "analysis-service has no earlier version 1.0.0 to go back to.",
+        "no-history": "analysis-service has no earlier version to go back to.",
+        "sick": "Undone    go_back/by_kubernetes (k8s.rollout_undo)",
+        "escalate": "go_back/by_kubernetes (k8s.rollout_undo) stands",
+    }
+    assert words[case] in branches[case].result().said
