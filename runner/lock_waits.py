@@ -23,6 +23,7 @@ T = TypeVar("T")
 
 POLL = 0.25  # seconds between two looks at a lock that somebody else holds
 POLL_FAR = 1.0  # the same, where each is a request over the network
+REACH = 10.0  # seconds that a place which does not answer is tried again, also by a run that waits for nobody
 PATIENCE = 3600.0  # seconds that a lock is waited for where no box ends the wait
 _BELOW = frozenset("/#~!|&[@")
 
@@ -166,7 +167,7 @@ class LockWaits:
             self._release(wanted)  # it was given up meanwhile
         elif came is None:
             self._grant(wait)
-        elif isinstance(came, UnreachableError) and self._may_wait(wait):
+        elif isinstance(came, UnreachableError) and (self._may_wait(wait) or self._fresh(wait)):
             self._wait_on(wait, came.message)
         elif isinstance(came, LockError):
             self._refuse(wait, Fault(came.message, "lock", hint=came.hint))
@@ -189,6 +190,9 @@ class LockWaits:
 
     def _may_wait(self, wait: _Wait) -> bool:
         return wait.patient and self._local.clock.running() < wait.until
+
+    def _fresh(self, wait: _Wait) -> bool:
+        return self._local.clock.running() < wait.until - PATIENCE + REACH
 
     def _wait_on(self, wait: _Wait, why: str) -> None:
         self._local.tell("log", wait.key, {"text": f"waiting: {why}"})

@@ -1,7 +1,8 @@
 """A laptop: one process of a run whose locks are Leases. `python -m tests.lease_child FOLDER run|resume|cleanup`.
 
 The environment says the rest: WORLD and KUBECONFIG, LOCKS (where they live), SECONDS (how long a Lease lasts), WAIT and
-PREEMPT. FOLDER holds its home and its playbook. Prints the outcome as JSON.
+PREEMPT, and DIE_AT: the moment at which it kills itself. FOLDER holds its home and its
+playbook. Prints the outcome as JSON.
 """
 
 from __future__ import annotations
@@ -9,12 +10,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from runbook.contract import Context, Opaque, Outputs, Read
 from runbook.interpreter.errors import RunbookError
 from runbook.runner import session
+from runbook.runner.journal import Journal
+from runbook.runner.lease_locks import Leases
 from tests.runner_toys import Args, Lab, log_line, world_of
 
 
@@ -57,7 +63,30 @@ def laptop(folder: Path) -> tuple[Lab, session.World, session.Options]:
     return lab, world, options
 
 
+def dying(at: int) -> None:
+    """Real death, by SIGKILL, at the moment `at`: right after a write to a Lease, when nobody knows of it yet, or right
+    after the journal's write that follows one."""
+    moments, fresh = 0, False
+
+    def deadly(write: Callable[..., Any], *, lease: bool) -> Callable[..., Any]:
+        def then_die(*args: Any) -> Any:
+            nonlocal moments, fresh
+            done = write(*args)
+            if lease or fresh:
+                moments, fresh = moments + 1, lease
+                if moments == at:
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return done
+
+        return then_die
+
+    Journal._write = deadly(Journal._write, lease=False)  # type: ignore[method-assign]  # the fault of this test
+    Leases.create = deadly(Leases.create, lease=True)  # type: ignore[method-assign]
+    Leases.replace = deadly(Leases.replace, lease=True)  # type: ignore[method-assign]
+
+
 def main(folder: Path, what: str) -> None:
+    dying(int(os.environ.get("DIE_AT", "0")))
     lab, world, options = laptop(folder)
     try:
         if what == "run":

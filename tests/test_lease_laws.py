@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 from unittest.mock import patch
 
@@ -16,9 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runbook.contract import PermanentError, TemporaryError
-from runbook.runner import processes
+from runbook.interpreter.errors import Exit
+from runbook.runner import lock_place, processes, session
 from runbook.runner.lease_locks import LeaseLocks, Leases, holder_of, lease_name
 from runbook.runner.locks import LockError, LockLostError, UnreachableError
+from tests.runner_toys import Lab
 
 SECONDS = 10
 T = TypeVar("T")
@@ -267,6 +270,18 @@ def test_what_the_api_server_forbids_or_does_not_answer_is_told_apart() -> None:
     api.faults = ["lost"]
     with pytest.raises(UnreachableError, match="cannot be reached"):
         first.take(["l"])
+
+
+TEXT = "runbook: 1\nname: p\nlocks: [l]\nsteps:\n  - {id: a, action: toy.note, with: {name: a}}\n"
+
+
+def test_one_request_that_is_lost_refuses_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    api, lab = Simulated(faults=["lost", "lost", "unheard"]), Lab.at(tmp_path)
+    monkeypatch.setattr(lock_place, "_connect", lambda *_: api)
+    ended = lab.run(TEXT, options=session.Options(locks="k8s:prod/ops"))
+    assert ended.exit == Exit.SUCCEEDED
+    assert lab.log() == ["start a", "done a"]
+    assert [holder_of(lease) for lease in api.leases.values()] == [None]
 
 
 def test_names_become_leases_that_the_api_takes() -> None:

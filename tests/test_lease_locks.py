@@ -79,7 +79,7 @@ class Laptop:
         finally:
             journal.close()
         found = (event.data.get("tokens") or {} for event in events if event.kind in ("locked", "resumed"))
-        return [tokens["production"] for tokens in found if tokens]
+        return [tokens["production"] for tokens in found if "production" in tokens]
 
 
 @dataclass
@@ -225,6 +225,36 @@ def test_a_run_that_waits_for_a_person_keeps_its_lock_until_somebody_preempts_it
     assert desk.alice("resume")["exit"] == Exit.REFUSED
     assert desk.alice("cleanup")["exit"] == Exit.CANCELLED
     assert (desk.value("a"), desk.value("b")) == (None, "B")
+
+
+BRIEF = """\
+runbook: 1
+name: brief
+locks: [production]
+steps:
+  - {id: a, action: toy.set, with: {name: a, value: A}}
+  - {id: s, locks: [late], steps: [{id: b, action: toy.set, with: {name: b, value: A}}]}
+"""
+
+
+def test_a_run_that_dies_after_any_write_to_a_lease_gets_its_locks_back_and_ends_right(desk: Desk) -> None:
+    """After each write to a Lease, and after what the journal then has; another laptop gets the lock in the end."""
+    died, at = 0, 0
+    while died == at:
+        at += 1
+        first = desk.alice.start(text=BRIEF, DIE_AT=str(at), SECONDS=str(SHORT), WAIT="1")
+        out, err = first.communicate(timeout=PATIENCE)
+        if first.returncode != -signal.SIGKILL:
+            assert json.loads(out)["exit"] == Exit.SUCCEEDED, err
+            break
+        died += 1
+        ended = desk.alice("resume", SECONDS=str(SHORT))
+        if "before it began" in ended.get("message", ""):
+            continue
+        assert ended["exit"] == Exit.SUCCEEDED or "has ended" in ended["message"], ended
+        assert desk.alice.tokens() == sorted(set(desk.alice.tokens())), "each process has a greater number"
+    assert died >= 4  # two locks taken, two given back
+    assert desk.bob(text=QUICK, WAIT="1")["exit"] == Exit.SUCCEEDED
 
 
 class Gate:
