@@ -173,7 +173,7 @@ def _with(
 
 def secret_positions(spec: ActionSpec) -> tuple[str, ...]:
     """JSON pointers of `with` where an action takes secrets: a whole parameter, and each value of one that is a map
-    or list.
+    or list; all that lies below where such a value may itself hold others (a manifest, a chart's values).
     """
     found = []
     for name, one in spec.parameters.get("properties", {}).items():
@@ -181,5 +181,6 @@ def secret_positions(spec: ActionSpec) -> tuple[str, ...]:
             found.append(f"/{name}")
             kinds = one.get("type", ("object",))
             if "object" in kinds or "array" in kinds or "anyOf" in one:
-                found.append(f"/{name}/*")
+                of_one_kind = isinstance(one.get("additionalProperties", one.get("items")), dict)
+                found.append(f"/{name}/*" if of_one_kind else f"/{name}/**")
     return tuple(found)

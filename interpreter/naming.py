@@ -275,7 +275,7 @@ class Names:
 
 def takes_secret(pointer: str, secret_at: tuple[str, ...]) -> bool:
     """Whether the value at a JSON pointer of `with` may hold a secret."""
-    return any(pointer == one or (one.endswith("/*") and pointer.startswith(one[:-1])) for one in secret_at)
+    return any(pointer == one or (one.endswith("*") and pointer.startswith(one.rstrip("*"))) for one in secret_at)
 
 
 def escaped(key: Any) -> str:
