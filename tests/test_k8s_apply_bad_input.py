@@ -151,7 +151,7 @@ def caller(control_plane: Plane, tmp_path: Path) -> Keeper:
     return Keeper(control_plane, tmp_path)
 
 
-WRONG = {
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a kind that is not": (
         {"apiVersion": "apps/v1", "kind": "Deploiment"},
         r"^manifest, object 2: the API of context testbed serves no kind Deploiment in apps/v1$",
