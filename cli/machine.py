@@ -9,7 +9,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +20,11 @@ from runbook.cli import preparing
 from runbook.cli.looking import state_of, store, view_of
 from runbook.cli.terminal import Terminal, columns
 from runbook.interpreter.errors import Exit, InvalidError, RunbookError
+from runbook.runner.lacks import has_extra
 from runbook.runner.store import MOMENT, RunFolder
 
 if TYPE_CHECKING:
-    from runbook.interpreter.model import SecretSource
+    from runbook.interpreter.model import Playbook, SecretSource
 
 Finding = tuple[str, str, str]
 """What was looked at, `ok`, `note` or `bad`, and a sentence."""
@@ -37,19 +38,22 @@ TOOLS = {
     "pg_dump": "pg.backup needs it",
     "pg_restore": "pg.restore needs it",
 }
-EXTRA_MODULES = {"postgres": "psycopg"}
 EXTRAS = {"psycopg": "pg.* needs it: pip install 'runbook[postgres]'"}
 
 
 @click.command(short_help="Look at this machine: what would a run lack?")
 @click.argument("file", default="", type=click.Path())
+@preparing.input_options
 @preparing.locks_option
-def doctor(file: str, locks: str) -> int:
-    """Look at this machine: can runs be kept, are there tools and clusters? FILE: and what it needs."""
+def doctor(file: str, given: tuple[str, ...], files: tuple[str, ...], locks: str) -> int:
+    """Look at this machine: can runs be kept, are there tools and clusters? FILE: and what it needs.
+
+    With the inputs of a run also the rights, namespaces and kinds that depend on them.
+    """
     terminal = Terminal.of_process()
     marks = {"ok": ("✓", "green"), "note": ("·", "yellow"), "bad": ("✗", "red")}
     found = [*_python(), *_home(), *_locks(file, locks), *_tools(), *_kubernetes(), *_plugins()]
-    found += _playbook(file) if file else ()
+    found += _playbook(file, given, files) if file else ()
     rows = [[terminal.paint(*marks[state]), what, sentence] for what, state, sentence in found]
     for line in columns(rows):
         click.echo(line)
@@ -175,7 +179,7 @@ def _plugins() -> Iterator[Finding]:
         yield family, "ok" if there else "bad", words
 
 
-def _playbook(file: str) -> Iterator[Finding]:
+def _playbook(file: str, given: Sequence[str], files: Sequence[str]) -> Iterator[Finding]:
     from runbook.cli.writing import errors, read
     from runbook.interpreter.model import Action, SubPlaybook
     from runbook.runner import registry, shape
@@ -197,8 +201,25 @@ def _playbook(file: str) -> Iterator[Finding]:
     if families & {"k8s", "helm"} and not _kubeconfig():
         yield "kubernetes", "bad", f"no kubeconfig; {file} uses {' and '.join(sorted(families & {'k8s', 'helm'}))}"
     for extra in sorted({known[name].extra or "" for name in used} - {""}):
-        there = find_spec(EXTRA_MODULES.get(extra, extra)) is not None
+        there = has_extra(extra)
         yield extra, "ok" if there else "bad", "installed" if there else f"pip install 'runbook[{extra}]'"
+    yield from _needs(loaded.playbook, preparing.as_far_as_given(loaded.playbook, given, files))
+
+
+def _needs(playbook: Playbook, inputs: Mapping[str, Any]) -> Iterator[Finding]:
+    """What preflight would say of a run with these inputs."""
+    from runbook.runner import gate, preflight, session
+
+    if not preflight.wanted(playbook):
+        return
+    found = gate.alone(playbook, inputs, session.here())
+    yield from ((lack.step, "bad", lack.sentence) for lack in found.missing)
+    yield from (
+        (step or "not checked", "note", sentence.removeprefix("not checked: ")) for step, sentence in found.told()
+    )
+    yield from (("not checked", "note", sentence) for sentence in found.later)
+    if not (found.missing or found.unchecked or found.later):
+        yield "preflight", "ok", "its steps find what they need"
 
 
 def _secret(source: SecretSource) -> Iterator[Finding]:

@@ -113,6 +113,29 @@ def prepare(file: str, given: Sequence[str], files: Sequence[str], scenario: str
     return Prepared(loaded, playbook, typed)
 
 
+def as_far_as_given(playbook: Playbook, given: Sequence[str], files: Sequence[str]) -> Mapping[str, Any]:
+    """Typed inputs for a look ahead: those that nobody gave, and that have no default, are Unknown. InvalidError."""
+    from runbook.interpreter import inputs
+    from runbook.interpreter.values import Unknown
+
+    wanted: dict[str, Any] = {}
+    for path in files:
+        wanted |= _read_inputs(path)[1]
+    words, problems = _from_words(playbook, given)
+    wanted |= words
+    known = tuple(
+        entry
+        for entry in playbook.inputs
+        if entry.name in wanted or not entry.required or (entry.from_env and entry.from_env in os.environ)
+    )
+    typed, more = inputs.coerce(known, wanted, os.environ, COMMAND_LINE)
+    wrong = [problem for problem in (*problems, *more) if problem.severity == "error"]
+    if wrong:
+        raise InvalidError(wrong[0].message, tuple(wrong))
+    absent = {entry.name: Unknown(f"the input {entry.name}") for entry in playbook.inputs if entry not in known}
+    return {**typed, **absent}
+
+
 def _show(problems: Sequence[Problem], texts: Mapping[str, str], terminal: Terminal) -> None:
     from runbook.cli import problems as rendering
 

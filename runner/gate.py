@@ -1,9 +1,10 @@
-"""Where preflight stands: before a run begins anything, and before an undo takes the first thing back."""
+"""Where preflight stands: before a run begins anything, before an undo takes the first thing back, and by itself."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runbook.interpreter.errors import RefusedError
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from runbook.runner.host import Host
     from runbook.runner.journal import Journal
     from runbook.runner.local import Local
+    from runbook.runner.world import World
 
 WATCH = 0.1  # seconds between two looks whether the run was cancelled
 
@@ -56,6 +58,27 @@ async def refusal(local: Local, playbook: Playbook, inputs: Mapping[str, Any], i
     from runbook.interpreter.engine import Outcome
 
     return Outcome("failed", error=fault, kind="refused", seq=seq, at=at, wall=wall)
+
+
+def alone(playbook: Playbook, inputs: Mapping[str, Any], world: World) -> preflight.Findings:
+    """What a run would lack, without a run. An input that nobody gave is an Unknown."""
+    import os
+    import tempfile
+    import time
+
+    from runbook.interpreter.engine import RunInfo
+    from runbook.runner import processes, registry
+    from runbook.runner.host import Host
+    from runbook.runner.world import secrets_of
+
+    with tempfile.TemporaryDirectory(prefix="runbook-look-") as scratch:
+        cwd, mark = str(Path.cwd()), f"look-{os.urandom(4).hex()}"
+        secrets = secrets_of(world, Path(scratch), cwd)
+        actions = world.registry or registry
+        host = Host(actions, secrets, world.surroundings, folder=Path(scratch), run_id=mark, cwd=cwd)
+        found = preflight.find(playbook, inputs, RunInfo(mark, playbook.name, processes.user(), time.time()), host)
+        host.clients.close()
+    return found
 
 
 def before_undo(journal: Journal, past: Past, host: Host) -> None:
