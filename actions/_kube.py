@@ -20,7 +20,14 @@ from runbook.actions import _kube_kinds as kinds
 from runbook.actions._kube_bounds import pause
 from runbook.actions._kube_config import SCRATCH, access, context_name
 from runbook.actions._kube_discovery import Discovery
-from runbook.actions._kube_errors import ConflictError, ExpiredError, ForbiddenError, MissingError, explain
+from runbook.actions._kube_errors import (
+    ConflictError,
+    ExpiredError,
+    ForbiddenError,
+    MissingError,
+    RefusedError,
+    explain,
+)
 from runbook.actions._kube_kinds import Kind, Ref
 from runbook.actions._kube_login import Login
 from runbook.actions._kube_transport import Answer, Bounds, Transport, Within
@@ -35,6 +42,7 @@ __all__ = [
     "ExpiredError",
     "ForbiddenError",
     "MissingError",
+    "RefusedError",
     "connect",
     "explain",
     "open_cluster",
@@ -83,7 +91,7 @@ class Cluster:
             if not ref.kind.namespaced or self._has_namespace(bounds, ref.namespace):
                 raise
             raise MissingError(
-                f"cannot get {ref}: there is no namespace {ref.namespace!r} (context {self.context!r})"
+                f"namespace: there is no namespace {ref.namespace!r} (context {self.context!r})"
             ) from error
 
     def find(self, bounds: Bounds, ref: Ref) -> dict[str, Any] | None:
@@ -112,6 +120,10 @@ class Cluster:
                     raise
                 query["continue"] = error.following
                 continue
+            except RefusedError as error:
+                if not selector:
+                    raise
+                raise RefusedError(f"selector: {selector!r}: {error.message}") from error
             items = page.get("items") or []
             query["continue"] = (page.get("metadata") or {}).get("continue") or ""
             del page

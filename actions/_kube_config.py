@@ -186,7 +186,7 @@ def _unknown(environ: Mapping[str, str], context: str, known: list[str]) -> Perm
         )
     close = difflib.get_close_matches(context, known, n=1)
     return PermanentError(
-        f"the kubeconfig has no usable context {context!r}; it has {', '.join(known[:20]) or 'none'}",
+        f"context: the kubeconfig has no usable context {context!r}; it has {', '.join(known[:20]) or 'none'}",
         hint=f"did you mean {close[0]}?" if close else None,
     )
 

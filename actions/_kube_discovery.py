@@ -37,12 +37,12 @@ class Discovery:
             fitting = _fitting(self._served, word)
         if not fitting:
             raise PermanentError(
-                f"the API of context {self._context} serves no kind {word!r}{_meant(word.lower(), self._served)}"
+                f"kind: the API of context {self._context} serves no kind {word!r}{_meant(word.lower(), self._served)}"
             )
         own = [kind for kind in fitting if not kinds.custom(kind)]
         if len(own) != 1 and len(fitting) > 1:
             names = ", ".join(sorted(f"{kind.plural}.{kind.group}" for kind in fitting))
-            raise PermanentError(f"{word!r} may be any of {names}", hint="write the one that is meant in full")
+            raise PermanentError(f"kind: {word!r} may be any of {names}", hint="write the one that is meant in full")
         return own[0] if own else fitting[0]
 
     def _ask(self, bounds: Bounds) -> Iterable[Kind]:

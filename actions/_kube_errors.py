@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from runbook.actions._kube_transport import Answer
 from runbook.contract import PermanentError, TemporaryError, shorten
+
+_OWN_WORDS = re.compile(r'^"" is invalid: patch: Invalid value: ".*?": (?:strict decoding error: )?')
+"""How the server begins when it cannot read a patch: with the whole patch, as Go prints it."""
 
 
 class ForbiddenError(PermanentError):
@@ -19,6 +23,10 @@ class MissingError(PermanentError):
 
 class ConflictError(TemporaryError):
     """409: somebody else was quicker; read again."""
+
+
+class RefusedError(PermanentError):
+    """400 or 422: the server understands the request and finds it wrong."""
 
 
 class ExpiredError(TemporaryError):
@@ -65,13 +73,16 @@ def explain(answer: Answer, what: str, context: str) -> Exception:
     if status in (408, 429) or status >= 500:
         asked = answer.retry_after or details.get("retryAfterSeconds")
         return TemporaryError(f"cannot {what}: {message} (HTTP {status})", retry_after=asked)
+    if status in (400, 422):
+        return RefusedError(f"cannot {what}: {message} (HTTP {status})")
     return PermanentError(f"cannot {what}: {message} (HTTP {status})")
 
 
 def _message(said: Mapping[str, Any], answer: Answer) -> str:
     """What the server says, on one line; of a page (a proxy's) only that it is one."""
     if said.get("message"):
-        return " ".join(str(said["message"]).split())
+        text = _OWN_WORDS.sub("", " ".join(str(said["message"]).split()))
+        return shorten(text, 1500)
     raw = " ".join(answer.body.decode("utf-8", "replace").split())
     if not raw or raw.startswith("<"):
         return f"HTTP {answer.status}" + (" with a page that is none of the API server's" if raw else "")

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from runbook.actions import _kube_kinds as kinds
 from runbook.actions import _kube_patch as algebra
 from runbook.actions import _kube_paths as paths
-from runbook.actions._kube import Cluster, ConflictError, ForbiddenError, connect, sensitive
+from runbook.actions._kube import Cluster, ConflictError, ForbiddenError, RefusedError, connect, sensitive
 from runbook.actions._kube_action import KubeArgs, Right, Rights, named, place, unnamed
 from runbook.actions._kube_endpoints import endpoints
 from runbook.actions._kube_kinds import Ref
@@ -134,19 +134,23 @@ class Patch(Warned, Rights, Change[PatchArgs]):
         misfit = paths.misfit(live, target.touched) if target.patch_type != "json" else None
         if misfit is not None:
             raise PermanentError(
-                f"{paths.text(misfit)} of {ref} is no map, and the patch writes into it",
+                f"patch: {paths.text(misfit)} of {ref} is no map, and the patch writes into it",
                 hint="replace it as a whole with `type: json`",
             )
         try:
             answer = cluster.patch(ctx, ref, target.patch, target.patch_type, dry_run=True)
             self._after = target.state(answer)
+        except RefusedError as error:
+            raise PermanentError(f"patch: {_why(error, live, target, ref)}") from error
         except ForbiddenError as error:
             self.computed = "computed here, not by the server's dry run: " + error.message
             ctx.log(self.computed)
             try:
                 self._after = target.wanted(live)
             except UnpatchableError as problem:
-                raise PermanentError(f"the patch does not fit {ref}: {problem}") from problem
+                raise PermanentError(f"patch: it does not fit {ref}: {problem}") from problem
+        if self._after == unnamed(before) and any(touch.path[0] == "status" for touch in target.touched):
+            raise PermanentError(f"patch: the status of {ref} is its controller's, the API server leaves it as it is")
         if self._after != unnamed(before):
             self.warn(ctx, of_patch(cluster, ctx, ref, live, self._after))
         return named(name, self._after)
@@ -244,6 +248,16 @@ def _target(args: PatchArgs, *, secret: bool, custom: bool) -> _Target:
         return _Target(patch, patch_type, paths.touches(patch, patch_type), secret)
     except (UnpatchableError, KeyError) as error:
         raise PermanentError(f"patch: {error}") from error
+
+
+def _why(error: RefusedError, live: Mapping[str, Any], target: _Target, ref: Ref) -> str:
+    """Of a JSON patch that does not fit, the server says only that; which operation it is, is known here."""
+    if target.patch_type == "json":
+        try:
+            algebra.applied(live, target.patch, "json")
+        except UnpatchableError as problem:
+            return f"it does not fit {ref}: {problem}"
+    return error.message
 
 
 def _arrived(cluster: Cluster, ctx: Context, ref: Ref, target: _Target) -> bool:

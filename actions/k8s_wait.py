@@ -28,6 +28,12 @@ MARGIN = 1.5
 """Seconds before its attempt ends that a look which watches says what it saw."""
 AT_LEAST_EVERY = 5.0
 """Seconds between two looks, whatever a watch says."""
+_COUNTED = {
+    "rollout": ("Deployment", "StatefulSet", "DaemonSet"),
+    "available": ("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "ReplicationController"),
+    "replicas": ("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "ReplicationController", "Job"),
+}
+"""Of which of Kubernetes' own kinds it can be so at all."""
 BODY = 1 << 20
 """Bytes of an answer that are read."""
 AT_ONCE = 16
@@ -131,6 +137,8 @@ def _verdict(wanted: str, cluster: Cluster, ctx: Context, ref: Ref) -> tuple[boo
         return cluster.find(ctx, ref) is None, "it is still there"
     found = cluster.get(ctx, ref)
     word, _, rest = wanted.partition("=")
+    if word in _COUNTED and not kinds.custom(ref.kind) and ref.kind.kind not in _COUNTED[word]:
+        raise PermanentError(f"for: {word} is of {', '.join(_COUNTED[word])}, not of {ref}")
     if word == "rollout":
         now = workload.rollout(found)
         if now.failure:
