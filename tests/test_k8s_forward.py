@@ -399,6 +399,47 @@ def test_frames_come_out_however_they_are_cut(
     assert pings == (sum(len(parts) for _, parts in messages) if pinged else 0)
 
 
+@given(st.binary(max_size=400), st.integers(1, 50))
+def test_what_is_no_frame_is_refused_and_nothing_else_happens(content: bytes, step: int) -> None:
+    reader = frames.Incoming()
+    with contextlib.suppress(frames.FrameError):
+        for at in range(0, len(content), step):
+            for piece in reader.feed(content[at : at + step]):
+                assert piece.opcode in (frames.BINARY, frames.CLOSE, frames.PING, frames.PONG)
+
+
+@given(st.lists(st.binary(min_size=1, max_size=3000), max_size=5), st.data())
+@settings(deadline=None, suppress_health_check=list(HealthCheck))
+def test_a_part_is_never_taken_for_the_whole(parts: list[bytes], data: st.DataObject) -> None:
+    """Wherever the connection breaks: all of it came and it ended well, or a beginning came and it did not."""
+    wire = BEGUN + b"".join(frame(0, part) for part in parts) + CLOSED
+    early, cut = sorted((data.draw(st.integers(0, len(wire))), data.draw(st.integers(0, len(wire)))))
+    near, far = socket.socketpair()
+    web, server = socket.socketpair()
+    web.setblocking(False)
+    tunnel = tunnels.Tunnel(far, frames.Upgraded(web, wire[:early]))
+    thread = threading.Thread(target=tunnel.run, daemon=True)
+    with near, far, server:
+        thread.start()
+        with contextlib.suppress(BrokenPipeError):  # it ended before
+            server.sendall(wire[early:cut])
+        server.close()
+        thread.join(60)
+        assert not thread.is_alive()
+        far.close()
+        near.settimeout(60)
+        came = b""
+        while content := near.recv(65536):
+            came += content
+    whole = b"".join(parts)
+    assert whole.startswith(came)
+    if cut == len(wire):
+        assert came == whole
+        assert tunnel.failure is None
+    else:
+        assert tunnel.failure == "the connection to the API server was lost: it closed the connection"
+
+
 # -- pods that go, and connections that break
 
 

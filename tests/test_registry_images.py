@@ -12,6 +12,8 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from runbook.actions._registry_login import Credentials, challenge, stored
 from runbook.actions._registry_reference import Reference, parse_reference
@@ -110,6 +112,21 @@ def test_what_is_no_reference_says_why(text: str, says: str, tmp_path: Path) -> 
     with pytest.raises(PermanentError, match=says):
         parse_reference(text)
     assert says in refusal(tmp_path, ["nginx", text]).message
+
+
+@given(st.text(st.sampled_from("aZ09._-/:@[]é \n") | st.characters(), max_size=40))
+def test_a_reference_or_a_sentence(text: str) -> None:
+    """Whatever is given: what is read means the same when it is written out, what is not says so."""
+    said = ""
+    try:
+        found = parse_reference(text)
+    except PermanentError as error:
+        said = error.message
+    if said:
+        assert said.startswith("image ")
+        return
+    again = parse_reference(str(found))
+    assert (again.host, again.path, again.wanted) == (found.host, found.path, found.wanted)
 
 
 def test_docker_hub_has_its_own_server_and_only_this_machine_plain_http(tmp_path: Path) -> None:
