@@ -7,7 +7,7 @@ import binascii
 import copy
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,9 @@ LIMIT = 16 << 20  # bytes of all manifests together
 SUFFIXES = (".yaml", ".yml", ".json")
 CREATED_BY = "runbook/created-by"
 """The annotation that an object carries which an operation created: its op."""
+
+SEALED = "runbook/sealed"
+"""The annotation of a Secret that k8s.export wrote: where its data is kept, sealed. Only the same run can open it."""
 
 SERVERS = ("managedFields", "resourceVersion", "uid", "generation", "creationTimestamp", "selfLink")
 """Of the metadata: what the server writes. In a manifest it comes from `kubectl get -o yaml`, and is left out."""
@@ -73,6 +76,25 @@ def read(path: Path | None, manifest: str | Mapping[str, Any] | list[Any] | None
         raise PermanentError(f"{what} holds no object")
     _once_each(items)
     return sorted(items, key=_rank)
+
+
+def unsealed(item: Item, kept: Callable[[str], bytes]) -> Item:
+    """A Secret with the data that was sealed when it was exported. PermanentError where that was another run."""
+    annotations = item.body["metadata"].get("annotations") or {}
+    if not is_secret(item.body) or SEALED not in annotations:
+        return item
+    try:
+        data = json.loads(kept(annotations[SEALED]))
+    except (PermanentError, KeyError):
+        raise PermanentError(
+            f"{item.origin}: the data of Secret {item.name} was sealed by another run: only that one can open it",
+            hint="an apply would leave the Secret empty; give its data in another way",
+        ) from None
+    rest = {key: value for key, value in annotations.items() if key != SEALED}
+    metadata = {key: value for key, value in item.body["metadata"].items() if key != "annotations"}
+    return Item(
+        {**item.body, "metadata": metadata | ({"annotations": rest} if rest else {}), "data": data}, item.origin
+    )
 
 
 def digest(items: Iterable[Item]) -> str:

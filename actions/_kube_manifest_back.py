@@ -28,6 +28,9 @@ from runbook.contract import Context, Observation, PermanentError, TemporaryErro
 OURS, THEIRS = "as before", "to be put back"
 """Of the owners only this is observed: between the two patches they are neither the ones nor the others."""
 
+ALLOCATED = frozenset({"nodePort", "healthCheckNodePort", "clusterIP", "clusterIPs"})
+"""Fields of a Service whose value the server draws: in its dry run another one than in the run."""
+
 _OWNERS = "#metadata.managedFields"
 _ABSENT: Any = object()
 
@@ -247,7 +250,7 @@ def _merged(there: Any, here: Any, live: Any, path: Path, ref: Ref) -> Any:
     """Three ways: what went from `there` to `here` goes back; what others changed since in `live` stays."""
     if there in (here, live):
         return live
-    if live == here:
+    if live == here or (there is _ABSENT and _ABSENT not in (here, live) and path[-1] in ALLOCATED):
         return there
     if isinstance(there, Mapping) and isinstance(live, Mapping) and isinstance(here, Mapping):
         keys = dict.fromkeys([*there, *live])

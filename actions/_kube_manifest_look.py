@@ -24,7 +24,10 @@ THERE = "there"
 
 @dataclass(slots=True)
 class Seen:
-    """One object of the set. `body`: as it is sent. `would`: as it would be; None where `error` says why not."""
+    """One object of the set. `body`: as it is sent. `would`: as it would be; None where `error` says why not.
+
+    `force`: what stands in the way is only our own, from a patch or a scale by `runbook`.
+    """
 
     item: Item
     ref: Ref
@@ -36,6 +39,7 @@ class Seen:
     computed: str | None = None
     error: PermanentError | None = None
     served: bool = True
+    force: bool = False
 
     @property
     def title(self) -> str:
@@ -185,17 +189,29 @@ def _body(item: Item, ref: Ref, live: Mapping[str, Any] | None, op: str) -> dict
 def _foresee(cluster: Cluster, ctx: Context, one: Seen, reason: str | None, *, force: bool) -> None:
     if reason is None:
         try:
-            one.would = cluster.apply(ctx, one.ref, one.body, force=force, dry_run=True)
+            one.would = _dry_run(cluster, ctx, one, force=force)
         except ForbiddenError as error:
             reason = error.message
         except (ConflictError, TemporaryError, PermanentError) as error:
-            one.error = refusal(error, one)
-            return
+            if "does not support dry run" not in error.message:  # an admission webhook
+                one.error = refusal(error, one)
+                return
+            reason = error.message
         else:
             return
     one.computed = f"computed here, not by the server's dry run: {reason}"
     ctx.log(f"{one.title}: {one.computed}")
     one.would = _computed(one)
+
+
+def _dry_run(cluster: Cluster, ctx: Context, one: Seen, *, force: bool) -> dict[str, Any]:
+    try:
+        return cluster.apply(ctx, one.ref, one.body, force=force, dry_run=True)
+    except ConflictError as error:
+        if set(re.findall(r'conflicts? with "([^"]+)"', error.message)) != {MANAGER}:
+            raise
+        one.force = True
+        return cluster.apply(ctx, one.ref, one.body, force=True, dry_run=True)
 
 
 def _computed(one: Seen) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def put(cluster: Cluster, ctx: Context, one: Seen, before: Observation, op: str,
         if moved:
             raise PermanentError(f"{one.item.origin}: {moved[0]} was changed by someone else meanwhile")
         try:
-            _send(cluster, ctx, one, live, force=force)
+            _send(cluster, ctx, one, live, force=force or one.force)
         except ConflictError as error:
             if "Apply failed" in error.message:
                 raise refusal(error, one) from None

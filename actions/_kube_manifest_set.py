@@ -47,7 +47,7 @@ class ManifestSet:
             raise PermanentError(problem)
         self.cluster = connect(ctx, args.context)
         self.op = ctx.op
-        self.items = manifests.read(args.path, args.manifest)
+        self.items = [manifests.unsealed(item, ctx.kept) for item in manifests.read(args.path, args.manifest)]
         self.seen = look(self.cluster, ctx, self.items, args.namespace, ctx.op, force=force)
         self.strays: list[Stray] = []
         if args.prune is not None:

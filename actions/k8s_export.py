@@ -14,12 +14,9 @@ from runbook.actions import _kube_kinds as kinds
 from runbook.actions._kube import Cluster, connect
 from runbook.actions._kube_action import KubeArgs, Right, Rights
 from runbook.actions._kube_kinds import Ref
-from runbook.actions._kube_manifest import CREATED_BY, SERVERS
+from runbook.actions._kube_manifest import CREATED_BY, SEALED, SERVERS
 from runbook.actions._kube_manifest_back import creatable
 from runbook.contract import Context, Local, Outputs, PermanentError, param
-
-SEALED = "runbook/sealed"
-"""The annotation of an exported Secret that says where its data is kept, sealed: only this run can open it."""
 
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 _MARKS = (CREATED_BY, _LAST_APPLIED)
@@ -39,7 +36,7 @@ class Export(Rights, Local[ExportArgs]):
     """Save objects as manifests that can be applied again, into one file of the run's folder.
 
     Without status, uid and what else only the server writes. The data of Secrets is not in the file: it is kept beside
-    it, sealed.
+    it, sealed; a k8s.apply of the file in the same run puts it in again.
     """
 
     name = "k8s.export"

@@ -124,6 +124,32 @@ def test_what_others_own_goes_back_to_them(control_plane: Plane, caller: Keeper,
     assert objects(control_plane, space)["ConfigMap/app"]["data"] == {"theirs": "kept"}
 
 
+def test_our_own_patch_and_scale_are_no_strangers(control_plane: Plane, caller: Keeper, space: str) -> None:
+    caller.change("k8s.apply", {"namespace": space, "manifest": SET})
+    caller.change("k8s.scale", {"namespace": space, "name": "web", "replicas": 4})
+    image = {"spec": {"template": {"spec": {"containers": [{"name": "web", "image": "registry.invalid/web:hotfix"}]}}}}
+    caller.change("k8s.patch", {"namespace": space, "kind": "deployment", "name": "web", "patch": image})
+    control_plane.rolled_out(space, "web")
+    whole = objects(control_plane, space, owners=True)
+    made = caller.change("k8s.apply", {"namespace": space, "manifest": NEXT})
+    spec = objects(control_plane, space)["Deployment/web"]["spec"]
+    assert (spec["replicas"], spec["template"]["spec"]["containers"][0]["image"]) == (3, "registry.invalid/web:2")
+    caller.undo(made)
+    same(whole, objects(control_plane, space, owners=True))
+
+
+def test_what_the_server_draws_anew_is_nobodys_change(control_plane: Plane, caller: Keeper, space: str) -> None:
+    service = SET.split("---")[3]
+    caller.change("k8s.apply", {"namespace": space, "manifest": service})
+    whole = objects(control_plane, space, owners=True)
+    made = caller.change(
+        "k8s.apply", {"namespace": space, "manifest": service.replace("spec:", "spec:\n  type: NodePort")}
+    )
+    assert objects(control_plane, space)["Service/web"]["spec"]["ports"][0]["nodePort"] > 0
+    caller.undo(made)
+    same(whole, objects(control_plane, space, owners=True))
+
+
 def test_owning_the_same_values_too_is_a_change_and_goes_back(control_plane: Plane, caller: Keeper, space: str) -> None:
     manifest = SET.split("---")[1]
     control_plane.kubectl("-n", space, "apply", "-f", "-", stdin=manifest)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from runbook.actions.k8s_export import SEALED
+from runbook.actions._kube_manifest import SEALED
 from runbook.contract import PermanentError
 from tests.kube import Caller, opened
 from tests.manifests import SET, Keeper, objects
@@ -83,6 +83,19 @@ def test_the_data_of_secrets_is_kept_sealed_and_nowhere_else(caller: Keeper, spa
     assert "data" not in document
     reference = document["metadata"]["annotations"][SEALED]
     assert json.loads(caller.kept[reference]) == {"password": encoded.decode()}
+
+
+def test_a_secret_comes_back_in_the_same_run_and_in_no_other(
+    control_plane: Plane, caller: Keeper, space: str, tmp_path: Path
+) -> None:
+    whole = objects(control_plane, space)["Secret/login"]
+    given = {"namespace": space, "kinds": ["secret"], "selector": "set=shop", "name": "secrets.yaml"}
+    path = caller.read("k8s.export", given)["path"]
+    control_plane.kubectl("-n", space, "patch", "secret", "login", "-p", '{"data": {"password": "YQ=="}}')
+    with pytest.raises(PermanentError, match="was sealed by another run"):
+        Keeper(control_plane, tmp_path).change("k8s.apply", {"namespace": space, "path": path})
+    caller.change("k8s.apply", {"namespace": space, "path": path, "force": True})
+    assert objects(control_plane, space)["Secret/login"] == whole
 
 
 def test_nothing_found_is_an_empty_file(caller: Keeper, space: str) -> None:
