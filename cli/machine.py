@@ -208,9 +208,9 @@ def _playbook(file: str, given: Sequence[str], files: Sequence[str]) -> Iterator
 
 def _needs(playbook: Playbook, inputs: Mapping[str, Any]) -> Iterator[Finding]:
     """What preflight would say of a run with these inputs."""
-    from runbook.runner import gate, preflight, session
+    from runbook.runner import gate, session, shape
 
-    if not preflight.wanted(playbook):
+    if not shape.looks_ahead(playbook):
         return
     found = gate.alone(playbook, inputs, session.here())
     yield from ((lack.step, "bad", lack.sentence) for lack in found.missing)

@@ -16,7 +16,7 @@ from runbook.interpreter.effects import Call, Fault, Question
 from runbook.interpreter.errors import CrashError, Exit, RefusedError, RunbookError
 from runbook.interpreter.frozen import frozen
 from runbook.interpreter.values import from_wire, to_wire
-from runbook.runner import lock_place, processes
+from runbook.runner import lock_place, processes, shape
 from runbook.runner.clock import Clock
 from runbook.runner.host import Host
 from runbook.runner.journal import Event, Journal
@@ -227,8 +227,8 @@ class Run:
 
     async def _play(self, engine: Engine) -> tuple[Outcome, Outcome]:
         """The run, and then every round that was played after it, in order; the run's outcome and the last one's."""
-        if self._options.preflight and not self._options.cleanup_only:
-            from runbook.runner import gate
+        if self._looks_ahead():
+            from runbook.runner import gate  # most runs have nothing to look for, and need not import it
 
             refused = await gate.refusal(self.local, self._playbook, self._inputs, engine.info)
             if refused is not None:
@@ -237,6 +237,12 @@ class Run:
         for what, round_ in self.rounds:
             last = await (engine.undo(int(round_)) if what == "undo" else engine.finish(int(round_)))
         return first, last
+
+    def _looks_ahead(self) -> bool:
+        """Whether to look before anything is begun what the steps need; not of a run that had begun."""
+        options = self._options
+        new = ("start", "") not in self._past.answers and not options.cleanup_only
+        return new and options.preflight and shape.looks_ahead(self._playbook)
 
     def look_before_undo(self) -> None:
         """RefusedError where what would take back the changes lacks something."""

@@ -24,12 +24,10 @@ WATCH = 0.1  # seconds between two looks whether the run was cancelled
 
 
 async def refusal(local: Local, playbook: Playbook, inputs: Mapping[str, Any], info: RunInfo) -> Outcome | None:
-    """What the run comes to where something is missing; None when it may begin. Of a run that began before: None.
+    """What the run comes to where something is missing; None when it may begin.
 
     It looks in a thread, in a turn of the run; a cancel ends it, and then nothing is begun anyway.
     """
-    if ("start", "") in local.past.answers or not preflight.wanted(playbook):
-        return None
     future: Future[preflight.Findings] = local.loop.future()
 
     def came(found: preflight.Findings) -> None:

@@ -17,6 +17,7 @@ from runbook.contract import Absent
 from runbook.interpreter.effects import Call, Fault
 from runbook.interpreter.frozen import frozen
 from runbook.interpreter.values import to_wire
+from runbook.runner import shape
 from runbook.runner.context import HostContext, cut_all
 from runbook.runner.outcomes import Result
 from runbook.runner.threads import Threads
@@ -92,16 +93,9 @@ class Looked:
     later: str = ""
 
 
-def wanted(playbook: Playbook) -> bool:
-    """Whether there is anything to look for. Cheap: most runs have nothing to wait for."""
-    from runbook.runner import shape
-
-    return any(getattr(step, "preflight", False) for _, step in shape.walk(playbook))
-
-
 def find(playbook: Playbook, inputs: Mapping[str, Any], info: RunInfo, host: Host) -> Findings:
     """Walk the playbook and look. Never fails: what goes wrong in here is no reason to refuse a run."""
-    if not wanted(playbook):
+    if not shape.looks_ahead(playbook):
         return Findings()
     try:
         walk = walked(playbook, inputs, info, host)

@@ -35,6 +35,11 @@ def walk(playbook: model.Playbook) -> Iterator[tuple[str, model.Step]]:
     yield from _walk(playbook.finally_, "!finally")
 
 
+def looks_ahead(playbook: model.Playbook) -> bool:
+    """Whether preflight has anything to look for. Most runs have nothing to wait for."""
+    return any(isinstance(step, model.Action) and step.preflight for _, step in walk(playbook))
+
+
 def is_irreversible(step: model.Step) -> bool:
     """Whether an undo that holds this step cannot take it back: no inverse, and no `undo` of the author's own."""
     if not isinstance(step, model.Action) or step.undo.kind != "auto":
