@@ -10,8 +10,9 @@ from runbook.actions.k8s_label import Label
 from runbook.actions.k8s_patch import Patch
 from runbook.actions.k8s_pods import DeletePods
 from runbook.actions.k8s_read import Get, History, Logs, Status
+from runbook.actions.k8s_restart import RolloutRestart
 from runbook.actions.k8s_revert import Revert
-from runbook.actions.k8s_rollout import RolloutRestart, RolloutUndo
+from runbook.actions.k8s_rollout import RolloutUndo
 from runbook.actions.k8s_scale import Scale
 from runbook.actions.k8s_wait import Http, Wait
 

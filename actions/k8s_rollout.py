@@ -1,23 +1,24 @@
-"""k8s.rollout_undo and k8s.rollout_restart."""
+"""k8s.rollout_undo."""
 
 from __future__ import annotations
 
 import contextlib
-import datetime
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from runbook.actions import _kube_kinds as kinds
+from runbook.actions import _kube_ordered as ordered
 from runbook.actions import _kube_revisions as revisions
 from runbook.actions._kube import Cluster, ForbiddenError, connect
 from runbook.actions._kube_action import KubeArgs, Right, Rights, named, place, unnamed
 from runbook.actions._kube_kinds import Ref
-from runbook.actions._kube_owners import Warned, of_controllers, of_fields
+from runbook.actions._kube_owners import Warned, of_fields
 from runbook.actions._kube_paths import pointer_to, text
 from runbook.actions._kube_reasons import effective, of_workload
-from runbook.actions._kube_revisions import CHANGE_CAUSE, RESTARTED_AT, RESTARTED_BY, Revision
-from runbook.actions._kube_workload import images, on_delete, partition
+from runbook.actions._kube_revisions import CHANGE_CAUSE, Revision
+from runbook.actions._kube_rollout import held_up, refuse_paused, rolling
+from runbook.actions._kube_workload import images
 from runbook.actions._kube_write import write
 from runbook.contract import Call, Change, Context, Observation, Outputs, PermanentError, Settled, param
 
@@ -25,7 +26,6 @@ PATIENCE = 2.0
 """Seconds for the controller to make the revision of a spec that was just written."""
 _TEMPLATE = "spec.template"
 _CAUSE = text(("metadata", "annotations", CHANGE_CAUSE))
-_AT, _BY = (text(("spec", "template", "metadata", "annotations", name)) for name in (RESTARTED_AT, RESTARTED_BY))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +44,11 @@ class UndoArgs(KubeArgs):
         "The revision's pod template hash (the name of a ControllerRevision), which stays when revisions are renumbered"
         " (an undo uses it).",
         default=None,
+    )
+    force: bool = param(
+        "Of a StatefulSet: also delete the pods that are not ready and have another template. It waits for them"
+        " otherwise, and never replaces them.",
+        default=False,
     )
 
 
@@ -72,27 +77,34 @@ class RolloutUndo(Warned, Rights, Change[UndoArgs]):
                 revisions.kept_as(kind)
             except PermanentError as error:
                 yield error.message
+        if args.force and kind is not None and kind.kind != "StatefulSet":
+            yield f"force: only a StatefulSet waits for pods that are not ready, a {kind.kind} does not"
 
     def rights(self, args: UndoArgs, cluster: Cluster, ctx: Context) -> Iterable[Right]:
-        ref = _workload(args, cluster, ctx)
-        return [("get", ref), ("patch", ref), ("list", Ref(revisions.kept_as(ref.kind), args.namespace))]
+        ref = rolling(cluster, ctx, args.kind, args.namespace, args.name)
+        yield from (("get", ref), ("patch", ref), ("list", Ref(revisions.kept_as(ref.kind), args.namespace)))
+        if args.force:
+            yield from ((verb, Ref(kinds.POD, args.namespace)) for verb in ("list", "delete"))
 
     def observe(self, args: UndoArgs, ctx: Context) -> Observation:
         cluster = connect(ctx, args.context)
-        ref = _workload(args, cluster, ctx)
+        ref = rolling(cluster, ctx, args.kind, args.namespace, args.name)
         owner, listed = _look(cluster, ctx, ref)
         self._seen = owner, listed
-        current = revisions.serving(listed, owner)
-        return named(cluster.name(ref), _state(args, ctx, ref, owner["metadata"], current) | _template(owner))
+        state = _state(args, ctx, ref, owner["metadata"], revisions.serving(listed, owner)) | _template(owner)
+        if args.force:
+            state |= ordered.state(cluster, ctx, owner, _target(args, listed, owner, ctx).hash)
+        return named(cluster.name(ref), state)
 
     def expect(self, args: UndoArgs, before: Observation, ctx: Context) -> Observation:
         cluster = connect(ctx, args.context)
-        ref = _workload(args, cluster, ctx)
+        ref = rolling(cluster, ctx, args.kind, args.namespace, args.name)
         owner, listed = self._seen or _look(cluster, ctx, ref)
         target = _target(args, listed, owner, ctx)
+        clear = ordered.cleared(target.hash) if args.force else {}
         if target.version == unnamed(before)[_TEMPLATE]:
-            return before
-        _refuse_paused(ref, owner)
+            return named(cluster.name(ref), unnamed(before) | clear)
+        refuse_paused(ref, owner)
         state = _state(args, ctx, ref, {"annotations": {CHANGE_CAUSE: target.cause}}, target)
         try:
             # Without the condition on the version, which comes first: controllers write status all the time.
@@ -103,13 +115,14 @@ class RolloutUndo(Warned, Rights, Change[UndoArgs]):
             ctx.log(self.computed)
             state[_TEMPLATE] = dict(target.version)
         if state[_TEMPLATE] == unnamed(before)[_TEMPLATE]:
-            return before
-        self.warn(ctx, [*of_fields(ref, owner), *_held_up(cluster, ctx, ref, owner)])
-        return named(cluster.name(ref), state)
+            return named(cluster.name(ref), unnamed(before) | clear)
+        waits = [] if args.force else _waits(cluster, ctx, ref, owner)
+        self.warn(ctx, [*of_fields(ref, owner), *held_up(ref, owner), *waits])
+        return named(cluster.name(ref), state | clear)
 
     def apply(self, args: UndoArgs, before: Observation, ctx: Context) -> None:
         cluster = connect(ctx, args.context)
-        ref = _workload(args, cluster, ctx)
+        ref = rolling(cluster, ctx, args.kind, args.namespace, args.name)
         had = unnamed(before)
 
         def look() -> list[dict[str, Any]] | None:
@@ -127,12 +140,16 @@ class RolloutUndo(Warned, Rights, Change[UndoArgs]):
             return None if now == target.version else _patch(owner, target)
 
         write(ctx, ref, look, lambda body: cluster.patch(ctx, ref, body, "json"))
+        if args.force:
+            ordered.clear(cluster, ctx, cluster.get(ctx, ref), str(ctx.notes["template"]))
 
     def inverse(self, args: UndoArgs, before: Observation, op: str) -> Call | None:
         state = unnamed(before)
         context, namespace, kind, object_name = place(next(iter(before)))
         current = revisions.serving(self._seen[1], self._seen[0]) if self._seen else None
-        given = {"kind": kind, "name": object_name, "namespace": namespace, "context": context}
+        given: dict[str, Any] = {"kind": kind, "name": object_name, "namespace": namespace, "context": context}
+        if args.force:
+            given["force"] = True
         back = {"to_revision": state.get("revision") or None, "to_template": current.hash if current else None}
         if not any(back.values()):
             return None  # its revision was not there yet: nothing that the cluster keeps can be named
@@ -150,22 +167,12 @@ class RolloutUndo(Warned, Rights, Change[UndoArgs]):
         self, args: UndoArgs, before: Observation, after: Observation, now: Observation, ctx: Context
     ) -> Settled:
         # What serves is told by the template; a number says no more, and moves by itself.
-        return super().settle(args, _unnumbered(before), _unnumbered(after), _unnumbered(now), ctx)
+        seen = ordered.told(_unnumbered(now), before)
+        return super().settle(args, _unnumbered(before), _unnumbered(after), seen, ctx)
 
     def effective(self, args: UndoArgs, after: Observation, ctx: Context) -> bool:
         cluster = connect(ctx, args.context)
-        return effective(cluster, ctx, _workload(args, cluster, ctx))
-
-
-def _workload(args: UndoArgs | RestartArgs, cluster: Cluster, ctx: Context) -> Ref:
-    kind = cluster.kind(ctx, args.kind)
-    revisions.kept_as(kind)  # says which kinds roll
-    return Ref(kind, args.namespace, args.name)
-
-
-def _refuse_paused(ref: Ref, owner: Mapping[str, Any]) -> None:
-    if (owner.get("spec") or {}).get("paused"):
-        raise PermanentError(f"{ref} is paused", hint="resume it first: a paused Deployment does not roll out")
+        return effective(cluster, ctx, rolling(cluster, ctx, args.kind, args.namespace, args.name))
 
 
 def _look(cluster: Cluster, ctx: Context, ref: Ref) -> tuple[dict[str, Any], list[Revision]]:
@@ -222,20 +229,14 @@ def _unnumbered(observation: Observation) -> Observation:
     return {name: state for name, state in observation.items() if not name.endswith("#revision")}
 
 
-def _held_up(cluster: Cluster, ctx: Context, ref: Ref, owner: Mapping[str, Any]) -> Iterator[str]:
-    """Why the template alone will not change all pods."""
-    if on_delete(owner):
-        yield f"{ref} replaces no pod by itself (updateStrategy OnDelete); delete them"
-    kept = partition(owner)
-    if kept:
-        yield f"{ref} keeps its first {kept} pods as they are (updateStrategy partition)"
+def _waits(cluster: Cluster, ctx: Context, ref: Ref, owner: Mapping[str, Any]) -> Iterator[str]:
+    """What a StatefulSet will wait for: see `_kube_ordered`."""
     if owner.get("kind") != "StatefulSet" or (owner.get("spec") or {}).get("podManagementPolicy") == "Parallel":
         return
     with contextlib.suppress(ForbiddenError):
         why = of_workload(cluster, ctx, owner)
-        # Kubernetes: StatefulSets, Forced rollback.
         if why:
-            yield f"{ref} goes on only when each pod is ready; one that never will be must be deleted by hand ({why})"
+            yield f"{ref} replaces none while one is not ready; `force` deletes those of another template ({why})"
 
 
 def _patch(owner: Mapping[str, Any], target: Revision) -> list[dict[str, Any]]:
@@ -256,84 +257,3 @@ def _patch(owner: Mapping[str, Any], target: Revision) -> list[dict[str, Any]]:
     elif target.cause is None and CHANGE_CAUSE in annotations:
         patch.append({"op": "remove", "path": cause})
     return patch
-
-
-@dataclass(frozen=True, kw_only=True)
-class RestartArgs(KubeArgs):
-    """Parameters of k8s.rollout_restart."""
-
-    kind: str = param("Deployment, StatefulSet or DaemonSet.", default="Deployment")
-    name: str = param("Name of the workload.")
-
-
-class RolloutRestart(Warned, Rights, Change[RestartArgs]):
-    """Replace all pods of a Deployment, StatefulSet or DaemonSet, in its own order, by an annotation on its template.
-
-    An undo that contains it restarts once more at its end, so that pods run with what the undo put back.
-    """
-
-    name = "k8s.rollout_restart"
-    undo = "again"
-    returns = {"at": "when, ISO 8601"}
-
-    def __init__(self) -> None:
-        self._at: str | None = None
-        self._live: dict[str, Any] | None = None
-
-    def rights(self, args: RestartArgs, cluster: Cluster, ctx: Context) -> Iterable[Right]:
-        ref = _workload(args, cluster, ctx)
-        return [("get", ref), ("patch", ref)]
-
-    def observe(self, args: RestartArgs, ctx: Context) -> Observation:
-        cluster = connect(ctx, args.context)
-        ref = _workload(args, cluster, ctx)
-        self._live = cluster.get(ctx, ref)
-        return named(cluster.name(ref), _restarted(self._live))
-
-    def expect(self, args: RestartArgs, before: Observation, ctx: Context) -> Observation:
-        if unnamed(before)[_BY] == ctx.op:
-            return before
-        cluster = connect(ctx, args.context)
-        ref = _workload(args, cluster, ctx)
-        live = self._live or cluster.get(ctx, ref)
-        _refuse_paused(ref, live)
-        # Of GitOps tools nothing is said: an annotation that they did not write, they leave alone.
-        self.warn(ctx, [*of_controllers(ref, live), *_held_up(cluster, ctx, ref, live)])
-        name = next(iter(before)).partition("#")[0]
-        return named(name, {_AT: self._time(ctx), _BY: ctx.op})
-
-    def apply(self, args: RestartArgs, before: Observation, ctx: Context) -> None:
-        cluster = connect(ctx, args.context)
-        ref = _workload(args, cluster, ctx)
-        annotations = {RESTARTED_AT: self._time(ctx), RESTARTED_BY: ctx.op}
-        ctx.note("at", annotations[RESTARTED_AT])
-
-        def look() -> dict[str, Any] | None:
-            live = cluster.get(ctx, ref)
-            if _restarted(live)[_BY] == ctx.op:
-                return None
-            _refuse_paused(ref, live)
-            version = {"resourceVersion": live["metadata"]["resourceVersion"]}
-            return {"metadata": version, "spec": {"template": {"metadata": {"annotations": annotations}}}}
-
-        write(ctx, ref, look, lambda body: cluster.patch(ctx, ref, body, "strategic"))
-
-    def outputs(self, args: RestartArgs, before: Observation, after: Observation) -> Outputs:
-        return {"at": unnamed(after)[_AT]}
-
-    def effective(self, args: RestartArgs, after: Observation, ctx: Context) -> bool:
-        cluster = connect(ctx, args.context)
-        return effective(cluster, ctx, _workload(args, cluster, ctx))
-
-    def _time(self, ctx: Context) -> str:
-        """One moment for the whole operation, also after a crash."""
-        if self._at is None:
-            now = datetime.datetime.now(datetime.UTC)
-            self._at = str(ctx.notes.get("at") or now.strftime("%Y-%m-%dT%H:%M:%SZ"))
-        return self._at
-
-
-def _restarted(found: Mapping[str, Any]) -> dict[str, Any]:
-    template = (found.get("spec") or {}).get("template") or {}
-    annotations = (template.get("metadata") or {}).get("annotations") or {}
-    return {_AT: annotations.get(RESTARTED_AT), _BY: annotations.get(RESTARTED_BY)}

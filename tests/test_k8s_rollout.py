@@ -179,6 +179,18 @@ def test_restarted_once_and_settled(kind: str, control_plane: Plane, caller: Cal
     assert second.before == second.after
 
 
+def test_a_restart_that_was_killed_before_it_noted_its_moment(control_plane: Plane, caller: Caller, space: str) -> None:
+    control_plane.kubectl("-n", space, "create", "-f", "-", stdin=json.dumps(workload("statefulset")))
+    given = {"namespace": space, "kind": "statefulset", "name": "web"}
+    planned = caller.plan("k8s.rollout_restart", given, op="run-1:killed")
+    began = int(time.time())
+    control_plane.until(lambda: int(time.time()) > began)
+    second = caller.change("k8s.rollout_restart", given, op="run-1:killed")
+    assert second.after != planned.after
+    assert caller.settle("k8s.rollout_restart", given, planned, op="run-1:killed") == "done"
+    assert caller.settle("k8s.rollout_restart", given, planned, op="run-1:other") == "unknown"
+
+
 # -- what holds a roll-out up
 
 
@@ -271,9 +283,72 @@ def test_a_stateful_set_that_waits_for_a_broken_pod_says_so(control_plane: Plane
         before = action.observe(args, ctx)
         after = action.expect(args, before, ctx)
         shown = action.preview(args, before, after, ctx) or ""
-        assert "goes on only when each pod is ready" in shown
+        assert "replaces none while one is not ready; `force` deletes those of another template" in shown
         assert "Unschedulable" in shown
         assert shown in "\n".join(ctx.lines)
+
+
+def stuck(plane: Plane, caller: Caller, space: str) -> dict[str, Any]:
+    """A StatefulSet whose second version has no node; how to call it."""
+    given = rolled(plane, space, "statefulset", versions=1)
+    began = int(time.time())
+    plane.until(lambda: int(time.time()) > began)
+    nowhere = {"spec": {"template": {"spec": {"nodeSelector": {"disk": "none"}}}}}
+    plane.kubectl("-n", space, "patch", "statefulset", "web", "-p", json.dumps(nowhere))
+    plane.until(lambda: unschedulable(plane, space))
+    return given
+
+
+def test_a_forced_roll_back_deletes_what_a_stateful_set_waits_for(
+    control_plane: Plane, caller: Caller, space: str
+) -> None:
+    given = stuck(control_plane, caller, space)
+    broken = control_plane.read(space, "pod", "web-1")["metadata"]
+    good = control_plane.read(space, "pod", "web-0")["metadata"]
+    # Without force the template is put back, and nothing comes of it.
+    plain = caller.change("k8s.rollout_undo", given)
+    assert caller.settle("k8s.rollout_undo", given, plain) == "done"
+    forced = {**given, "force": True, "to_revision": caller.read("k8s.history", given)["current"]["revision"]}
+    planned = caller.plan("k8s.rollout_undo", forced)
+    (place,) = (name for name in planned.before if planned.before[name] != planned.after[name])
+    assert (planned.before[place], planned.after[place]) == ([f"web-1@{broken['uid']}"], [])
+    assert caller.settle("k8s.rollout_undo", forced, planned) == "not_done"
+    made = caller.change("k8s.rollout_undo", forced)
+    assert (made.before, made.after) == (planned.before, planned.after)
+    rolled_out(control_plane, space, "statefulset")
+    assert caller.settle("k8s.rollout_undo", forced, planned) == "done"
+    assert control_plane.read(space, "pod", "web-0")["metadata"]["uid"] == good["uid"]
+    again = caller.change("k8s.rollout_undo", forced)
+    assert again.before == again.after, "already so"
+
+
+def test_a_forced_roll_back_that_was_cut_in_the_middle_goes_on(
+    control_plane: Plane, caller: Caller, space: str
+) -> None:
+    given = {**stuck(control_plane, caller, space), "force": True}
+    whole = control_plane.read(space, "statefulset", "web")
+    with caller.context() as ctx:
+        action, args = change("k8s.rollout_undo", given)
+        before = action.observe(args, ctx)
+        after = action.expect(args, before, ctx)
+        inverse = action.inverse(args, before, ctx.op)
+        assert ctx.lines == [], "nothing to warn of: what would be in its way goes"
+    plain = {key: value for key, value in given.items() if key != "force"}
+    with caller.context() as ctx:
+        action, args = change("k8s.rollout_undo", plain)
+        action.apply(args, action.observe(args, ctx), ctx)  # as far as it came: the template, not the pods
+        notes = dict(ctx.notes)
+    with caller.context(notes=notes) as ctx:
+        action, args = change("k8s.rollout_undo", given)
+        now = action.observe(args, ctx)
+        assert action.settle(args, before, after, now, ctx) == "partial"
+        action.apply(args, now, ctx)
+        assert action.settle(args, before, after, action.observe(args, ctx), ctx) == "done"
+    rolled_out(control_plane, space, "statefulset")
+    assert inverse is not None
+    assert inverse.args["force"] is True
+    caller.change(inverse.action, inverse.args)
+    assert meaning(control_plane.read(space, "statefulset", "web")) == meaning(whole)
 
 
 # -- who puts it back, and who may not
@@ -329,6 +404,7 @@ def test_bad_input_is_one_sentence(name: str, caller: Caller, control_plane: Pla
     ]
     if name == "k8s.rollout_undo":
         cases += [({"name": "web", "to_revision": 0}, r"to_revision")]
+        cases += [({"name": "web", "force": True}, r"^force: only a StatefulSet waits")]
     for given, sentence in cases:
         with pytest.raises(PermanentError, match=sentence) as refused:
             (caller.read if name == "k8s.history" else caller.plan)(name, {"namespace": space, **given})
