@@ -111,6 +111,17 @@ def names(text: str) -> list[str]:
     return [_title(document) for document in _documents(text)]
 
 
+def objects(text: str) -> Iterator[tuple[tuple[str, str, str], bool]]:
+    """Kind with group, namespace and name of each object of a manifest; and whether Helm leaves it there."""
+    stay = kept(text)
+    for document in _documents(text):
+        group = str(document.get("apiVersion") or "").rpartition("/")[0]
+        metadata = document.get("metadata") or {}
+        kind = f"{document.get('kind')}.{group}" if group else str(document.get("kind"))
+        identity = (kind, str(metadata.get("namespace") or ""), str(metadata.get("name")))
+        yield identity, _title(document) in stay
+
+
 def kept(text: str) -> list[str]:
     """The objects that Helm leaves there when it uninstalls (`helm.sh/resource-policy: keep`)."""
     return [

@@ -136,7 +136,7 @@ def _hold(ctx: Context, args: HelmArgs, work: Mapping[str, Any]) -> str | None:
     ref = None if ctx.simulated else _place(ctx, args)
     if ref is None:
         return None
-    owner = {**work, **_me(), "op": ctx.op}
+    owner = {**work, **me(), "op": ctx.op}
     metadata = {"name": ref.name, "namespace": ref.namespace, "labels": {"app.kubernetes.io/managed-by": "runbook"}}
     text = json.dumps(owner)
     body = {"apiVersion": "v1", "kind": ref.kind.kind, "metadata": metadata}
@@ -182,7 +182,7 @@ def _place(ctx: Context, args: HelmArgs) -> Ref | None:
     return None if kind is None else Ref(kind, args.namespace, f"runbook.helm.{args.release}")
 
 
-def _me() -> dict[str, str]:
+def me() -> dict[str, str]:
     """Where processes can be looked for: machine, boot, process namespace (a container's own), user."""
     try:
         space = str(Path("/proc/self/ns/pid").readlink())
@@ -194,7 +194,7 @@ def _me() -> dict[str, str]:
 
 def _alive(held: Mapping[str, Any]) -> bool | None:
     """Is a process of that operation alive? None where it cannot be seen from here."""
-    here = _me()
+    here = me()
     if not here["boot"] or not here["space"] or any(held.get(name) != value for name, value in here.items()):
         return None
     return bool(_process.marked(str(held.get("op"))))

@@ -9,6 +9,7 @@ from typing import Any
 from runbook.actions import _helm
 from runbook.actions import _helm_history as histories
 from runbook.actions import _helm_manifest as manifests
+from runbook.actions import _helm_rights as rights
 from runbook.actions import _helm_work as working
 from runbook.actions._helm import HelmArgs
 from runbook.actions._helm_history import Release
@@ -136,7 +137,16 @@ class Rollback(Change[RollbackArgs]):
         return {"tools": ["helm"]}
 
     def preflight(self, args: RollbackArgs, ctx: Context) -> list[str]:
-        return _helm.missing(ctx, args, ["list", "get", "create", "update"])
+        said = _helm.missing(ctx, args, ["list", "get", "create", "update"])
+        listed = [] if said else histories.history(ctx, args)
+        if not listed or not isinstance(args.revision, int | None):  # what is read before tells it
+            return said
+        try:
+            target = _target(args, listed, ctx)
+        except PermanentError:
+            return said  # the step says it, where a fallback catches it
+        old, new = (manifests.manifest(ctx, args, entry.revision) for entry in (listed[-1], target))
+        return rights.missing(ctx, args, "" if listed[-1].status == "uninstalled" else old, new)
 
     def observe(self, args: RollbackArgs, ctx: Context) -> Observation:
         return {_helm.object_name(ctx, args): histories.state(histories.existing(ctx, args))}

@@ -9,6 +9,7 @@ from typing import Any
 from runbook.actions import _helm
 from runbook.actions import _helm_history as histories
 from runbook.actions import _helm_manifest as manifests
+from runbook.actions import _helm_rights as rights
 from runbook.actions import _helm_work as working
 from runbook.actions._helm import HelmArgs
 from runbook.contract import Call, Change, Context, Observation, Outputs, PermanentError, Settled, param
@@ -39,7 +40,11 @@ class Uninstall(Change[UninstallArgs]):
         return {"tools": ["helm"]}
 
     def preflight(self, args: UninstallArgs, ctx: Context) -> list[str]:
-        return _helm.missing(ctx, args, ["list", "get", "update", *([] if args.keep_history else ["delete"])])
+        said = _helm.missing(ctx, args, ["list", "get", "update", *([] if args.keep_history else ["delete"])])
+        listed = [] if said else histories.history(ctx, args)
+        if not listed or listed[-1].status == "uninstalled":
+            return said
+        return rights.missing(ctx, args, manifests.manifest(ctx, args, listed[-1].revision), "")
 
     def observe(self, args: UninstallArgs, ctx: Context) -> Observation:
         return {_helm.object_name(ctx, args): histories.state(histories.history(ctx, args))}

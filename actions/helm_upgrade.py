@@ -14,7 +14,7 @@ from runbook.actions import _helm_manifest as manifests
 from runbook.actions import _helm_work as working
 from runbook.actions._helm import HelmArgs
 from runbook.actions._helm_history import Release
-from runbook.contract import Call, Change, Context, Observation, Outputs, PermanentError, Settled, param
+from runbook.contract import Absent, Call, Change, Context, Observation, Outputs, PermanentError, Settled, param
 
 PROMISED = "promised"
 """The note with the number that the new revision counts as, the same over all attempts."""
@@ -78,7 +78,7 @@ class Upgrade(Change[UpgradeArgs]):
         try:
             _reference(args)
         except PermanentError as error:
-            sentences.append(error.message)
+            sentences.append(Absent(error.message))  # an earlier step may bring it
         return sentences
 
     def observe(self, args: UpgradeArgs, ctx: Context) -> Observation:

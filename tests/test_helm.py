@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from runbook.actions._helm_history import Release, target
+from runbook.actions import _helm_work
+from runbook.actions._helm_history import Release, numbered, target
 from runbook.actions._helm_manifest import difference
 from runbook.contract import PermanentError, TemporaryError
 from tests.kube import Caller, change, meaning, opened
@@ -241,6 +242,114 @@ def test_fields_set_by_hand(app: App) -> None:
     assert app.image() == "nginx:2"
 
 
+def test_preflight_names_the_rights_on_the_objects(app: App, control_plane: Plane, tmp_path: Path) -> None:
+    nobody = Caller(control_plane, tmp_path, helm=app.version, user="nobody")
+    control_plane.allow(app.space, "get,list,create,update=secrets", "patch=deployments.apps,secrets")
+
+    def said(name: str) -> list[str]:
+        with nobody.context() as ctx:
+            action, args = opened(name, app.given)
+            return [sentence.partition(" in namespace")[0] for sentence in action.preflight(args, ctx)]
+
+    assert said("helm.rollback") == ["no right to patch services 'app'"]
+    assert said("helm.uninstall") == [
+        "no right to delete secrets 'app-secret'", "no right to delete services 'app'",
+        "no right to delete deployments 'app'",
+    ]  # fmt: skip
+    control_plane.allow(app.space, "patch=services")
+    assert said("helm.rollback") == []
+
+
+# -- who is at it
+
+
+def killed_earlier(app: App) -> dict[str, Any]:
+    """A roll-back of an earlier run that was killed: Helm's record; and what that run had written down."""
+    with app.caller.context() as ctx:
+        action, args = change("helm.rollback", {**app.given, "revision": 2})
+        action.apply(args, action.observe(args, ctx), ctx)
+        op = ctx.op
+    app.spoil("pending-rollback", "Rollback to 2")
+    return {"makes": 4, "content": "rollback to 2", "until": time.time() + 60, **_helm_work.me(), "op": op}
+
+
+def write_down(app: App, work: dict[str, Any]) -> None:
+    body = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "runbook.helm.app"}}
+    data = {"stringData": {"work": json.dumps(work)}}
+    app.plane.kubectl("-n", app.space, "apply", "-f", "-", stdin=json.dumps(body | data))
+
+
+def test_who_cannot_be_seen_to_be_dead_is_waited_for(app: App) -> None:
+    work = killed_earlier(app)
+    op = f"run-7:held-{os.getpid()}-{app.version}"
+    alive = subprocess.Popen(["sleep", "60"], env={"RUNBOOK_OP": op})
+    somebody = r"revision 4 is pending-rollback for \d+s"
+    try:
+        for changed, said in (
+            ({"host": "elsewhere"}, "by run run-1 on elsewhere"),
+            ({"space": "pid:[1]"}, "by run run-1 on"),  # another container
+            ({"boot": "another"}, "by run run-1 on"),
+            ({"op": op}, "by run run-7 on"),
+            ({"makes": 5}, somebody),
+            ({"content": "rollback to 1"}, somebody),
+        ):
+            write_down(app, work | changed)
+            with pytest.raises(TemporaryError, match=f"another operation in progress: .*{said}") as refused:
+                app.caller.change("helm.rollback", app.given)
+            assert refused.value.retry_after is not None
+            assert app.history()[-1]["status"] == "pending-rollback"
+    finally:
+        alive.kill()
+        alive.wait()
+    write_down(app, work | {"op": op})
+    made = app.caller.change("helm.rollback", app.given)
+    assert made.outputs == {"from_revision": 3, "revision": 2}
+    assert made.inverse is not None
+    assert made.inverse.args["revision"] == 3, "what served when that run began"
+    assert app.image() == "nginx:2"
+
+
+def test_another_machine_is_waited_for_no_longer_than_its_time_out(app: App) -> None:
+    write_down(app, killed_earlier(app) | {"host": "elsewhere", "until": time.time() - 3600})
+    assert app.caller.change("helm.rollback", app.given).outputs["revision"] == 2
+
+
+def test_nothing_is_forgotten_by_a_roll_back(app: App) -> None:
+    """Helm keeps as many revisions as it is told, ten by default; a roll-back's `Rollback to N` must mean something."""
+    app.caller.environ["HELM_MAX_HISTORY"] = "3"
+    app.caller.change("helm.rollback", {**app.given, "revision": 1})
+    assert [entry["revision"] for entry in app.history()] == [1, 2, 3, 4]
+    app.deploy(5, "--history-max", "2")
+    assert [entry["revision"] for entry in app.history()] == [4, 5]
+    made = app.caller.change("helm.rollback", app.given)
+    assert made.outputs == {"from_revision": 5, "revision": 1}, "revision 4 has the content of 1"
+    assert app.image() == "nginx:1"
+    app.caller.undo(made)
+    assert app.image() == "nginx:5"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("v3.9.4", "helm is version 3.9; 3.14 or newer is needed"),
+        ("v5.0.0", "helm is version 5.0; versions 3 and 4 are known to work"),
+        ("what?", "helm does not say which version it is; 3.14 or newer is needed"),
+    ],
+)
+def test_a_helm_that_is_too_old(control_plane: Plane, tmp_path: Path, words: str, said: str) -> None:
+    """SIMULATED: a program that says only which version it is."""
+    program = tmp_path / "bin/helm"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\necho '{words}'\n")
+    program.chmod(0o755)
+    caller = Caller(control_plane, tmp_path)
+    caller.environ["PATH"] = f"{program.parent}:/usr/bin:/bin"
+    with caller.context() as ctx:
+        given = {"namespace": "default", "release": "app", "chart": "some/chart"}
+        action, args = opened("helm.upgrade", given)
+        assert action.preflight(args, ctx) == [said]
+
+
 # -- without a cluster
 
 
@@ -272,6 +381,14 @@ def release(revision: int, origin: int | None = None, status: str = "superseded"
 def test_the_target_of_a_roll_back(listed: list[Release], wanted: int | None) -> None:
     found = target(listed)
     assert (found.revision if found else None) == wanted
+
+
+def test_a_revision_that_was_pruned_is_the_newest_with_its_content() -> None:
+    listed = [release(9, 2), release(10, 2, "failed"), release(11, 2, "pending-rollback", "Rollback to 9")]
+    assert [getattr(numbered(listed, wanted), "revision", None) for wanted in (9, 2, 3)] == [9, 9, None]
+    found = numbered(listed[1:], 2)
+    assert found is not None
+    assert found.revision == 11, "one that was never deployed, where there is no other"
 
 
 def test_a_diff_without_secrets_stays_as_helm_wrote_it() -> None:
