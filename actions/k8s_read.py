@@ -101,12 +101,16 @@ class Status(Rights, Read[StatusArgs]):
         kind = cluster.kind(ctx, args.kind)
         if not kinds.custom(kind) and kind.kind not in ROLLING:  # a custom one may well count its replicas as these do
             raise PermanentError(f"kind: a {kind.kind} has no replicas to count; {', '.join(ROLLING)} have")
-        listed = cluster.select(ctx, Ref(kind, args.namespace), args.selector or "")
         numbers = _numbers(cluster, ctx, Ref(kind, args.namespace))
-        found = {str(entry["metadata"]["name"]): entry for entry in listed}
-        names = sorted(found) if args.names is None else list(dict.fromkeys(args.names))
-        workloads = [_workload(name, found.get(name), numbers) for name in names]
-        good = [entry["name"] for entry in workloads if entry["ready"] == entry["desired"] > 0]
+        wanted = None if args.names is None else dict.fromkeys(args.names)
+        found = {}
+        for entry in cluster.each(ctx, Ref(kind, args.namespace), args.selector or ""):
+            name = str(entry["metadata"]["name"])  # of thousands of objects only what is told is kept
+            if wanted is None or name in wanted:
+                found[name] = _workload(name, entry, numbers)
+        names = sorted(found) if wanted is None else list(wanted)
+        workloads = [found.get(name) or _workload(name, None, numbers) for name in names]
+        good = {entry["name"] for entry in workloads if entry["ready"] == entry["desired"] > 0}
         degraded = [name for name in names if name not in good]
         return {
             "workloads": workloads,
