@@ -19,7 +19,7 @@ from runbook.runner.store import RunFolder
 from runbook.runner.world import World
 
 if TYPE_CHECKING:
-    from runbook.runner.lease_locks import LeaseApi, Leases
+    from runbook.runner.lease_api import LeaseApi, Leases
 
 VARIABLE = "RUNBOOK_LOCKS"
 """Says where locks live, for playbooks that do not say it themselves."""
@@ -72,7 +72,8 @@ def opened(world: World, text: str, folder: RunFolder) -> LockStore:
         # a rehearsal must never hold up the real thing: its locks are its own
         path = folder.path / "locks.db" if world.surroundings.simulated else world.store.locks
         return locks.Locks(path, folder.id, folder.path)
-    from runbook.runner.lease_locks import LeaseLocks, Leases
+    from runbook.runner.lease_api import Leases
+    from runbook.runner.lease_locks import LeaseLocks
 
     leases = Leases(lambda: _connect(world, place, folder.path), str(place))
     return LeaseLocks(leases, folder.id, _owner(folder), seconds=world.lease_seconds)
@@ -85,7 +86,7 @@ def holders(world: World, text: str, names: Iterable[str] | None = None) -> list
         return []
     if place is None:
         return [held for held in locks.holders(world.store.locks) if names is None or held.name in names]
-    from runbook.runner.lease_locks import holder_of, lease_name
+    from runbook.runner.lease_record import holder_of, lease_name
 
     with _looking(world, place) as leases:
         found = leases.all() if names is None else [leases.get(lease_name(name)) for name in names]
@@ -105,7 +106,7 @@ def look(world: World, text: str, names: Iterable[str]) -> list[str]:
 def _looking(world: World, place: Place) -> Iterator[Leases]:
     import tempfile
 
-    from runbook.runner.lease_locks import Leases
+    from runbook.runner.lease_api import Leases
 
     with tempfile.TemporaryDirectory(prefix="runbook-locks-") as scratch:
         leases = Leases(lambda: _connect(world, place, Path(scratch)), str(place))
@@ -116,7 +117,7 @@ def _looking(world: World, place: Place) -> Iterator[Leases]:
 
 
 def _connect(world: World, place: Place, folder: Path) -> LeaseApi:
-    from runbook.runner.lease_locks import REQUEST
+    from runbook.runner.lease_api import REQUEST
 
     environ = world.surroundings.environ
     found: LeaseApi = _actions().connect(environ, place.context, place.namespace, folder, REQUEST)

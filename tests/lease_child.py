@@ -20,7 +20,7 @@ from runbook.contract import Context, Opaque, Outputs, Read
 from runbook.interpreter.errors import RunbookError
 from runbook.runner import session
 from runbook.runner.journal import Journal
-from runbook.runner.lease_locks import Leases
+from runbook.runner.lease_api import Leases
 from tests.runner_toys import Args, Lab, log_line, world_of
 
 

@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 from runbook.contract import PermanentError, TemporaryError
 from runbook.interpreter.errors import Exit
 from runbook.runner import lock_place, processes, session
-from runbook.runner.lease_locks import LeaseLocks, Leases, holder_of, lease_name
+from runbook.runner.lease_api import Leases
+from runbook.runner.lease_locks import LeaseLocks
+from runbook.runner.lease_record import holder_of, lease_name
 from runbook.runner.locks import LockError, LockLostError, UnreachableError
 from tests.runner_toys import Lab
 

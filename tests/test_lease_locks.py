@@ -20,7 +20,7 @@ import pytest
 from runbook.interpreter.errors import Exit, InvalidError
 from runbook.runner import lock_place
 from runbook.runner.journal import Journal
-from runbook.runner.lease_locks import lease_name
+from runbook.runner.lease_record import lease_name
 from runbook.runner.store import Store
 from runbook.sandbox import surroundings
 from tests.command import PATIENCE, Commands, end, until
@@ -374,7 +374,8 @@ RACERS = """
 import os, sys, time
 from pathlib import Path
 from runbook.actions import _kube_leases
-from runbook.runner.lease_locks import LeaseLocks, Leases
+from runbook.runner.lease_api import Leases
+from runbook.runner.lease_locks import LeaseLocks
 kubeconfig, namespace, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
 def say(line):
     os.write(1, f"{line}\\n".encode())  # whole, whoever writes beside us
