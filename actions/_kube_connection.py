@@ -76,11 +76,6 @@ class Target:
                     Path(name).unlink()
         return made
 
-    def files(self, scratch: Path | None) -> tuple[str | None, str | None, str | None]:
-        """Authority, certificate and key as files."""
-        found = [None if part is None else _written(part, scratch) for part in (self.ca, self.certificate, self.key)]
-        return found[0], found[1], found[2]
-
 
 class Connection:
     """A connection and what shuts it down from another thread, in each phase: connect, TLS handshake, answer."""

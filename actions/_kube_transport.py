@@ -21,7 +21,6 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from runbook.actions._kube_bounds import Bounds, Within, pause
@@ -107,24 +106,6 @@ class Transport:
         with self._connected(bounds, self._login.credentials(bounds), fresh=True) as connection:
             connection.connect(bounds)
             return connection.detach()
-
-    @property
-    def configuration(self) -> Any:
-        """What `kubernetes.stream.ws_client.create_websocket` wants to know. Its keys stand in files of `scratch`."""
-        target = Target.of(self._login.access, self._login.credentials(Within(30.0)), self._login.environ)
-        ca, certificate, key = target.files(self._scratch)
-        return SimpleNamespace(
-            host=self.host,
-            verify_ssl=not target.insecure,
-            ssl_ca_cert=ca,
-            cert_file=certificate,
-            key_file=key,
-            tls_server_name=target.tls_name,
-            assert_hostname=None,
-            proxy=target.proxy,
-            proxy_headers=None,
-            no_proxy=None,
-        )
 
     # -- requests
 

@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import http.client
 import json
 import os
+import socket
 import ssl
 import subprocess
 import threading
@@ -22,8 +24,10 @@ import yaml
 
 from runbook.actions import _kube_config
 from runbook.actions._kube import connect
-from runbook.actions._kube_config import access, context_name
+from runbook.actions._kube_config import Access, access, context_name
+from runbook.actions._kube_connection import Target
 from runbook.actions._kube_kinds import Ref, known
+from runbook.actions._kube_login import Credentials
 from runbook.contract import PermanentError, TemporaryError
 from tests.command import Commands
 from tests.context import LocalContext
@@ -434,6 +438,96 @@ def test_tokens_end_in_the_middle_of_runs(control_plane: Plane, space: str, tmp_
     code, mark, runs, said = never.end()
     assert (code, mark, runs) == (1, "1", 1), "asked once whether there is anything new, then no more"
     assert "context 'testbed' is not logged in (401)" in said
+
+
+# -- through a proxy
+
+
+@contextlib.contextmanager
+def tunnelling(asked: list[tuple[str, str | None]]) -> Iterator[int]:
+    """A proxy that connects (CONNECT) whoever says who he is."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def carry(near: socket.socket, far: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while content := near.recv(65536):
+                far.sendall(content)
+            far.shutdown(socket.SHUT_WR)
+
+    def serve(client: socket.socket) -> None:
+        reader = client.makefile("rb", buffering=0)
+        _, place, _ = reader.readline().decode().split(" ")
+        headers = http.client.parse_headers(reader)  # unbuffered: what follows is TLS
+        asked.append((place, headers.get("Proxy-Authorization")))
+        if headers.get("Proxy-Authorization") is None:
+            client.sendall(b"HTTP/1.1 407 Who are you\r\nContent-Length: 0\r\n\r\n")
+            client.close()
+            return
+        host, _, port = place.partition(":")
+        with socket.create_connection((host, int(port))) as server, client:
+            client.sendall(b"HTTP/1.1 200 Connected\r\n\r\n")
+            back = threading.Thread(target=carry, args=(server, client), daemon=True)
+            back.start()
+            carry(client, server)
+            back.join(30)
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    try:
+        yield int(listener.getsockname()[1])
+    finally:
+        with contextlib.suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+
+
+@pytest.mark.control_plane
+def test_a_proxy_of_the_kubeconfig_is_used(control_plane: Plane, space: str, tmp_path: Path) -> None:
+    asked: list[tuple[str, str | None]] = []
+    found = yaml.safe_load(control_plane.kubeconfig.read_text())
+    caller = Caller(control_plane, tmp_path)
+    caller.environ["KUBECONFIG"] = str(tmp_path / "kubeconfig")
+    with tunnelling(asked) as port:
+        found["clusters"][0]["cluster"]["proxy-url"] = f"http://me:p%40ss@127.0.0.1:{port}"
+        (tmp_path / "kubeconfig").write_text(yaml.safe_dump(found))
+        reads(caller, space, times=3)
+        who = "Basic " + base64.b64encode(b"me:p@ss").decode()
+        assert asked == [(f"127.0.0.1:{control_plane.port}", who)]
+        found["clusters"][0]["cluster"]["proxy-url"] = f"http://127.0.0.1:{port}"
+        (tmp_path / "kubeconfig").write_text(yaml.safe_dump(found))
+        with pytest.raises(TemporaryError, match="407 Who are you"):
+            reads(caller, space)
+    found["clusters"][0]["cluster"]["proxy-url"] = "socks5://127.0.0.1:1"
+    (tmp_path / "kubeconfig").write_text(yaml.safe_dump(found))
+    with pytest.raises(PermanentError, match=r"the proxy socks5://\.\.\. is of a kind that is not known here"):
+        reads(caller, space)
+
+
+@pytest.mark.parametrize(
+    ("server", "no_proxy", "proxied"),
+    [
+        ("https://api.example.com", "", True),
+        ("https://api.example.com", "example.com", False),
+        ("https://api.example.com", ".example.com,x", False),
+        ("https://api.example.com", "*.example.com", False),
+        ("https://api.example.com", "ample.com", True),
+        ("https://10.1.2.3:6443", "10.0.0.0/8", False),
+        ("https://10.1.2.3:6443", "10.2.0.0/16, nonsense/x", True),
+        ("https://[fd00::1]:6443", "fd00::/8", False),
+        ("https://api.example.com", "*", False),
+        ("https://127.0.0.1:6443", "", False),
+        ("https://localhost:6443", "", False),
+        ("http://api.example.com", "", False),  # another variable's
+    ],
+)
+def test_the_proxy_of_the_environment_is_the_one_that_kubectl_takes(server: str, no_proxy: str, proxied: bool) -> None:
+    environ = {"HTTPS_PROXY": "proxy.example.com:3128", "NO_PROXY": no_proxy}
+    found = Target.of(Access("here", server), Credentials(), environ)
+    assert found.proxy == ("http://proxy.example.com:3128" if proxied else None)
 
 
 # -- client certificates
