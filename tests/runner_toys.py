@@ -32,6 +32,7 @@ from runbook.runner.journal import Event
 from runbook.runner.people import Answer
 from runbook.runner.store import Store
 from runbook.runner.surroundings import Real
+from runbook.runner.walk import looks_ahead
 
 
 def log_line(world: Path, text: str) -> None:
@@ -249,6 +250,7 @@ def _spec(kind: type[Action[Any]]) -> ActionSpec:
         idempotent=kind.idempotent,
         undo=kind.undo,
         lane=(kind.lane or "toy") if kind.effect == "notify" else "",
+        preflight=looks_ahead(kind),
     )
 
 
