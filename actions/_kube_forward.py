@@ -211,19 +211,21 @@ class _Forward:
             thread.start()
 
     def _serve(self, client: socket.socket) -> None:
-        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        with client:
-            try:
-                self._carry(client)
-            except (TemporaryError, PermanentError) as error:
-                if not self._life.is_over:
-                    self.problem = error
-                    self._log(error.message)
-                _reset(client)
-        with self._lock:
-            self._threads.discard(threading.current_thread())
-        with contextlib.suppress(ValueError):
-            self._places.release()
+        try:
+            with client:
+                try:
+                    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    self._carry(client)
+                except (TemporaryError, PermanentError) as error:
+                    if not self._life.is_over:
+                        self.problem = error
+                        self._log(error.message)
+                    _reset(client)
+        finally:
+            with self._lock:
+                self._threads.discard(threading.current_thread())
+            with contextlib.suppress(ValueError):
+                self._places.release()
 
     def _carry(self, client: socket.socket) -> None:
         """One connection: to the first pod that takes it. The error of the last one where none does."""

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import socket
 import struct
 import threading
@@ -682,6 +683,43 @@ def test_prometheus_in_the_cluster_is_asked(control_plane: Plane, caller: Caller
         assert len(action.preflight(args, ctx)) == 4  # services, pods, pods/portforward twice
         action, args = opened("prometheus.query", {**given, "namespace": ""})
         assert action.preflight(args, ctx) == ["in which namespace is Service 'web'? (write web.<namespace>)"]
+
+
+def test_fifty_steps_at_once_have_a_forward_each(control_plane: Plane, caller: Caller) -> None:
+    """As the parallel steps of one run: they share the connection to the API server, and nothing of their forwards."""
+    space = control_plane.namespace()
+    control_plane.kubectl("-n", space, "create", "service", "clusterip", "web", "--tcp=80:9090")
+    start_pod(control_plane, space, "prometheus")
+    together = threading.Barrier(50, timeout=50)
+
+    def serve(connection: socket.socket) -> None:
+        asked = b""
+        while not re.search(rb"query=\d+%2B1", asked):
+            asked += connection.recv(65536)
+        number = re.search(rb"query=(\d+)", asked)
+        assert number is not None
+        together.wait()
+        answer = b'{"status": "success", "data": {"resultType": "scalar", "result": [0, "%s"]}}' % number[1]
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(answer), answer))
+        connection.recv(1)
+
+    values: dict[int, float] = {}
+
+    def ask(number: int) -> None:
+        given = {"url": "http://web", "via": "k8s", "query": f"{number}+1", "namespace": space, "at": 0}
+        action, args = opened("prometheus.query", given)
+        values[number] = action.read(args, ctx)["value"]  # type: ignore[attr-defined]
+
+    before = sockets()
+    with program(control_plane.local(9090), serve), caller.context(seconds=60) as ctx:
+        connect(ctx, "current")
+        steps = [threading.Thread(target=ask, args=(number,), daemon=True) for number in range(50)]
+        for step in steps:
+            step.start()
+        for step in steps:
+            step.join(70)
+    assert values == {number: number for number in range(50)}
+    control_plane.until(lambda: not left() and sockets() <= before)
 
 
 # -- SIMULATED: API servers that misbehave
