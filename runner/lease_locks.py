@@ -176,10 +176,10 @@ class LeaseLocks:
 
     def assure(self) -> str | None:
         """As LockStore.assure. Takes two requests at most, for each lock."""
-        if self._lost or self.sure():
-            return self._lost or None
+        if self.sure():
+            return None
         with self._wire:
-            if not self.sure():
+            if not self._lost and not self.sure():
                 self._renew()
         return None if self.sure() else self._why()
 

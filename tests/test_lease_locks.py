@@ -351,6 +351,19 @@ def test_when_the_api_server_is_back_and_nobody_had_the_lock_the_run_is_resumed(
     assert desk.value("b") == "A"
 
 
+def test_a_run_that_cannot_park_its_lock_says_so_and_waits_all_the_same(desk: Desk, gate: Gate) -> None:
+    text = HOLD.replace("  - {id: b", "  - {id: ask, action: manual.approve, with: {message: m}}\n  - {id: b")
+    holding = desk.holding(desk.alice, text, KUBECONFIG=str(gate.kubeconfig))
+    gate.shut()
+    desk.go()
+    assert said(holding)["exit"] == Exit.WAITING
+    shown = Commands(desk.alice.folder)("show")
+    assert "the locks are not parked" in shown.out
+    assert desk.alice("resume", KUBECONFIG=str(gate.kubeconfig))["exit"] == Exit.REFUSED
+    gate.open()
+    assert desk.alice("resume", KUBECONFIG=str(gate.kubeconfig))["exit"] == Exit.WAITING
+
+
 def test_without_the_right_to_leases_a_run_is_refused_in_a_sentence(desk: Desk) -> None:
     refused = desk.bob(text=QUICK, KUBECONFIG=str(desk.plane.nobody))
     assert refused["exit"] == Exit.REFUSED
