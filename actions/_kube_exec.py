@@ -42,11 +42,16 @@ _TEXT, _BINARY, _CLOSE, _PING, _PONG = 1, 2, 8, 9, 10
 
 
 class LostError(Exception):
-    """The connection ended before the command did, or what came is no WebSocket."""
+    """A command was perhaps started, and how it ended nobody heard: the connection broke, or was cut (`cut`)."""
+
+    def __init__(self, why: str, *, cut: bool = False) -> None:
+        super().__init__(why)
+        self.cut = cut
 
 
 def start(cluster: Cluster, ctx: Context, pod: Ref, command: list[str], container: str | None, stdin: bool) -> Streams:
-    """Start a command in a container. The errors of the contract; nothing was started then, unless they say so."""
+    """Start a command in a container. The errors of the contract where none was started; LostError where that is not
+    known."""
     ref = Ref(kinds.POD, pod.namespace, pod.name, "exec")
     query = [("command", part) for part in command] + [("stdout", "true"), ("stderr", "true")]
     query += [("container", container)] if container else []
@@ -60,8 +65,7 @@ def start(cluster: Cluster, ctx: Context, pod: Ref, command: list[str], containe
         return Streams(wire, _upgraded(wire, cluster, ref, f"{ref.path()}?{urlencode(query)}", protocols, headers))
     except OSError as error:
         wire.close()
-        ctx.checkpoint()
-        raise TemporaryError(f"cannot run a command in {pod}: {error}; whether it was started is not known") from error
+        raise _lost(ctx, error) from error
     except BaseException:
         wire.close()
         raise
@@ -114,23 +118,21 @@ class Streams:
     def run(self, ctx: Context, stdin: bytes | None, take: Callable[[int, bytes], None]) -> dict[str, Any]:
         """Carry the streams until the command has ended: the Status that says how. `take`: channel and bytes of output.
 
-        LostError when the connection ends before; the deadline raises as `ctx.checkpoint` does.
+        LostError when the connection ends before.
         """
         forget = ctx.on_stop(lambda: _cut(self._wire))
         try:
             self._wire.setblocking(False)
             self._carry(ctx, stdin, take)
-        except OSError as error:
-            ctx.checkpoint()
-            raise LostError(str(error) or type(error).__name__) from error
+        except (OSError, TemporaryError) as error:
+            raise _lost(ctx, error) from error
         finally:
             forget()
             _cut(self._wire)
             self._wire.close()
         outcome = self._outcome()
         if outcome is None:
-            ctx.checkpoint()
-            raise LostError("it was closed")
+            raise _lost(ctx, ConnectionError("it was closed"))
         return outcome
 
     def _carry(self, ctx: Context, stdin: bytes | None, take: Callable[[int, bytes], None]) -> None:
@@ -219,6 +221,14 @@ class Streams:
         whole = (mask * (length // 4 + 1))[:length]
         masked = int.from_bytes(content, "little") ^ int.from_bytes(whole, "little")
         self._out += bytes([0x80 | opcode]) + size + mask + masked.to_bytes(length, "little")
+
+
+def _lost(ctx: Context, error: Exception) -> LostError:
+    try:
+        ctx.checkpoint()
+    except TemporaryError as over:
+        return LostError(over.message, cut=True)
+    return LostError(str(error) or type(error).__name__)
 
 
 def _cut(wire: socket.socket) -> None:

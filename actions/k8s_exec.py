@@ -68,10 +68,10 @@ class Exec(Rights, Opaque[ExecArgs]):
         pod = _pod(args, cluster, ctx)
         said = {execution.STDOUT: Stream(HEAD, ctx.log), execution.STDERR: Stream(HEAD, ctx.log)}
         stdin = args.stdin.encode() if args.stdin is not None else None
-        streams = execution.start(cluster, ctx, pod, args.command, args.container, stdin is not None)
         try:
+            streams = execution.start(cluster, ctx, pod, args.command, args.container, stdin is not None)
             status = streams.run(ctx, stdin, lambda channel, content: said[channel].feed(content))
-        except (TemporaryError, execution.LostError) as error:
+        except execution.LostError as error:
             raise _unfinished(pod, error, _outputs(pod, said, None)) from error
         rc = _exit_status(status)
         outputs = _outputs(pod, said, rc)
@@ -122,13 +122,11 @@ def _sentence(rc: int, outputs: Mapping[str, Any]) -> str:
     return f"exit status {rc}" + (f": {shorten(lines[-1], 500)}" if lines else "")
 
 
-def _unfinished(pod: Ref, error: Exception, outputs: Outputs) -> Exception:
-    """It was started, and how it ended nobody heard."""
-    if isinstance(error, TemporaryError):
-        return TemporaryError(
-            f"the command in {pod} had not ended in time; its connection was cut, and whether it goes on is not known",
-            outputs=outputs,
-        )
+def _unfinished(pod: Ref, error: execution.LostError, outputs: Outputs) -> Exception:
+    """It was started, or perhaps was, and how it ended nobody heard."""
+    if error.cut:
+        sentence = f"the command in {pod} had not ended when it was stopped: its connection was cut"
+        return TemporaryError(f"{sentence}, and whether it goes on is not known", outputs=outputs)
     # No TemporaryError: `retry` must not run it twice.
     return PermanentError(
         f"the connection to the command in {pod} was lost ({error}); whether it goes on is not known",

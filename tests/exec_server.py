@@ -100,6 +100,48 @@ def _carry(peer: Peer, channel: int, pipe: Any) -> None:
 @contextlib.contextmanager
 def serving(folder: Path, behave: Behaviour = run, *, protocol: str = "v5.channel.k8s.io") -> Iterator[dict[str, str]]:
     """Serve on loopback; the environment of a caller."""
+
+    def answer(peer: Peer) -> None:
+        command, key = _asked(peer)
+        proof = base64.b64encode(hashlib.sha1(key + GUID).digest())
+        peer.wire.sendall(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Accept: " + proof + b"\r\nSec-WebSocket-Protocol: " + protocol.encode() + b"\r\n\r\n"
+        )
+        behave(peer, command)
+
+    with _listening(folder, answer) as environ:
+        yield environ
+
+
+@contextlib.contextmanager
+def saying(folder: Path, answered: bytes, *, then_silent: bool = False) -> Iterator[dict[str, str]]:
+    """Answer each request with these bytes, and close, or say no more."""
+    over = threading.Event()
+
+    def answer(peer: Peer) -> None:
+        _asked(peer)
+        peer.wire.sendall(answered)
+        if then_silent:
+            over.wait(60)
+
+    with _listening(folder, answer) as environ:
+        yield environ
+        over.set()
+
+
+def _asked(peer: Peer) -> tuple[list[str], bytes]:
+    """Read a request: its command and its key."""
+    head = [peer.file.readline()]
+    while (line := peer.file.readline()) not in (b"\r\n", b""):
+        head.append(line)
+    fields = {name.lower(): value.strip() for name, _, value in (row.partition(b":") for row in head[1:])}
+    asked = parse_qs(urlsplit(head[0].split()[1].decode()).query, keep_blank_values=True)
+    return asked["command"], fields[b"sec-websocket-key"]
+
+
+@contextlib.contextmanager
+def _listening(folder: Path, answer: Callable[[Peer], None]) -> Iterator[dict[str, str]]:
     listener = socket.create_server(("127.0.0.1", 0))
     wires: list[socket.socket] = []
 
@@ -110,23 +152,13 @@ def serving(folder: Path, behave: Behaviour = run, *, protocol: str = "v5.channe
             except OSError:
                 return
             wires.append(wire)
-            threading.Thread(target=answer, args=(wire,), daemon=True).start()
+            threading.Thread(target=attend, args=(wire,), daemon=True).start()
 
-    def answer(wire: socket.socket) -> None:
-        peer = Peer(wire)
+    def attend(wire: socket.socket) -> None:
         with contextlib.suppress(OSError):
-            head = [peer.file.readline()]
-            while (line := peer.file.readline()) not in (b"\r\n", b""):
-                head.append(line)
-            fields = {name.lower(): value.strip() for name, _, value in (row.partition(b":") for row in head[1:])}
-            asked = parse_qs(urlsplit(head[0].split()[1].decode()).query, keep_blank_values=True)
-            proof = base64.b64encode(hashlib.sha1(fields[b"sec-websocket-key"] + GUID).digest())
-            wire.sendall(
-                b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                b"Sec-WebSocket-Accept: " + proof + b"\r\nSec-WebSocket-Protocol: " + protocol.encode() + b"\r\n\r\n"
-            )
-            behave(peer, asked["command"])
-        wire.close()
+            answer(Peer(wire))
+        with contextlib.suppress(OSError):
+            wire.shutdown(socket.SHUT_RDWR)
 
     threading.Thread(target=serve, daemon=True).start()
     config = folder / "kubeconfig-exec"

@@ -16,10 +16,14 @@ from typing import Any
 
 import pytest
 
+import runbook
 from runbook.actions._process import HEAD
 from runbook.actions.k8s_exec import Exec
 from runbook.contract import PermanentError, TemporaryError
 from runbook.runner.parameters import parameters
+from runbook.runner.session import Options, World
+from runbook.runner.store import Store
+from runbook.runner.surroundings import Real
 from tests import exec_server
 from tests.command import Commands, end
 from tests.context import LocalContext, call
@@ -90,7 +94,7 @@ def test_long_output_keeps_its_head_and_its_tail(caller: Caller, space: str) -> 
 def test_a_command_is_cut_at_the_deadline(command: str, control_plane: Plane, caller: Caller, space: str) -> None:
     marked = f"{os.getpid()}{time.monotonic_ns()}"
     began = time.monotonic()
-    with pytest.raises(TemporaryError, match=r"had not ended in time.*not known") as late:
+    with pytest.raises(TemporaryError, match=r"had not ended when it was stopped.*not known") as late:
         run(caller, space, "sh", "-c", command.format(marked), seconds=2)
     assert time.monotonic() - began < 3
     assert late.value.outputs is not None
@@ -147,6 +151,18 @@ def test_rights_are_asked_for(control_plane: Plane, space: str, tmp_path: Path) 
     control_plane.allow(space, "get=deployments.apps", "list=pods", "get,create=pods/exec")
     with nobody.context() as ctx:
         assert call(Exec, given, ctx)["rc"] == 0
+
+
+def test_a_step_that_runs_out_of_time_says_what_is_known(control_plane: Plane, space: str, tmp_path: Path) -> None:
+    given = {"namespace": space, "deployment": "web", "command": ["sh", "-c", "echo half way; exec sleep 5"]}
+    step = {"id": "it", "action": "k8s.exec", "with": given, "timeout": "2s", "retry": {"delay": "1ms"}}
+    (tmp_path / "one.yaml").write_text(json.dumps({"runbook": 1, "name": "one", "steps": [step]}))
+    world = World(store=Store(tmp_path / "home"), surroundings=Real(control_plane.environ()))
+    ended = runbook.run(tmp_path / "one.yaml", world=world, options=Options(yes=True))
+    assert ended.outcome is not None
+    assert ended.outcome.error is not None
+    assert (ended.outcome.kind, ended.outcome.attempts) == ("timed_out", 1), "`retry` does not run it twice"
+    assert "whether it goes on is not known" in ended.outcome.error.message
 
 
 @pytest.mark.parametrize(("decision", "code", "times"), [("done", 0, 1), ("repeat", 0, 2), ("fail", 1, 1)])
@@ -243,6 +259,35 @@ def test_a_connection_that_breaks_leaves_the_command_unknown(goodbye: bytes, tmp
     assert "whether it goes on is not known" in lost.value.message
     assert lost.value.outputs is not None
     assert (lost.value.outputs["rc"], lost.value.outputs["stdout"]) == (None, "half")
+
+
+@pytest.mark.timed
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 101 Swi", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"])
+def test_a_server_that_does_not_answer_is_cut_at_the_deadline(said: bytes, tmp_path: Path) -> None:
+    with exec_server.saying(tmp_path, said, then_silent=True) as environ:
+        began = time.monotonic()
+        with pytest.raises((TemporaryError, PermanentError)) as late:
+            simulated(environ, tmp_path, "migrate", seconds=1)
+        assert time.monotonic() - began < 2
+    assert ("was cut, and whether it goes on is not known" in late.value.message) == (b"200" not in said)
+
+
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 101 Swi", b"SSH-2.0\r\n\r\n", b"HTTP/1.1 101 OK\r\nA: b\r\n\r\n"])
+def test_a_server_that_closes_or_talks_nonsense_is_no_reason_to_try_again(said: bytes, tmp_path: Path) -> None:
+    with exec_server.saying(tmp_path, said) as environ, pytest.raises(PermanentError):
+        simulated(environ, tmp_path, "migrate")
+
+
+@pytest.mark.parametrize(("status", "kind"), [(429, TemporaryError), (503, TemporaryError), (403, PermanentError)])
+def test_a_refused_upgrade_started_nothing(
+    status: int, kind: type[TemporaryError | PermanentError], tmp_path: Path
+) -> None:
+    body = b'{"kind": "Status", "message": "not now"}'
+    said = b"HTTP/1.1 %d No\r\nRetry-After: 7\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body)
+    with exec_server.saying(tmp_path, said) as environ, pytest.raises(kind, match="not now") as refused:
+        simulated(environ, tmp_path, "migrate")
+    if isinstance(refused.value, TemporaryError):
+        assert refused.value.retry_after == 7
 
 
 def test_a_sandbox_runs_no_command(tmp_path: Path) -> None:
