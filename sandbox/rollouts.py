@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runbook.sandbox import kinds
-from runbook.sandbox.world import Document, World, now, scrambled
+from runbook.sandbox.world import REVISION, Document, World, now, scrambled
 
-REVISION = "deployment.kubernetes.io/revision"
 HISTORY = "deployment.kubernetes.io/revision-history"
 DESIRED = "deployment.kubernetes.io/desired-replicas"
 MAXIMUM = "deployment.kubernetes.io/max-replicas"

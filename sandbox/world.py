@@ -16,9 +16,10 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from runbook.sandbox import statuses
-from runbook.sandbox.kinds import CUSTOM, NAMESPACE, POD, Kind
+from runbook.sandbox.kinds import CUSTOM, DEPLOYMENT, NAMESPACE, POD, Kind
 
 Document = dict[str, Any]
+REVISION = "deployment.kubernetes.io/revision"
 EventType = Literal["ADDED", "MODIFIED", "DELETED"]
 
 
@@ -240,9 +241,18 @@ def _kept(kind: Kind, before: Document, document: Document, *, status_only: bool
         if key in before["metadata"]:
             after["metadata"][key] = before["metadata"][key]
     after["metadata"]["resourceVersion"] = before["metadata"]["resourceVersion"]
-    if _counts_generations(kind) and after.get("spec") != before.get("spec"):
+    if _counts_generations(kind) and _says(kind, after) != _says(kind, before):
         after["metadata"]["generation"] = before["metadata"]["generation"] + 1
     return after
+
+
+def _says(kind: Kind, document: Document) -> tuple[Any, Any]:
+    """What makes a new generation: the spec; of a Deployment its annotations (registry/apps/deployment/strategy.go),
+    but for the revision that its controller writes."""
+    annotations = document["metadata"].get("annotations") or {}
+    if kind != DEPLOYMENT:
+        return document.get("spec"), None
+    return document.get("spec"), {name: text for name, text in annotations.items() if name != REVISION}
 
 
 def _without_version(document: Document) -> Document:

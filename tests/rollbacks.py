@@ -192,7 +192,7 @@ def rehearsals(
         item for item in request.session.items if isinstance(item, pytest.Function) and item.module is request.module
     ]
     params = [item.callspec.params for item in mine if hasattr(item, "callspec")]
-    wanted = dict.fromkeys(given["case"] for given in params if "case" in given)
+    wanted = dict.fromkeys(str(given["case"]) for given in params if "case" in given)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         yield {case: pool.submit(rehearse, name, case, folder / case, (edits or {}).get(case)) for case in wanted}
 

@@ -780,6 +780,19 @@ def test_a_new_image_makes_a_revision_and_undo_brings_the_old_one_back(api: Api)
     assert again["3"]["metadata"]["annotations"]["deployment.kubernetes.io/revision-history"] == "1"
 
 
+def test_what_makes_a_new_generation(api: Api) -> None:
+    api.ok("POST", api.at("deployments"), deployment())
+    eventually(lambda: rolled_out(api))
+    labelled = api.patch("deployments", "web", {"metadata": {"labels": {"tier": "front"}}})
+    assert labelled["metadata"]["generation"] == 1
+    noted = api.patch("deployments", "web", {"metadata": {"annotations": {"who": "runbook"}}})
+    assert noted["metadata"]["generation"] == 2, "of a Deployment its annotations, too"
+    assert image(api, "web:2")["metadata"]["generation"] == 3
+    item = eventually(lambda: rolled_out(api))
+    assert item["metadata"]["annotations"]["deployment.kubernetes.io/revision"] == "2"
+    assert item["metadata"]["generation"] == 3, "the revision that the controller writes is none"
+
+
 def test_rolling_keeps_its_bounds(api: Api) -> None:
     strategy = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
     api.ok("POST", api.at("deployments"), deployment(replicas=3, strategy=strategy))
