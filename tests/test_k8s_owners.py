@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from runbook.actions._kube_owners import owners
 from runbook.actions._kube_reasons import of_pod, said
+from tests.command import Commands
 from tests.kube import Caller
 from tests.testbed.plane import Plane
 
@@ -105,3 +107,18 @@ def test_patches_and_labels_warn_too(control_plane: Plane, tmp_path: Path) -> No
     both = caller.plan("k8s.patch", {**base, "patch": {"spec": {"replicas": 5}}}).log
     assert len(both) == 2
     assert "HorizontalPodAutoscaler web (1 to 9 replicas) owns the replica count" in both[0]
+
+
+@pytest.mark.control_plane
+def test_a_plan_shows_who_will_put_it_back(control_plane: Plane, tmp_path: Path) -> None:
+    space = control_plane.namespace()
+    control_plane.deployment(space, "web", "r/web:1", wait=False)
+    control_plane.kubectl("-n", space, "autoscale", "deployment", "web", "--min=1", "--max=9")
+    cli = Commands(tmp_path, control_plane.environ())
+    step = {"id": "up", "action": "k8s.scale", "with": {"namespace": space, "name": "web", "replicas": 5}}
+    cli.write("one.yaml", json.dumps({"runbook": 1, "name": "one", "steps": [step]}))
+    planned = cli("plan", "one.yaml")
+    assert planned.code == 0, planned.out + planned.err
+    assert "warning: HorizontalPodAutoscaler web (1 to 9 replicas) owns the replica count" in planned.out
+    cli("run", "one.yaml", "--yes")
+    assert "owns the replica count" in cli("logs", "last", "up").out
