@@ -429,6 +429,7 @@ def test_the_right_that_is_missing_is_said_to_who_connects(
 # -- what goes through it
 
 
+@pytest.mark.postgres
 def test_a_database_in_the_cluster_is_asked(
     control_plane: Plane, caller: Caller, postgres: Postgres, tmp_path: Path
 ) -> None:

@@ -255,6 +255,33 @@ def test_basic_authentication(locked: tuple[str, Path], tmp_path: Path) -> None:
     assert both.hint == nobody.hint
 
 
+def test_in_a_playbook_the_password_is_a_secret(locked: tuple[str, Path], tmp_path: Path) -> None:
+    image, authority = locked
+    commands = Commands(tmp_path)
+    commands.write(
+        "look.yaml",
+        f"""\
+runbook: 1
+name: look
+secrets: {{password: {{env: REGISTRY_PASSWORD}}}}
+defaults:
+  with:
+    registry: {{username: {USER}, password: "{{{{ secrets.password }}}}", tls_ca: {authority}, plain_http: false}}
+steps:
+  - {{id: images, action: registry.image_exists, with: {{images: ["{image}"]}}}}
+  - {{id: one, action: flow.assert, with: {{that: "{{{{ steps.images.outputs.digests | length == 1 }}}}", message: m}}}}
+""",
+    )
+    for words in (("plan", "look.yaml"), ("run", "look.yaml", "--yes"), ("report", "--format", "json")):
+        said = commands(*words, environ={"REGISTRY_PASSWORD": PASSWORD})
+        assert said.code == 0, said.out + said.err
+        assert PASSWORD not in said.out + said.err
+    wrong = commands("run", "look.yaml", "--yes", environ={"REGISTRY_PASSWORD": "another-canary"})
+    assert wrong.code != 0
+    assert f"not there, or not for {USER}: HTTP 401" in wrong.out + wrong.err
+    assert "another-canary" not in wrong.out + wrong.err
+
+
 def test_the_login_of_docker_is_found(locked: tuple[str, Path], tmp_path: Path) -> None:
     image, authority = locked
     host = image.partition("/")[0]
