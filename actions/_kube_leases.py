@@ -18,8 +18,6 @@ from runbook.actions._kube_config import context_name
 from runbook.actions._kube_kinds import Kind, Ref
 from runbook.actions._kube_transport import Within
 
-__all__ = ["Leases", "connect", "context_name"]
-
 LEASE = Kind("coordination.k8s.io", "v1", "leases", "Lease")
 OURS = "app.kubernetes.io/managed-by=runbook"
 

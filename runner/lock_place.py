@@ -61,7 +61,8 @@ def chosen(world: World, said: str, playbook: str = "") -> str:
     if place is None:
         return text
     with contextlib.suppress(PermanentError):  # told when the first lock is wanted, if one is
-        place = Place(_actions().context_name(world.surroundings.environ, place.context), place.namespace)
+        named = importlib.import_module("runbook.actions._kube_config").context_name
+        place = Place(named(world.surroundings.environ, place.context), place.namespace)
     return str(place)
 
 

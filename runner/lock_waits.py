@@ -154,17 +154,20 @@ class LockWaits:
         if any(not all(is_below(wait.key, holder) for holder in self._holding[name]) for name in mine):
             self._again(wait)  # a sibling has it
             return
-        if any(name in self._busy for name in wanted):
+        if any(name in self._busy for name in wait.names):
             self._again(wait)  # a sibling asks for it, or gives it back just now
             return
-        self._busy.update(wanted)
-        self._ask(lambda: self.store.take(wanted), lambda came: self._came(wait, wanted, came))
+        if not wanted:
+            self._grant(wait)
+            return
+        self._busy.update(wait.names)
+        self._ask(lambda: self.store.take(wanted), lambda came: self._came(wait, came))
 
-    def _came(self, wait: _Wait, wanted: list[str], came: Holding | LockError | None) -> None:
+    def _came(self, wait: _Wait, came: Holding | LockError | None) -> None:
         """The store said who has the locks: we (None), somebody else, or that it cannot be used."""
-        self._busy.difference_update(wanted)
+        self._busy.difference_update(wait.names)
         if wait not in self._waits:
-            self._release(wanted)  # it was given up meanwhile
+            self._release(list(wait.names))  # it was given up meanwhile
         elif came is None:
             self._grant(wait)
         elif isinstance(came, UnreachableError) and (self._may_wait(wait) or self._fresh(wait)):

@@ -6,6 +6,7 @@ The API is SIMULATED here: conditional writes in memory. tests/test_lease_locks.
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,12 +19,12 @@ from hypothesis import strategies as st
 
 from runbook.contract import PermanentError, TemporaryError
 from runbook.interpreter.errors import Exit
-from runbook.runner import lock_place, processes, session
+from runbook.runner import lock_place, lock_waits, processes, session
 from runbook.runner.lease_api import Leases
 from runbook.runner.lease_locks import LeaseLocks
 from runbook.runner.lease_record import holder_of, lease_name
 from runbook.runner.locks import LockError, LockLostError, UnreachableError
-from tests.runner_toys import Lab
+from tests.runner_toys import Lab, steps
 
 SECONDS = 10
 T = TypeVar("T")
@@ -274,16 +275,72 @@ def test_what_the_api_server_forbids_or_does_not_answer_is_told_apart() -> None:
         first.take(["l"])
 
 
+WHERE = session.Options(locks="k8s:prod/ops")
 TEXT = "runbook: 1\nname: p\nlocks: [l]\nsteps:\n  - {id: a, action: toy.note, with: {name: a}}\n"
 
 
 def test_one_request_that_is_lost_refuses_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     api, lab = Simulated(faults=["lost", "lost", "unheard"]), Lab.at(tmp_path)
     monkeypatch.setattr(lock_place, "_connect", lambda *_: api)
-    ended = lab.run(TEXT, options=session.Options(locks="k8s:prod/ops"))
+    ended = lab.run(TEXT, options=WHERE)
     assert ended.exit == Exit.SUCCEEDED
     assert lab.log() == ["start a", "done a"]
     assert [holder_of(lease) for lease in api.leases.values()] == [None]
+
+
+class Far(Simulated):
+    """SIMULATED: every answer takes a moment, in which the run goes on."""
+
+    def _made(self, request: Callable[[], T]) -> T:
+        time.sleep(0.01)
+        return super()._made(request)
+
+
+NAP = "{id: %s, action: toy.note, with: {name: %s, seconds: 0.1}, locks: [l]}"
+SIBLINGS = f"""
+runbook: 1
+name: p
+steps:
+  - id: both
+    parallel:
+      - {NAP % ("a", "a")}
+      - {NAP % ("b", "b")}
+      - id: c
+        locks: [l, m]
+        steps: [{NAP % ("d", "d")}, {NAP % ("e", "e")}]
+  - {NAP % ("f", "f")}
+"""
+
+
+def test_siblings_wait_for_each_other_and_inner_steps_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    api, lab = Far(), Lab.at(tmp_path)
+    monkeypatch.setattr(lock_place, "_connect", lambda *_: api)
+    monkeypatch.setattr(lock_waits, "POLL_FAR", 0.02)
+    assert lab.run(SIBLINGS, options=WHERE).exit == Exit.SUCCEEDED
+    lines = lab.log()
+    assert [line.removeprefix("start ") for line in lines[::2]] == [line.removeprefix("done ") for line in lines[1::2]]
+    assert len(lines) == 10
+    assert [holder_of(lease) for lease in api.leases.values()] == [None, None]
+
+
+def test_a_later_lock_is_waited_for_up_to_the_steps_timeout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    api, lab = Far(), Lab.at(tmp_path)
+    other = LeaseLocks(Leases(lambda: api, "here"), "other", "other")
+    other.take(["late"])
+    monkeypatch.setattr(lock_place, "_connect", lambda *_: api)
+    monkeypatch.setattr(lock_waits, "POLL_FAR", 0.02)
+    step = "{id: a, timeout: 300ms, locks: [early, late], steps: [{id: n, action: toy.note, with: {}}]}"
+    text = f"runbook: 1\nname: p\nsteps:\n  - {{id: v, action: toy.get, with: {{value: 1}}}}\n  - {step}\n"
+    ended = lab.run(text.replace("[early, late]", '["early-{{ steps.v.outputs.value }}", late]'), options=WHERE)
+    assert ended.exit == Exit.REFUSED, "known names are taken at the start"
+    late = text.replace(
+        "[early, late]", '["early-{{ steps.v.outputs.value }}", "{{ \'late\' if steps.v.outputs.value }}"]'
+    )
+    ended = lab.run(late, options=WHERE)
+    assert ended.exit == Exit.FAILED
+    assert steps(lab.events(ended))["a"] == "timed_out"
+    found = {name: holder_of(lease) for name, lease in api.leases.items()}
+    assert [holder for name, holder in found.items() if "early" in name] == [None], "what it had got is given back"
 
 
 def test_names_become_leases_that_the_api_takes() -> None:
