@@ -150,7 +150,7 @@ def object_name(ctx: Context, args: HelmArgs) -> str:
 def place(name: str) -> dict[str, str]:
     """The parameters that say where, out of an object's name (a context may hold slashes)."""
     context, namespace, release = name.partition("#")[0].removeprefix("helm:").rsplit("/", 2)
-    return {"release": release, "namespace": namespace, "context": context}
+    return {"release": release.partition("@")[0], "namespace": namespace, "context": context}
 
 
 def takeover(ctx: Context, force_conflicts: bool) -> list[str]:

@@ -165,17 +165,18 @@ def served(state: Mapping[str, Any] | None) -> int:
     return int(known.get("serves", known.get("revision", 0)))
 
 
-def back(name: str, state: Mapping[str, Any] | None, force_conflicts: bool) -> Call | None:
+def back(name: str, state: Mapping[str, Any] | None, change: str, *, force_conflicts: bool = False) -> Call | None:
     """What brings a release back to how it was observed; None where there is no revision that was this state.
 
-    From a state in between it is the revision that served then.
+    From a state in between it is the revision that served then. `change`: what is taken back (`_helm_work.content_of`).
     """
+    where = {**_helm.place(name), "instead_of": change}
     if state is None or state["status"] == "uninstalled":
-        return Call("helm.uninstall", {**_helm.place(name), "keep_history": state is not None})
+        return Call("helm.uninstall", {**where, "keep_history": state is not None})
     wanted = served(state)
     if not wanted:
         return None
-    return Call("helm.rollback", {**_helm.place(name), "revision": wanted, "force_conflicts": force_conflicts})
+    return Call("helm.rollback", {**where, "revision": wanted, "force_conflicts": force_conflicts})
 
 
 def age(release: Release) -> float | None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,7 +25,7 @@ from runbook.actions._helm import HelmArgs
 from runbook.actions._helm_history import Release
 from runbook.actions._kube import connect
 from runbook.actions._kube_kinds import Ref
-from runbook.contract import Context, PermanentError, TemporaryError
+from runbook.contract import Context, Observation, PermanentError, Sensitive, TemporaryError
 
 PATIENCE = 300.0
 """Seconds after which a release that is pending is taken for one whose helm was killed: Helm's own default time-out."""
@@ -68,10 +69,38 @@ def settled(ctx: Context, args: HelmArgs) -> None:
         _release(ctx, args, str(found["metadata"]["uid"]))
 
 
-def claim(ctx: Context, args: HelmArgs, newest: Release) -> None:
-    """Go on over a release that is in between; TemporaryError where somebody may still be at it."""
+def observed(ctx: Context, args: HelmArgs, listed: list[Release], instead_of: str | None) -> Observation:
+    """The release's state. `instead_of`: the change that is taken back.
+
+    What that change left half-made is an object of its own (`helm:prod/shop/web@4`): it is not what the change was to
+    become, and still nobody else's.
+    """
+    name = _helm.object_name(ctx, args)
+    half = instead_of is not None and bool(listed) and _is_half(ctx, args, listed, instead_of)
+    return {f"{name}@{listed[-1].revision}" if half else name: histories.state(listed)}
+
+
+def _is_half(ctx: Context, args: HelmArgs, listed: list[Release], change: str) -> bool:
+    newest = listed[-1]
+    if newest.status != "failed" and not newest.between:
+        return False
+    if content_of(ctx, args, newest) == change:
+        return True
+    aim = re.fullmatch(r"rollback to (\d+)", change)
+    wanted = histories.numbered(listed[:-1], int(aim.group(1))) if aim and newest.spoiled_rollback else None
+    if wanted is None:
+        return False
+    # A roll-back that failed says no more where it went.
+    return manifests.manifest(ctx, args, newest.revision) == manifests.manifest(ctx, args, wanted.revision)
+
+
+def claim(ctx: Context, args: HelmArgs, newest: Release, instead_of: str | None = None) -> None:
+    """Go on over a release that is in between; TemporaryError where somebody may still be at it.
+
+    `instead_of`: the change that is taken back; what it left is the caller's.
+    """
     told = f"revision {newest.revision} is {newest.status}"
-    if noted(ctx, args, newest):
+    if noted(ctx, args, newest) or (instead_of is not None and content_of(ctx, args, newest) == instead_of):
         ctx.log(f"{told}, its helm was killed: repaired")
         return
     held = _held(ctx, args)
@@ -116,6 +145,7 @@ def content_of(ctx: Context, args: HelmArgs, release: Release) -> str:
 
 
 UNINSTALL = "uninstall"
+INSTEAD = "Set by an undo: the change whose half-made revision this one replaces."
 
 
 def rollback_to(origin: int) -> str:
@@ -124,8 +154,11 @@ def rollback_to(origin: int) -> str:
 
 
 def upgrade_to(chart: str, values: Mapping[str, Any] | None) -> str:
-    """The content of an upgrade: chart with version, and values. What is rendered may differ each time."""
-    return f"upgrade {chart} {manifests.fingerprint(values or {})}"
+    """The content of an upgrade: chart with version, and values. What is rendered may differ each time.
+
+    Sensitive: values may be guessed from it.
+    """
+    return Sensitive(f"upgrade {chart} {manifests.fingerprint(values or {})}")
 
 
 # -- the object beside Helm's records

@@ -117,6 +117,7 @@ class RollbackArgs(HelmArgs):
     force_conflicts: bool = param(
         "Take over fields that were set by others (Helm 4: after a `kubectl scale`, say).", default=False
     )
+    instead_of: str | None = param(working.INSTEAD, default=None)
 
 
 class Rollback(Change[RollbackArgs]):
@@ -132,6 +133,9 @@ class Rollback(Change[RollbackArgs]):
         "from_revision": "revision whose content was deployed before",
         "revision": "revision whose content is deployed now; Helm gives it a new number",
     }
+
+    def __init__(self) -> None:
+        self._change = ""  # what is made, as `expect` found it
 
     def needs(self, args: RollbackArgs) -> Mapping[str, Any]:
         return {"tools": ["helm"]}
@@ -149,14 +153,15 @@ class Rollback(Change[RollbackArgs]):
         return rights.missing(ctx, args, "" if listed[-1].status == "uninstalled" else old, new)
 
     def observe(self, args: RollbackArgs, ctx: Context) -> Observation:
-        return {_helm.object_name(ctx, args): histories.state(histories.existing(ctx, args))}
+        return working.observed(ctx, args, histories.existing(ctx, args), args.instead_of)
 
     def expect(self, args: RollbackArgs, before: Observation, ctx: Context) -> Observation:
-        ((name, state),) = before.items()
+        ((_, state),) = before.items()
         target = _target(args, histories.existing(ctx, args), ctx)
+        self._change = working.rollback_to(target.origin)
         if "serves" in state:
             ctx.log(f"{args.release} is {state['status']}: a helm that was killed, or one that is still at it")
-        return {name: _after(target)}
+        return {_helm.object_name(ctx, args): _after(target)}
 
     def apply(self, args: RollbackArgs, before: Observation, ctx: Context) -> None:
         ((_, had),) = before.items()
@@ -165,7 +170,7 @@ class Rollback(Change[RollbackArgs]):
         if newest.status == "deployed" and newest.origin == target.origin:
             return
         if newest.between:
-            working.claim(ctx, args, newest)
+            working.claim(ctx, args, newest, args.instead_of)
         elif histories.state(listed) != had:
             raise PermanentError(
                 f"{args.release} was changed by someone else meanwhile: it is at revision {newest.revision}"
@@ -187,7 +192,7 @@ class Rollback(Change[RollbackArgs]):
 
     def inverse(self, args: RollbackArgs, before: Observation, op: str) -> Call | None:
         ((name, state),) = before.items()
-        return histories.back(name, state, args.force_conflicts)
+        return histories.back(name, state, self._change, force_conflicts=args.force_conflicts)
 
     def outputs(self, args: RollbackArgs, before: Observation, after: Observation) -> Outputs:
         ((_, was),) = before.items()

@@ -23,6 +23,7 @@ class UninstallArgs(HelmArgs):
         "Keep Helm's records, so that the release can be brought back; without them nothing takes it back.",
         default=True,
     )
+    instead_of: str | None = param(working.INSTEAD, default=None)
 
 
 class Uninstall(Change[UninstallArgs]):
@@ -47,13 +48,14 @@ class Uninstall(Change[UninstallArgs]):
         return rights.missing(ctx, args, manifests.manifest(ctx, args, listed[-1].revision), "")
 
     def observe(self, args: UninstallArgs, ctx: Context) -> Observation:
-        return {_helm.object_name(ctx, args): histories.state(histories.history(ctx, args))}
+        return working.observed(ctx, args, histories.history(ctx, args), args.instead_of)
 
     def expect(self, args: UninstallArgs, before: Observation, ctx: Context) -> Observation:
-        ((name, state),) = before.items()
+        ((_, state),) = before.items()
         if state is not None and "serves" in state:
             ctx.log(f"{args.release} is {state['status']}: a helm that was killed, or one that is still at it")
-        return {name: {"status": "uninstalled"} if args.keep_history and state is not None else None}
+        kept = args.keep_history and state is not None
+        return {_helm.object_name(ctx, args): {"status": "uninstalled"} if kept else None}
 
     def apply(self, args: UninstallArgs, before: Observation, ctx: Context) -> None:
         ((_, had),) = before.items()
@@ -62,7 +64,7 @@ class Uninstall(Change[UninstallArgs]):
             return
         newest = listed[-1]
         if newest.between:
-            working.claim(ctx, args, newest)
+            working.claim(ctx, args, newest, args.instead_of)
         elif histories.state(listed) != had:
             raise PermanentError(
                 f"{args.release} was changed by someone else meanwhile: it is at revision {newest.revision}"
@@ -79,7 +81,7 @@ class Uninstall(Change[UninstallArgs]):
 
     def inverse(self, args: UninstallArgs, before: Observation, op: str) -> Call | None:
         ((name, state),) = before.items()
-        return histories.back(name, state, force_conflicts=False) if args.keep_history else None
+        return histories.back(name, state, working.UNINSTALL) if args.keep_history else None
 
     def outputs(self, args: UninstallArgs, before: Observation, after: Observation) -> Outputs:
         ((_, was),) = before.items()

@@ -63,6 +63,7 @@ class Upgrade(Change[UpgradeArgs]):
 
     def __init__(self) -> None:
         self._dry: dict[str, Any] | None = None
+        self._change = ""  # what is made, as far as `expect` found it
 
     def check(self, args: UpgradeArgs) -> Iterator[str]:
         if args.chart.startswith("-"):
@@ -101,6 +102,7 @@ class Upgrade(Change[UpgradeArgs]):
         dry = self._rendered(args, ctx)
         chart, version = _named(dry)
         content = manifests.content(dry)
+        self._change = working.upgrade_to(chart, dry.get("config"))
         if newest is not None and newest.status == "deployed" and newest.chart == chart:
             was = before.get(f"{name}#content")
             mine = was is not None and was["values"] == content["values"] and working.noted(ctx, args, newest)
@@ -138,7 +140,7 @@ class Upgrade(Change[UpgradeArgs]):
 
     def inverse(self, args: UpgradeArgs, before: Observation, op: str) -> Call | None:
         name = next(name for name in before if "#" not in name)
-        return histories.back(name, before[name], args.force_conflicts)
+        return histories.back(name, before[name], self._change, force_conflicts=args.force_conflicts)
 
     def outputs(self, args: UpgradeArgs, before: Observation, after: Observation) -> Outputs:
         was, now = (next(seen[name] for name in seen if "#" not in name) for seen in (before, after))

@@ -97,6 +97,29 @@ def test_the_plan_is_what_the_run_changes_and_the_undo_takes_it_back(scene: Scen
     assert not [path for path in scene.cli.home.rglob("*") if path.is_file() and secret in path.read_bytes()]
 
 
+@pytest.mark.parametrize("name", ["upgrade", "install", "rollback"])
+def test_what_never_gets_ready_is_taken_back(scene: Scene, name: str) -> None:
+    """Helm gives up, or is killed there: what the run left is neither before nor after, and still its own to undo."""
+    app, given = scene.app, {**scene.app.upgrade({"tag": "9", "sick": True}), "chart": "app"}
+    if name == "rollback":
+        app.deploy(3, "--set", "sick=true")
+        app.deploy(4, "--set", "sick=false")
+        app.plane.rolled_out(app.space, "app")
+        given = {**app.given, "revision": 3}
+    before = app.objects()
+    action = "helm.rollback" if name == "rollback" else "helm.upgrade"
+    step = {"id": "it", "action": action, "timeout": "7s", "with": given}
+    scene.cli.write("sick.yaml", json.dumps({"runbook": 1, "name": "sick", "steps": [step]}))
+    assert scene.cli("run", "sick.yaml", "--yes").code not in (Exit.SUCCEEDED, Exit.REFUSED)
+    assert app.objects() != before
+    if app.version == 4:
+        app.spoil(f"pending-{name}", "Rollback to 3" if name == "rollback" else "Preparing upgrade")
+    else:
+        assert app.newest()[1] == "failed"
+    scene("undo", "last", "--yes")
+    assert app.objects() == before
+
+
 # -- kill -9 of the run
 
 
