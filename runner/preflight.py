@@ -11,6 +11,7 @@ import json
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from runbook.contract import Absent
@@ -99,7 +100,9 @@ def find(playbook: Playbook, inputs: Mapping[str, Any], info: RunInfo, host: Hos
         return Findings()
     try:
         walk = walked(playbook, inputs, info, host)
-        return judged(playbook, look(host, walk.calls), walk.behind, walk.skipped)
+        found = judged(playbook, look(host, walk.calls), walk.behind, walk.skipped)
+        rest = f"what comes after {len(walk.calls)} calls: too many to look at before the run"
+        return found if walk.whole else replace(found, later=(*found.later, rest))
     except Exception as error:  # noqa: BLE001  # a bug of ours must not stand between people and their recovery
         return Findings(unchecked=(f"what the steps need ({type(error).__name__}: {host.secrets.mask(str(error))})",))
 

@@ -39,6 +39,7 @@ class Walk:
         self._brought = False
         self.calls: list[Call] = []
         self.behind: set[str] = set()  # operations behind one that may bring what they miss
+        self.whole = True  # False: there are more calls than MANY
         self.skipped: set[str] = set()  # keys of steps that are not needed
 
     def through(self, playbook: Playbook, inputs: Mapping[str, Any], info: RunInfo) -> None:
@@ -65,6 +66,7 @@ class Walk:
             result = self._host.perform(call, self._host.context(call, SECONDS))
             return self._record("succeeded" if result.ok else "failed", outputs=result.outputs, error=result.error)
         if len(self.calls) >= MANY:
+            self.whole = False
             raise _EnoughError
         kind = self._host.registry.find(call.action)
         if self._brought:

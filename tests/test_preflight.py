@@ -46,7 +46,9 @@ class Bench:
 
     def run(self, steps: str, *, head: str = "", world: World | None = None, **options: Any) -> Ended:
         """Run it as nobody does."""
-        return runbook.run(self.written(steps, head), world=world or self.world(), options=Options(yes=True, **options))
+        path = self.written(steps, head)
+        ended: Ended = runbook.run(path, world=world or self.world(), options=Options(yes=True, **options))
+        return ended
 
     def replicas(self) -> int:
         return int(self.plane.read(self.space, "deployment", "web")["spec"]["replicas"])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from runbook.contract import Absent, Check, Context, Notify, Outputs, PermanentError, TemporaryError
 from runbook.interpreter.errors import Exit
-from runbook.runner import session
+from runbook.runner import lacks, session
 from runbook.runner.session import Ended, Options
 from tests.runner_toys import Args, Lab, Note
 
@@ -226,10 +226,21 @@ def test_a_run_that_was_killed_in_preflight_looks_again_and_one_that_had_begun_d
     assert [event.kind for event in lab.events(ended)].count("preflight") == 1
 
 
+def test_an_optional_dependency_and_programs_are_looked_for_by_the_host() -> None:
+    assert list(lacks.dependency("postgres")) == []
+    assert list(lacks.dependency("no_such_extra")) == [
+        "no_such_extra is not installed: pip install 'runbook[no_such_extra]'"
+    ]
+    assert list(lacks.dependency("no_such_extra", ["x: pip install 'runbook[no_such_extra]'"])) == [], "said already"
+    assert list(lacks.tools(["sh", "no-such-tool"], {"PATH": "/bin:/usr/bin"})) == ["no-such-tool is not on PATH"]
+
+
 def test_a_loop_that_is_too_long_is_looked_at_as_far_as_it_goes(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runbook.runner.walk.MANY", 3)
     body = "steps: [{id: a, action: toy.needs, with: {name: '{{ one }}'}}]"
     loop = f"id: f, foreach: {{items: [there, there, there, lack], as: one}}, {body}"
     ended = lab.run(book(loop))
     assert ended.exit == Exit.FAILED, "the step itself says it"
+    (found,) = [event.data for event in lab.events(ended) if event.kind == "preflight"]
+    assert found == {"later": ["what comes after 3 calls: too many to look at before the run"]}
     assert refused(lab.run(book(loop.replace("there, there, there, lack", "there, there, lack, there"))))
