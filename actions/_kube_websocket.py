@@ -35,6 +35,10 @@ class RefusedError(Exception):
         self.answer = answer
 
 
+class DroppedError(TemporaryError):
+    """The server was asked, and gave no answer: what it was asked for may have begun."""
+
+
 class FrameError(Exception):
     """Bytes that are no WebSocket frame of a server."""
 
@@ -50,7 +54,8 @@ class Upgraded:
 def upgrade(transport: Transport, bounds: Bounds, path: str, protocol: str) -> Upgraded:
     """Open a WebSocket to a path of the API server, cut at the deadline.
 
-    RefusedError with the answer where the server gave another one than 101; TemporaryError where it gave none,
+    RefusedError with the answer where the server gave another one than 101; DroppedError where it gave none,
+    TemporaryError where it could not be asked,
     PermanentError where what it gave is no WebSocket of `protocol`.
     """
     until = time.monotonic() + bounds.remaining()
@@ -77,7 +82,7 @@ def upgrade(transport: Transport, bounds: Bounds, path: str, protocol: str) -> U
         wire.close()
         bounds.checkpoint()
         said = "no answer in time" if isinstance(error, TimeoutError) else error.strerror or str(error)
-        raise TemporaryError(f"the API server dropped the upgrade to a WebSocket: {said.lower()}") from error
+        raise DroppedError(f"the API server dropped the upgrade to a WebSocket: {said.lower()}") from error
     except BaseException:
         wire.close()
         raise
