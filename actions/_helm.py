@@ -115,7 +115,8 @@ def missing(ctx: Context, args: HelmArgs, verbs: Iterable[str], least: tuple[int
     except PermanentError as error:
         return [error.message]
     rights = [(verb, Ref(kind, args.namespace)) for verb in verbs]
-    return [*sentences, *lacks(cluster, ctx, args.namespace, lambda: rights, "Helm keeps its releases there")]
+    where = None if getattr(args, "optional", None) is True else args.namespace
+    return [*sentences, *lacks(cluster, ctx, where, lambda: rights, "Helm keeps its releases there")]
 
 
 def _unfit(ctx: Context, least: tuple[int, int]) -> list[str]:

@@ -35,7 +35,8 @@ class Rights:
     def preflight(self, args: Any, ctx: Context) -> list[str]:
         """Sentences that name verb and resource, a namespace that is not there, a kind that is not served."""
         cluster = connect(ctx, args.context)
-        return lacks(cluster, ctx, args.namespace, lambda: self.rights(args, cluster, ctx))
+        where = None if getattr(args, "optional", None) is True else args.namespace
+        return lacks(cluster, ctx, where, lambda: self.rights(args, cluster, ctx))
 
 
 def named(name: str, state: Mapping[str, Any]) -> Observation:

@@ -18,11 +18,12 @@ Right = tuple[str, Ref]
 
 
 def lacks(
-    cluster: Cluster, ctx: Context, namespace: str, rights: Callable[[], Iterable[Right]], why: str = ""
+    cluster: Cluster, ctx: Context, namespace: str | None, rights: Callable[[], Iterable[Right]], why: str = ""
 ) -> list[str]:
     """Sentences that name verb, resource and namespace; of a namespace that is not there only that.
 
-    `why`: what the rights are for, where that is not plain. TemporaryError where nobody could tell.
+    `namespace` None: nothing has to be there. `why`: what the rights are for, where that is not plain.
+    TemporaryError where nobody could tell.
     """
     try:
         needed = list(rights())
@@ -32,7 +33,8 @@ def lacks(
         return [Absent(error.message)]  # a kind that is not served: an earlier step may define it
     reason = f"{why}; " if why else ""
     try:
-        if any(ref.kind.namespaced for _, ref in needed) and not _there(cluster, ctx, namespace):
+        inside = namespace is not None and any(ref.kind.namespaced for _, ref in needed)
+        if inside and not _there(cluster, ctx, str(namespace)):
             return [Absent(f"there is no namespace {namespace!r} (context {cluster.context!r})")]
         return [
             f"no right to {verb} {ref} ({reason}context {cluster.context!r})"
