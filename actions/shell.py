@@ -63,6 +63,8 @@ class Run(Opaque[RunArgs]):
     def needs(self, args: RunArgs) -> Mapping[str, Any]:
         if args.host is not None or isinstance(args.command, str) or not args.command or "/" in args.command[0]:
             return {}
+        if "PATH" in args.env:  # its own, perhaps not known yet
+            return {}
         return {"tools": [args.command[0]]}
 
     def run(self, args: RunArgs, ctx: Context) -> Outputs:

@@ -235,6 +235,16 @@ def test_an_optional_dependency_and_programs_are_looked_for_by_the_host() -> Non
     assert list(lacks.tools(["sh", "no-such-tool"], {"PATH": "/bin:/usr/bin"})) == ["no-such-tool is not on PATH"]
 
 
+def test_a_command_is_looked_for_unless_it_brings_its_own_path(lab: Lab) -> None:
+    step = "id: a, action: shell.run, with: {command: [only-in-bin]%s}"
+    assert refused(lab.run(book(step % "")))
+    program = lab.world / "only-in-bin"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    assert lab.run(book(step % f", env: {{PATH: '{lab.world}:/bin'}}")).exit == Exit.SUCCEEDED
+    assert lab.run(book("id: a, action: shell.run, with: {command: only-in-shell || true}")).exit == Exit.SUCCEEDED
+
+
 def test_a_loop_that_is_too_long_is_looked_at_as_far_as_it_goes(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runbook.runner.walk.MANY", 3)
     body = "steps: [{id: a, action: toy.needs, with: {name: '{{ one }}'}}]"
