@@ -67,6 +67,45 @@ def restored(
     return result
 
 
+def taken(before: Mapping[str, Any], after: Mapping[str, Any], manager: str) -> list[dict[str, Any]]:
+    """The managedFields of `after`, where all that others gained meanwhile is left out: what `manager` gained, and what
+    others lost."""
+    then = owners(before)
+    result = []
+    for entry in _entries(after):
+        owner = _owner(entry)
+        paths = frozenset(_members(entry.get("fieldsV1") or {}, ()))
+        kept = paths if owner[:2] == (manager, "Apply") else paths & then.get(owner, frozenset())
+        if kept:
+            result.append({**entry, "fieldsV1": _tree(kept)})
+    return result
+
+
+def operations(live: Mapping[str, Any], wanted: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """JSON patch operations from the owners of an object to the wanted ones; of those that others write meanwhile, none
+    is touched that need not be."""
+    if not wanted:
+        return [{"op": "replace", "path": "/metadata/managedFields", "value": [{}]}]  # an empty list means: as they are
+    by_owner = {_owner(entry): entry for entry in wanted}
+    found: list[dict[str, Any]] = []
+    gone: list[dict[str, Any]] = []
+    for index, entry in enumerate(_entries(live)):
+        at = f"/metadata/managedFields/{index}"
+        becomes = by_owner.pop(_owner(entry), None)
+        if becomes is not None and set(_members(becomes["fieldsV1"], ())) == set(_members(entry["fieldsV1"], ())):
+            continue
+        found += [{"op": "test", "path": f"{at}/{key}", "value": entry[key]} for key in ("manager", "operation")]
+        found.append({"op": "test", "path": f"{at}/fieldsV1", "value": entry["fieldsV1"]})
+        if becomes is None:
+            gone.insert(0, {"op": "remove", "path": at})
+        else:
+            found.append({"op": "replace", "path": f"{at}/fieldsV1", "value": becomes["fieldsV1"]})
+    new = [{"op": "add", "path": "/metadata/managedFields/-", "value": entry} for entry in by_owner.values()]
+    if not _entries(live):
+        new = [{"op": "add", "path": "/metadata/managedFields", "value": wanted}]
+    return [*found, *gone, *new]
+
+
 def same_owners(one: Mapping[str, Any] | None, other: list[dict[str, Any]]) -> bool:
     """Are these the owners of the object, whatever the times say?"""
     return owners(one) == owners({"metadata": {"managedFields": other}})

@@ -8,7 +8,7 @@ takes managedFields from a request, and adds what that request changed itself (h
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,12 +21,18 @@ from runbook.actions._kube_kinds import Kind, Ref
 from runbook.actions._kube_manifest import SERVERS
 from runbook.actions._kube_manifest_look import Seen, state
 from runbook.actions._kube_manifest_prune import Stray
-from runbook.actions._kube_manifest_put import ATTEMPTS, NOBODY, gone
+from runbook.actions._kube_manifest_put import NOBODY, gone
 from runbook.actions._kube_paths import Path
 from runbook.contract import Context, Observation, PermanentError, TemporaryError
 
 OURS, THEIRS = "as before", "to be put back"
 """Of the owners only this is observed: between the two patches they are neither the ones nor the others."""
+
+PATIENCE = 20
+"""How often a conflict (409) is read again, after longer and longer pauses: an undo does not give in so soon."""
+
+STRICT = 5
+"""So often the whole object must be as it was read; then, where many write, only the places that are put back."""
 
 ALLOCATED = frozenset({"nodePort", "healthCheckNodePort", "clusterIP", "clusterIPs"})
 """Fields of a Service whose value the server draws: in its dry run another one than in the run."""
@@ -128,7 +134,8 @@ def steps(seen: Iterable[Seen], strays: Iterable[Stray], before: Observation, op
 
 def go(cluster: Cluster, ctx: Context, step: Step) -> None:
     """Bring one object to its other end. PermanentError where somebody else changed what is to be put back."""
-    for _ in range(ATTEMPTS):
+    for attempt in range(PATIENCE):
+        strict = attempt < STRICT
         live = cluster.find(ctx, step.ref)
         try:
             if step.there is None:
@@ -136,20 +143,34 @@ def go(cluster: Cluster, ctx: Context, step: Step) -> None:
             elif live is None:
                 _make(cluster, ctx, step, step.there)
             else:
-                _restore(cluster, ctx, step, live)
+                _restore(cluster, ctx, step, live, strict=strict)
         except ConflictError:
-            ctx.checkpoint()
+            ctx.sleep(min(0.5, 0.01 * 2**attempt))
+        except PermanentError as error:
+            if not _moved(error):
+                raise
+            ctx.sleep(min(0.5, 0.01 * 2**attempt))
         else:
             return
-    raise TemporaryError(f"{step.ref} was changed by others {ATTEMPTS} times while it was to be put back")
+    raise TemporaryError(f"{step.ref} was changed by others {PATIENCE} times while it was to be put back")
+
+
+def _moved(error: PermanentError) -> bool:
+    """A JSON patch whose `test` did not hold: the place has changed since it was read."""
+    return "rejected our request" in error.message
 
 
 def rehearse(cluster: Cluster, ctx: Context, step: Step, live: Mapping[str, Any]) -> None:
     """The server's dry run of putting an object back: its refusal comes before anything is changed."""
     assert step.there is not None
     operations = _patch(live, target(step, live))
-    if operations:
+    if not operations:
+        return
+    try:
         cluster.patch(ctx, step.ref, operations, "json", dry_run=True)
+    except PermanentError as error:
+        if not _moved(error):
+            raise
 
 
 def target(step: Step, live: Mapping[str, Any]) -> dict[str, Any]:
@@ -195,26 +216,33 @@ def creatable(body: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _restore(cluster: Cluster, ctx: Context, step: Step, live: Mapping[str, Any]) -> None:
+def _restore(cluster: Cluster, ctx: Context, step: Step, live: Mapping[str, Any], *, strict: bool) -> None:
     owners = step.owners(live)
     operations = _patch(live, target(step, live))
     now = live
     if operations:
-        now = cluster.patch(ctx, step.ref, [_as_read(live), *operations], "json")
-    _give_back_owners(cluster, ctx, step, now, owners)
+        now = cluster.patch(ctx, step.ref, [*_as_read(live, strict=strict), *operations], "json")
+    _give_back_owners(cluster, ctx, step, now, owners, strict=strict)
 
 
 def _give_back_owners(
-    cluster: Cluster, ctx: Context, step: Step, live: Mapping[str, Any], owners: list[dict[str, Any]]
+    cluster: Cluster,
+    ctx: Context,
+    step: Step,
+    live: Mapping[str, Any],
+    owners: list[dict[str, Any]],
+    *,
+    strict: bool = True,
 ) -> None:
     if not fields.same_owners(live, owners):
-        operation = {"op": "add", "path": "/metadata/managedFields", "value": owners or [{}]}
-        cluster.patch(ctx, step.ref, [_as_read(live), operation], "json")
+        operations = [*_as_read(live, strict=strict), *fields.operations(live, owners)]
+        cluster.patch(ctx, step.ref, operations, "json")
 
 
-def _as_read(live: Mapping[str, Any]) -> dict[str, Any]:
-    """Refused with 409 when the object has changed since."""
-    return {"op": "replace", "path": "/metadata/resourceVersion", "value": live["metadata"]["resourceVersion"]}
+def _as_read(live: Mapping[str, Any], *, strict: bool) -> list[dict[str, Any]]:
+    """Refused with 409 when the object has changed since; otherwise only what is touched must not have."""
+    version = live["metadata"]["resourceVersion"]
+    return [{"op": "replace", "path": "/metadata/resourceVersion", "value": version}] if strict else []
 
 
 def _content(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -229,21 +257,20 @@ def _content(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _patch(live: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """JSON patch operations that give the object the wanted content, a top-level field at a time."""
-    has, content = _content(live), dict(wanted)
-    has_metadata, metadata = has.pop("metadata"), content.pop("metadata", {})
-    return [*_fields("", has, content), *_fields("/metadata", has_metadata, metadata)]
+    """JSON patch operations that give the object the wanted content, each on condition that its place is as it was."""
+    return list(_operations("", _content(live), wanted))
 
 
-def _fields(at: str, has: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[dict[str, Any]]:
-    operations: list[dict[str, Any]] = []
+def _operations(pointer: str, has: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for key in sorted({*has, *wanted}):
-        pointer = f"{at}{paths.pointer_to((key,))}"
-        if key not in wanted:
-            operations.append({"op": "remove", "path": pointer})
-        elif key not in has or has[key] != wanted[key]:
-            operations.append({"op": "add", "path": pointer, "value": wanted[key]})
-    return operations
+        at = f"{pointer}{paths.pointer_to((key,))}"
+        if key in has and key in wanted and isinstance(has[key], Mapping) and isinstance(wanted[key], Mapping):
+            yield from _operations(at, has[key], wanted[key])
+        elif key not in has:
+            yield {"op": "add", "path": at, "value": wanted[key]}
+        elif key not in wanted or has[key] != wanted[key]:
+            yield {"op": "test", "path": at, "value": has[key]}
+            yield {"op": "replace", "path": at, "value": wanted[key]} if key in wanted else {"op": "remove", "path": at}
 
 
 def _merged(there: Any, here: Any, live: Any, path: Path, ref: Ref) -> Any:

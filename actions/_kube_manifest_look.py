@@ -18,6 +18,9 @@ from runbook.actions._kube_manifest import CREATED_BY, Item
 from runbook.actions._kube_paths import Path, Touch, UnpatchableError, read
 from runbook.contract import Context, Observation, PermanentError, TemporaryError
 
+LOOKS = 5
+"""How often an object and its dry run are looked at, until nobody changed it in between."""
+
 THERE = "there"
 """The state of an object that no run created; of one that a run did, it says which operation."""
 
@@ -32,8 +35,8 @@ class Seen:
     item: Item
     ref: Ref
     name: str
-    live: dict[str, Any] | None
-    body: dict[str, Any]
+    live: dict[str, Any] | None = None
+    body: dict[str, Any] = field(default_factory=dict)
     touched: list[Touch] = field(default_factory=list)
     would: dict[str, Any] | None = None
     computed: str | None = None
@@ -153,24 +156,41 @@ def look(cluster: Cluster, ctx: Context, items: list[Item], namespace: str, op: 
         ctx.progress(number, len(items))
         kind, served = where[item.api_version, item.kind]
         ref = Ref(kind, (item.namespace or namespace) if kind.namespaced else "", item.name)
-        live = cluster.find(ctx, ref) if served else None
-        if kind == kinds.NAMESPACE and live is None:
-            coming.add(item.name)
-        one = Seen(item, ref, cluster.name(ref), live, _body(item, ref, live, op), served=served)
-        one.touched = places.touched(item.body, live, custom=kinds.custom(kind))
         reason = None
         if not served:
             reason = "its kind is defined by this step"
         elif ref.namespace in coming:
             reason = f"namespace {ref.namespace} is created by this step"
-        _foresee(cluster, ctx, one, reason, force=force)
+        one = _see(cluster, ctx, Seen(item, ref, cluster.name(ref), served=served), op, reason, force=force)
         if one.error is not None and any((d.group, d.kind) == (kind.group, kind.kind) for d in defines):
-            one.error, reason = None, "its kind is changed by this step"
-            _foresee(cluster, ctx, one, reason, force=force)
-        if live is not None and one.would is not None:
-            one.touched += places.drifted(live, one.would, one.touched)
+            one.error = None
+            _foresee(cluster, ctx, one, "its kind is changed by this step", force=force)
+        if kind == kinds.NAMESPACE and one.live is None:
+            coming.add(item.name)
         seen.append(one)
     return seen
+
+
+def _see(cluster: Cluster, ctx: Context, one: Seen, op: str, reason: str | None, *, force: bool) -> Seen:
+    """The object and the dry run of the same moment, as far as others let it be."""
+    custom = kinds.custom(one.ref.kind)
+    for _ in range(LOOKS):
+        one.live = cluster.find(ctx, one.ref) if one.served else None
+        one.body = _body(one.item, one.ref, one.live, op)
+        one.touched = places.touched(one.item.body, one.live, custom=custom)
+        _foresee(cluster, ctx, one, reason, force=force)
+        if one.computed or one.would is None or _version(one.live) == _version(one.would):
+            break
+    else:
+        if one.live is not None and one.would is not None:
+            one.would = places.aligned(one.live, one.would, one.touched)
+    if one.live is not None and one.would is not None:
+        one.touched += places.drifted(one.live, one.would, one.touched)
+    return one
+
+
+def _version(found: Mapping[str, Any] | None) -> str | None:
+    return ((found or {}).get("metadata") or {}).get("resourceVersion")
 
 
 def _body(item: Item, ref: Ref, live: Mapping[str, Any] | None, op: str) -> dict[str, Any]:

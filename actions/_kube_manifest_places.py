@@ -46,6 +46,32 @@ def drifted(live: Mapping[str, Any], would: Mapping[str, Any], known: Iterable[T
     return [Touch(path, whole=True) for path in _replaced(live, would, ()) if not _covered(path, named)]
 
 
+def aligned(live: Mapping[str, Any], would: Mapping[str, Any], known: Iterable[Touch]) -> dict[str, Any]:
+    """`would`, with the values of `live` wherever the apply touches nothing: for a dry run that met a newer object."""
+    merged = dict(_aligned(live, would, (), [touch.path for touch in known]))
+    metadata = {**merged["metadata"], "managedFields": fields.taken(live, would, MANAGER)}
+    return {**merged, "metadata": metadata}
+
+
+def _aligned(live: Any, would: Any, path: Path, known: list[Path]) -> Any:
+    if live == would or (path and not _covered(path, known)):
+        return live
+    if isinstance(live, Mapping) and isinstance(would, Mapping) and path not in known:
+        pairs = {key: _aligned(live.get(key), would.get(key), (*path, str(key)), known) for key in {**live, **would}}
+        return {key: value for key, value in pairs.items() if value is not None}
+    if isinstance(live, list) and isinstance(would, list) and (key := _unique_key(path, [*would])) is not None:
+        if key != _unique_key(path, live):
+            return would
+        names = dict.fromkeys(item[key] for item in [*would, *live])
+        elements = []
+        for name in names:
+            here = Element(key, name)
+            was, now = paths.element(live, here), paths.element(would, here)
+            elements.append(_aligned(was, now, (*path, here), known))
+        return [element for element in elements if element is not None]
+    return would
+
+
 def states(tree: Mapping[str, Any] | None, places: Iterable[Touch], *, secret: bool) -> dict[str, Any]:
     """`{path: value}`; what a Secret holds is Sensitive."""
     seen = paths.observed(tree or {}, places)

@@ -48,6 +48,8 @@ class ManifestSet:
         self.cluster = connect(ctx, args.context)
         self.op = ctx.op
         self.items = [manifests.unsealed(item, ctx.kept) for item in manifests.read(args.path, args.manifest)]
+        for item in self.items:
+            manifests.well_kept(item)
         self.seen = look(self.cluster, ctx, self.items, args.namespace, ctx.op, force=force)
         self.strays: list[Stray] = []
         if args.prune is not None:

@@ -10,6 +10,7 @@ import pytest
 from runbook.actions import _kube_manifest as manifests
 from runbook.actions._kube_manifest_yaml import UnreadableError, documents
 from runbook.contract import PermanentError
+from runbook.interpreter.values import Unknown
 from tests.kube import Caller, opened
 from tests.manifests import SET, Keeper, objects
 from tests.testbed.plane import Plane
@@ -55,13 +56,34 @@ TEXTS = {
 }
 
 
+def read(text: str) -> None:
+    for item in manifests.read(None, text):
+        manifests.well_kept(item)
+
+
 @pytest.mark.parametrize("case", TEXTS)
 def test_a_text_that_is_no_set_of_manifests_says_where(case: str) -> None:
     text, says = TEXTS[case]
     with pytest.raises(PermanentError, match=says) as refused:
-        manifests.read(None, text)
+        read(text)
     assert "\n" not in refused.value.message
     assert "pa55word" not in refused.value.message
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        Unknown("build"),
+        {"apiVersion": "v1", "kind": Unknown("build"), "metadata": {"name": "x"}},
+        [{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": Unknown("build")}}],
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "x"}, "stringData": {"a": Unknown("build")}},
+    ],
+)
+def test_what_is_known_only_at_the_run_is_no_mistake(given: Any) -> None:
+    with pytest.raises(Unknown.Reached):
+        manifests.read(None, given)
+    part = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}, "data": {"a": Unknown("build")}}
+    assert manifests.read(None, part)[0].name == "x"
 
 
 def test_files_are_named_with_their_lines(tmp_path: Path) -> None:
@@ -71,8 +93,8 @@ def test_files_are_named_with_their_lines(tmp_path: Path) -> None:
     (folder / "a.yml").write_text(SET)
     (folder / "c.json").write_text('{"apiVersion": "v1", "kind": "ConfigMap",\t"metadata": {"name": "json"}}')
     (folder / "notes.txt").write_text("{[")
-    read = manifests.read(folder, None)
-    assert [(item.kind, item.name) for item in read] == [
+    found = manifests.read(folder, None)
+    assert [(item.kind, item.name) for item in found] == [
         ("Secret", "login"),
         ("ConfigMap", "app"),
         ("ConfigMap", "other"),
@@ -80,7 +102,7 @@ def test_files_are_named_with_their_lines(tmp_path: Path) -> None:
         ("Service", "web"),
         ("Deployment", "web"),
     ]
-    assert [item.origin.partition("deploy/")[2] for item in read[:3]] == [
+    assert [item.origin.partition("deploy/")[2] for item in found[:3]] == [
         "a.yml, line 23",
         "a.yml, line 18",
         "b.yaml, line 1",
