@@ -58,6 +58,8 @@ CONTENT_TYPES = {
     "json": "application/json-patch+json",
 }
 METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
+_NO_NAMES = ("", ".", "..")
+_NAMING = ("get", "patch", "apply", "delete")  # verbs that mean one object
 _CONFLICT_PAUSE = (0.01, 0.08)  # seconds
 PAGE = 250
 """Objects of a list that are asked for, and held, at once."""
@@ -101,12 +103,20 @@ class Cluster:
         except MissingError:
             return None
 
-    def select(self, bounds: Bounds, ref: Ref, selector: str = "", fields: str = "") -> list[dict[str, Any]]:
-        """All objects that a label selector and a field selector match (`ref` without a name)."""
-        return list(self.each(bounds, ref, selector, fields))
+    def select(
+        self, bounds: Bounds, ref: Ref, selector: str = "", fields: str = "", *, everywhere: bool = False
+    ) -> list[dict[str, Any]]:
+        """All objects that a label selector and a field selector match (`ref` without a name).
 
-    def each(self, bounds: Bounds, ref: Ref, selector: str = "", fields: str = "") -> Iterator[dict[str, Any]]:
+        `everywhere`: of all namespaces, where `ref` names none.
+        """
+        return list(self.each(bounds, ref, selector, fields, everywhere=everywhere))
+
+    def each(
+        self, bounds: Bounds, ref: Ref, selector: str = "", fields: str = "", *, everywhere: bool = False
+    ) -> Iterator[dict[str, Any]]:
         """The same, one at a time: no more than a page of them is held, for callers that need a little of each."""
+        _addressed(ref, named=False, everywhere=everywhere)
         kind = ref.kind
         # Items of a list carry neither kind nor apiVersion.
         head = {"kind": kind.kind, "apiVersion": f"{kind.group}/{kind.version}".lstrip("/")}
@@ -251,7 +261,7 @@ class Cluster:
         limit: int | None = None,
         accept: str = "application/json",
     ) -> Answer:
-        path = ref.path()
+        path = _addressed(ref, named=verb in _NAMING, everywhere=verb == "list").path()
         asked = {key: value for key, value in (query or {}).items() if value}
         headers = {"Accept": accept if limit is None else "*/*", "User-Agent": MANAGER}
         content = None if body is None else json.dumps(body).encode()
@@ -272,6 +282,15 @@ class Cluster:
                 f" ({len(answer.body)} bytes)"
             )
         return answer
+
+
+def _addressed(ref: Ref, *, named: bool, everywhere: bool) -> Ref:
+    """The same, if it means one place: an empty name would mean a whole collection, an empty namespace all of them."""
+    if ref.kind.namespaced and ref.namespace in _NO_NAMES and not (everywhere and not ref.namespace):
+        raise PermanentError(f"namespace: {ref.namespace!r} is no name of one (for {ref.kind.plural})")
+    if (named or ref.name) and ref.name in _NO_NAMES:
+        raise PermanentError(f"name: {ref.name!r} is no name of an object (of {ref.kind.plural})")
+    return ref
 
 
 def connect(ctx: Context, context: str) -> Cluster:

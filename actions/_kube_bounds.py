@@ -16,7 +16,7 @@ class Bounds(Protocol):
 
 
 class Within:
-    """Bounds for code that has no context (the secrets' resolver): a fixed number of seconds for each request."""
+    """Bounds for code that has no context (the secrets' resolver): a number of seconds for each request, all of it."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -29,8 +29,11 @@ class Within:
         """Nobody cancels."""
 
     def on_stop(self, cut: Callable[[], None]) -> Callable[[], None]:
-        """Nobody cuts."""
-        return lambda: None
+        """Cut it when its seconds are over: a client's own time-out is none against a server that drips."""
+        timer = threading.Timer(self._seconds, cut)
+        timer.daemon = True
+        timer.start()
+        return timer.cancel
 
 
 def pause(bounds: Bounds, seconds: float) -> None:

@@ -9,10 +9,12 @@ import os
 import socket
 import ssl
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from runbook.actions._kube_bounds import Bounds
@@ -88,6 +90,7 @@ class Connection:
         self.is_cut = False
         self._patience = CONNECT_SECONDS
         self._twin: socket.socket | None = None
+        self._woken = threading.Event()
         # The one hook that http.client has for a socket of one's own; the TLS handshake and a proxy come after it.
         wire._create_connection = self._dial  # type: ignore[attr-defined]
 
@@ -108,6 +111,7 @@ class Connection:
     def cut(self) -> None:
         """Shut it down, from any thread."""
         self.is_cut = True
+        self._woken.set()
         twin = self._twin
         if twin is not None:
             # Through a second descriptor: SSLSocket.shutdown drops the TLS object under the feet of who reads.
@@ -132,7 +136,7 @@ class Connection:
         """Each address of the name in turn, all within the connection's time."""
         until = time.monotonic() + min(CONNECT_SECONDS, self._patience)
         last: OSError = OSError("the name has no address")
-        for family, kind, protocol, _name, where in socket.getaddrinfo(*address, type=socket.SOCK_STREAM):
+        for family, kind, protocol, _name, where in self._addresses(*address):
             made = socket.socket(family, kind, protocol)
             if self._twin is not None:
                 self._twin.close()
@@ -148,6 +152,27 @@ class Connection:
             else:
                 return made
         raise last
+
+    def _addresses(self, host: str, port: int) -> list[Any]:
+        """getaddrinfo knows no time-out: it is asked in a thread of its own, and left there when the time is over."""
+        with contextlib.suppress(socket.gaierror):
+            return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+        found: list[Any] = []
+
+        def look_up() -> None:
+            try:
+                found.append(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+            except (OSError, UnicodeError) as error:
+                found.append(error if isinstance(error, OSError) else OSError("it is no host name"))
+            self._woken.set()
+
+        threading.Thread(target=look_up, daemon=True, name="getaddrinfo").start()
+        self._woken.wait(min(CONNECT_SECONDS, self._patience))
+        if not found:
+            raise TimeoutError("the name was not resolved in time")
+        if isinstance(found[0], OSError):
+            raise found[0]
+        return list(found[0])
 
 
 class _Secure(http.client.HTTPSConnection):

@@ -74,7 +74,6 @@ class Login:
     def _read(self) -> Credentials:
         """Without a plug-in. A file is read each time: what writes it (the kubelet) replaces it long before it ends."""
         access = self.access
-        headers = list(access.headers)
         token = access.token
         if access.token_file is not None:
             try:
@@ -82,11 +81,11 @@ class Login:
             except (OSError, UnicodeDecodeError) as error:
                 raise PermanentError(f"cannot read the token file {access.token_file}: {error}") from error
         if token:
-            headers.append(("Authorization", f"Bearer {token}"))
-        elif access.password is not None:
+            return Credentials(_headers(access, f"Bearer {token}"), access.certificate, access.key)
+        if access.password is not None:
             pair = base64.b64encode(":".join(access.password).encode()).decode()
-            headers.append(("Authorization", f"Basic {pair}"))
-        return Credentials(tuple(headers), access.certificate, access.key)
+            return Credentials(_headers(access, f"Basic {pair}"), access.certificate, access.key)
+        return Credentials(_headers(access, None), access.certificate, access.key)
 
     def _asked(self, plugin: Plugin, bounds: Bounds) -> Credentials:
         """Run the plug-in: the environment of the call, no terminal, its own session, ended with the call."""
@@ -129,12 +128,21 @@ def _understood(said: Any, plugin: Plugin, access: Access) -> Credentials:
     expires = None
     if status.get("expirationTimestamp"):
         expires = datetime.datetime.fromisoformat(str(status["expirationTimestamp"])).timestamp()
-    found = Credentials(access.headers, access.certificate, access.key, expires)
+    headers = _headers(access, f"Bearer {token}" if token else None)
+    found = Credentials(headers, access.certificate, access.key, expires)
     if certificate and key:
         found = replace(found, certificate=str(certificate).encode(), key=str(key).encode())
-    if token:
-        found = replace(found, headers=(*access.headers, ("Authorization", f"Bearer {token}")))
     return found
+
+
+def _headers(access: Access, authorization: str | None) -> tuple[tuple[str, str], ...]:
+    """What says who asks. Checked here: http.client quotes a value that it cannot send, and this one is a secret."""
+    headers = access.headers if authorization is None else (*access.headers, ("Authorization", authorization))
+    for name, value in headers:
+        if not (name.isascii() and value.isascii() and name.isprintable() and value.isprintable()):
+            what = f"the credentials of context {access.context!r} ({name[:40]})"
+            raise PermanentError(f"{what} hold characters that no HTTP header can carry")
+    return headers
 
 
 def _over(found: Credentials) -> bool:

@@ -201,6 +201,8 @@ class Transport:
                 forget()
         except (OSError, http.client.HTTPException, EOFError, zlib.error) as error:
             bounds.checkpoint()
+            if connection is not None and connection.is_cut:
+                raise TemporaryError(f"the Kubernetes API at {self.host} gave no answer in time") from error
             raise self._unreachable(error) from error
         finally:
             if connection is not None and not connection.kept:

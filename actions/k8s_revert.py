@@ -118,7 +118,7 @@ def _inhabitants(cluster: Cluster, ctx: Context, step: Step, steps: list[Step]) 
         found = [(kind, entry) for kind in inside for entry in cluster.select(ctx, Ref(kind, step.ref.name))]
     elif step.ref.kind.kind == "CustomResourceDefinition":
         made = next(iter(defined_kinds(step.here or {})), None)
-        found = [] if made is None else [(made, entry) for entry in cluster.select(ctx, Ref(made))]
+        found = [] if made is None else [(made, entry) for entry in cluster.select(ctx, Ref(made), everywhere=True)]
     else:
         return ""
     names = [

@@ -4,6 +4,7 @@ looking, and what can be waited for is waited for. A real API server, behind a p
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 import time
@@ -17,8 +18,10 @@ import pytest
 from runbook.actions import _kube
 from runbook.actions._kube import connect
 from runbook.actions._kube_kinds import DEPLOYMENT, Ref
-from runbook.contract import TemporaryError
+from runbook.actions._kube_transport import Within
+from runbook.contract import PermanentError, TemporaryError
 from tests.command import Commands
+from tests.http_server import serving
 from tests.kube import Caller, Made, change
 from tests.proxy import Proxy, proxied, refusal, written
 from tests.testbed.plane import Plane
@@ -275,3 +278,71 @@ def until_made(caller: Caller, name: str, given: dict[str, Any]) -> Made:
             if "was changed by others 5 times" not in error.message:
                 raise
     raise AssertionError("twenty attempts of five were not enough")
+
+
+# -- servers that say nothing
+
+
+@pytest.mark.timed
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_server_that_never_says_a_word_does_not_hold_the_deadline(
+    scheme: str, caller: Caller, tmp_path: Path
+) -> None:
+    with serving(mute=True) as server:
+        text = Path(caller.environ["KUBECONFIG"]).read_text()
+        (tmp_path / "kubeconfig").write_text(re.sub(r"http://\S+", f"{scheme}://127.0.0.1:{server.port}", text))
+        caller.environ["KUBECONFIG"] = str(tmp_path / "kubeconfig")
+        began = time.monotonic()
+        with pytest.raises(TemporaryError):
+            caller.read("k8s.get", {"namespace": "default", "kind": "pod"}, seconds=1.0)
+        assert 0.8 < time.monotonic() - began < 2.0
+
+
+@pytest.mark.timed
+def test_the_resolver_of_secrets_has_its_time_and_no_more(
+    proxy: Proxy, caller: Caller, space: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy.fault("GET", "/secrets/db", drip_head, times=9)
+    monkeypatch.setattr(_kube, "Within", lambda _: Within(1.0))
+    began = time.monotonic()
+    with pytest.raises(TemporaryError, match="gave no answer in time"):
+        _kube.read_secret(caller.environ, "current", space, "db", "password")
+    assert time.monotonic() - began < 2.5
+
+
+def drip_head(client: socket.socket, path: str, answer: bytes) -> None:
+    for position in range(len(answer)):
+        client.sendall(answer[position : position + 1])
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "text"),
+    [
+        ("k8s.get", {"kind": "pod", "namespace": ""}, "namespace: '' is no name"),
+        ("k8s.get", {"kind": "pod", "name": ""}, "name: '' is no name of an object"),
+        ("k8s.get", {"kind": "namespace", "name": ""}, "name: '' is no name of an object"),
+        ("k8s.get", {"kind": "configmap", "name": ".."}, "name: '..' is no name of an object"),
+        ("k8s.get", {"kind": "configmap", "name": "web", "namespace": ".."}, "namespace: '..' is no name"),
+        ("k8s.status", {"selector": "app=web", "namespace": ""}, "namespace: '' is no name"),
+        ("k8s.wait", {"kind": "configmap", "name": "", "for": "deleted"}, "name: '' is no name of an object"),
+    ],
+)
+def test_an_empty_name_never_means_all_of_them(
+    name: str, given: dict[str, Any], text: str, proxy: Proxy, caller: Caller
+) -> None:
+    with pytest.raises(PermanentError, match=re.escape(text)):
+        caller.read(name, {"namespace": "default", **given})
+    assert not proxy.asked
+
+
+def test_a_change_of_an_empty_name_sends_nothing(proxy: Proxy, caller: Caller, space: str) -> None:
+    for name, given in (
+        ("k8s.patch", {"kind": "configmap", "name": "", "patch": {"data": {"a": "b"}}}),
+        ("k8s.delete", {"kind": "configmap", "name": ""}),
+        ("k8s.scale", {"name": "", "replicas": 0}),
+        ("k8s.delete_pods", {"selector": "app=web", "namespace": ""}),
+    ):
+        with pytest.raises(PermanentError, match=r"is no name|name: empty"):
+            caller.change(name, {"namespace": space, **given})
+    assert not [method for method, _ in proxy.asked if method != "GET"]

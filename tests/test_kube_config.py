@@ -27,7 +27,8 @@ from runbook.actions._kube import connect
 from runbook.actions._kube_config import Access, access, context_name
 from runbook.actions._kube_connection import Target
 from runbook.actions._kube_kinds import Ref, known
-from runbook.actions._kube_login import Credentials
+from runbook.actions._kube_login import Credentials, Login
+from runbook.actions._kube_transport import Within
 from runbook.contract import PermanentError, TemporaryError
 from tests.command import Commands
 from tests.context import LocalContext
@@ -106,6 +107,16 @@ def test_what_is_wrong_is_one_sentence(case: str, tmp_path: Path) -> None:
     with pytest.raises(PermanentError, match=text) as caught:
         access({"KUBECONFIG": str(kubeconfig(tmp_path / "config", **changes))}, "here")
     assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize("token", ["two\nlines-of-secret", "schlüssel-of-secret", "nul\0-of-secret"])
+def test_a_token_that_no_header_can_carry_is_not_quoted(token: str, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(token)
+    file = kubeconfig(tmp_path / "config", users=[{"name": "u", "user": {"tokenFile": "token"}}])
+    login = Login(lambda: access({"KUBECONFIG": str(file)}, "here"), {})
+    with pytest.raises(PermanentError, match="hold characters that no HTTP header can carry") as caught:
+        login.credentials(Within(5.0))
+    assert "of-secret" not in caught.value.message
 
 
 def test_an_unknown_context_names_those_that_exist(tmp_path: Path) -> None:
