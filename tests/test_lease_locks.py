@@ -248,7 +248,7 @@ def test_a_run_that_dies_after_any_write_to_a_lease_gets_its_locks_back_and_ends
             assert json.loads(out)["exit"] == Exit.SUCCEEDED, err
             break
         died += 1
-        ended = desk.alice("resume", SECONDS=str(SHORT))
+        ended = desk.alice("resume", SECONDS=str(SHORT), WAIT="1")
         if "before it began" in ended.get("message", ""):
             continue
         assert ended["exit"] == Exit.SUCCEEDED or "has ended" in ended["message"], ended
