@@ -37,6 +37,8 @@ def effective(cluster: Cluster, ctx: Context, ref: Ref) -> bool:
     found = cluster.get(ctx, ref)
     now, why = workload.counts(found), of_workload(cluster, ctx, found)
     says = workload.rollout(found).says if found.get("kind") != "ReplicaSet" else f"{now.total} of {now.desired} pods"
+    if why and found.get("kind") == "StatefulSet" and workload.in_order(found):
+        why += " (a StatefulSet replaces no pod while one is not ready: delete that one)"
     raise TemporaryError(f"{ref} has not rolled out in time: {says}{why and '; ' + why}")
 
 

@@ -97,6 +97,11 @@ def on_delete(found: Object) -> bool:
     return ((found.get("spec") or {}).get("updateStrategy") or {}).get("type") == "OnDelete"
 
 
+def in_order(found: Object) -> bool:
+    """Does a StatefulSet wait for each of its pods before it goes on (podManagementPolicy, the default)?"""
+    return (found.get("spec") or {}).get("podManagementPolicy") != "Parallel"
+
+
 def partition(found: Object) -> int:
     """Of a StatefulSet, how many of its first pods keep what they run."""
     strategy = (found.get("spec") or {}).get("updateStrategy") or {}

@@ -11,6 +11,8 @@ from runbook.contract import Context, PermanentError, TemporaryError
 
 ATTEMPTS = 5
 """How often a conflict (409) is read again before it is reported."""
+PAUSE = 0.02
+"""Seconds before the second look; each one later waits twice as long. A controller's writes come in bursts."""
 
 T = TypeVar("T")
 
@@ -22,14 +24,16 @@ def write(ctx: Context, ref: Ref, look: Callable[[], T | None], send: Callable[[
     changed here. `send` is refused with a conflict when the object has moved since. TemporaryError when that happens
     again and again, or no answer came and it cannot be seen whether it was done.
     """
-    for _ in range(ATTEMPTS):
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            ctx.sleep(PAUSE * 2 ** (attempt - 1))
         body = look()
         if body is None:
             return
         try:
             send(body)
         except ConflictError:
-            ctx.checkpoint()  # somebody changed another field
+            continue  # somebody changed another field
         except TemporaryError:
             # No answer does not mean that nothing was done; whoever only knows that tries it, or takes it back.
             if not _arrived(look):

@@ -18,7 +18,7 @@ from runbook.actions._kube_paths import pointer_to, text
 from runbook.actions._kube_reasons import effective, of_workload
 from runbook.actions._kube_revisions import CHANGE_CAUSE, Revision
 from runbook.actions._kube_rollout import held_up, refuse_paused, rolling
-from runbook.actions._kube_workload import images
+from runbook.actions._kube_workload import images, in_order
 from runbook.actions._kube_write import write
 from runbook.contract import Call, Change, Context, Observation, Outputs, PermanentError, Settled, param
 
@@ -125,23 +125,26 @@ class RolloutUndo(Warned, Rights, Change[UndoArgs]):
         ref = rolling(cluster, ctx, args.kind, args.namespace, args.name)
         had = unnamed(before)
 
+        owner, listed = _look(cluster, ctx, ref)
+        target = _target(args, listed, owner, ctx)
+        if "template" not in ctx.notes:
+            # The numbers move when the target serves again; these are the ones that were told.
+            current = revisions.serving(listed, owner)
+            ctx.note("revisions", {entry.hash: entry.origin for entry in (current, target) if entry})
+            # From here on "previous" means this one, also for a later attempt that finds it done.
+            ctx.note("template", target.hash)
+
         def look() -> list[dict[str, Any]] | None:
-            owner, listed = _look(cluster, ctx, ref)
-            target = _target(args, listed, owner, ctx)
-            if "template" not in ctx.notes:
-                # The numbers move when the target serves again; these are the ones that were told.
-                current = revisions.serving(listed, owner)
-                ctx.note("revisions", {entry.hash: entry.origin for entry in (current, target) if entry})
-                # From here on "previous" means this one, also for a later attempt that finds it done.
-                ctx.note("template", target.hash)
-            now = revisions.version((owner.get("spec") or {}).get("template") or {})
+            # Nothing between this and the write: during a roll-out the controller writes the status all the time.
+            live = cluster.get(ctx, ref)
+            now = revisions.version((live.get("spec") or {}).get("template") or {})
             if now not in (target.version, had[_TEMPLATE]):
                 raise PermanentError(f"the pod template of {ref} was changed by someone else meanwhile")
-            return None if now == target.version else _patch(owner, target)
+            return None if now == target.version else _patch(live, target)
 
         write(ctx, ref, look, lambda body: cluster.patch(ctx, ref, body, "json"))
         if args.force:
-            ordered.clear(cluster, ctx, cluster.get(ctx, ref), str(ctx.notes["template"]))
+            ordered.clear(cluster, ctx, owner, target.hash)
 
     def inverse(self, args: UndoArgs, before: Observation, op: str) -> Call | None:
         state = unnamed(before)
@@ -231,7 +234,7 @@ def _unnumbered(observation: Observation) -> Observation:
 
 def _waits(cluster: Cluster, ctx: Context, ref: Ref, owner: Mapping[str, Any]) -> Iterator[str]:
     """What a StatefulSet will wait for: see `_kube_ordered`."""
-    if owner.get("kind") != "StatefulSet" or (owner.get("spec") or {}).get("podManagementPolicy") == "Parallel":
+    if owner.get("kind") != "StatefulSet" or not in_order(owner):
         return
     with contextlib.suppress(ForbiddenError):
         why = of_workload(cluster, ctx, owner)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,12 +12,14 @@ from typing import Any
 import pytest
 
 import runbook
+from runbook.actions._kube import connect
+from runbook.actions._kube_kinds import Ref
 from runbook.actions._kube_reasons import LAST_LOOK
 from runbook.contract import PermanentError, TemporaryError
 from runbook.runner.session import Ended, Options, World
 from runbook.runner.store import Store
 from runbook.runner.surroundings import Real
-from tests.kube import Caller, change, meaning, opened
+from tests.kube import Caller, Made, change, meaning, opened
 from tests.testbed.plane import Plane
 
 pytestmark = pytest.mark.control_plane
@@ -216,6 +219,7 @@ def test_a_way_back_that_never_becomes_ready_ends_with_the_reason_of_its_pods(
     assert "has not rolled out in time" in late.value.message
     assert "pod web-" in late.value.message
     assert "Unschedulable: 0/1 nodes are available" in late.value.message
+    assert ("delete that one" in late.value.message) == (kind == "statefulset")
 
 
 def run(plane: Plane, folder: Path, *steps: dict[str, Any]) -> Ended:
@@ -426,3 +430,52 @@ def test_a_revision_that_is_not_kept_is_named(kind: str, control_plane: Plane, c
     with pytest.raises(PermanentError, match=f"keeps no revision with template hash {name}"):
         caller.undo(made)
     assert image(control_plane.read(space, kind, "web")) == "r/web:1"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_roll_back_in_the_middle_of_a_busy_roll_out(
+    kind: str, control_plane: Plane, caller: Caller, space: str
+) -> None:
+    given = rolled(control_plane, space, kind, versions=2)
+    over = threading.Event()
+    count = [0]
+    failures: list[BaseException] = []
+
+    def write() -> None:
+        """As a controller writes: the status of the object, again and again."""
+        try:
+            with caller.context() as ctx:
+                cluster = connect(ctx, "current")
+                ref = Ref(cluster.kind(ctx, kind), space, "web", "status")
+                while not over.is_set():
+                    body = {"status": {"conditions": [{"type": "Busy", "status": "True", "message": str(count[0])}]}}
+                    cluster.patch(ctx, ref, body, "strategic")
+                    count[0] += 1
+                    ctx.sleep(0.02)
+        except BaseException as error:
+            failures.append(error)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        control_plane.until(lambda: count[0] > 3)
+        made = until_made(caller, "k8s.rollout_undo", given)
+        restarted = until_made(caller, "k8s.rollout_restart", given)
+    finally:
+        over.set()
+        writer.join()
+    assert not failures
+    assert made.outputs["images"] == ["r/web:1"]
+    found = control_plane.read(space, kind, "web")["spec"]["template"]
+    assert found["metadata"]["annotations"]["kubectl.kubernetes.io/restartedAt"] == restarted.outputs["at"]
+    assert found["spec"]["containers"][0]["image"] == "r/web:1"
+
+
+def until_made(caller: Caller, name: str, given: dict[str, Any]) -> Made:
+    """As a step with `retry` does it: against a writer that never rests, five attempts need not be enough."""
+    for _ in range(5):
+        try:
+            return caller.change(name, given)
+        except TemporaryError as error:
+            assert "was changed by others 5 times" in error.message  # noqa: PT017  # any other one is a failure
+    raise AssertionError("five times five attempts were not enough")
