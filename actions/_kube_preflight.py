@@ -43,7 +43,7 @@ def lacks(
         ]
     except ForbiddenError as error:
         if "selfsubjectaccessreviews" in error.message and error.message.startswith("no right"):
-            raise TemporaryError(f"this user may not even ask for his rights: {error.message}") from None
+            raise TemporaryError(f"this user may not even ask what is allowed: {error.message}") from None
         return [error.message]
 
 

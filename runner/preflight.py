@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from runbook.contract import Absent
 from runbook.interpreter.effects import Call, Fault
 from runbook.interpreter.frozen import frozen
-from runbook.interpreter.values import to_wire
+from runbook.interpreter.values import Unknown, to_wire
 from runbook.runner import shape
 from runbook.runner.context import HostContext, cut_all
 from runbook.runner.outcomes import Result
@@ -103,16 +103,11 @@ def find(playbook: Playbook, inputs: Mapping[str, Any], info: RunInfo, host: Hos
         found = judged(playbook, look(host, walk.calls), walk.behind, walk.skipped)
         rest = f"what comes after {len(walk.calls)} calls: too many to look at before the run"
         return found if walk.whole else replace(found, later=(*found.later, rest))
-    except Exception as error:  # noqa: BLE001  # a bug of ours must not stand between people and their recovery
+    except (Exception, Unknown.Reached) as error:  # noqa: BLE001  # a bug of ours must not stand in a recovery's way
         return Findings(unchecked=(f"what the steps need ({type(error).__name__}: {host.secrets.mask(str(error))})",))
 
 
-def walked(
-    playbook: Playbook,
-    inputs: Mapping[str, Any],
-    info: RunInfo,
-    host: Host,
-) -> Walk:
+def walked(playbook: Playbook, inputs: Mapping[str, Any], info: RunInfo, host: Host) -> Walk:
     """The calls that a run may make, without any look at the world."""
     from runbook.runner.walk import Walk
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from runbook.contract import Absent, Check, Context, Notify, Outputs, PermanentError, TemporaryError
 from runbook.interpreter.errors import Exit
+from runbook.interpreter.values import Unknown
 from runbook.runner import lacks, session
 from runbook.runner.session import Ended, Options
 from tests.runner_toys import Args, Lab, Note
@@ -191,6 +192,18 @@ def test_nobody_can_tell_or_a_bug_refuses_nothing(lab: Lab) -> None:
         ended = lab.run(book(f"id: a, action: toy.needs, with: {{name: {name}}}"))
         assert ended.exit == Exit.SUCCEEDED
         assert told(lab, ended) == [f": not checked: a: {words}"]
+
+
+def test_a_bug_of_preflight_itself_refuses_nothing(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    for broken in (ZeroDivisionError("ours"), Unknown.Reached(Unknown("never"))):
+
+        def raise_it(*_: object, broken: BaseException = broken) -> None:
+            raise broken
+
+        monkeypatch.setattr("runbook.runner.preflight.look", raise_it)
+        ended = lab.run(book("id: a, action: toy.needs, with: {name: there}"))
+        assert ended.exit == Exit.SUCCEEDED
+        assert told(lab, ended)[0].startswith(": not checked: what the steps need")
 
 
 def test_a_secret_stays_sealed_while_preflight_looks(lab: Lab) -> None:
