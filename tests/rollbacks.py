@@ -7,6 +7,7 @@ plan and undo are made here, by the same functions as the commands'.
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +31,7 @@ from tests.kube import meaning
 
 SPACE = emergency.SPACE
 TEAM, SENIOR = "simulated-routing-key", "simulated-senior-routing-key"
-AT_ONCE = 4  # most of a run is waiting
+AT_ONCE = 6  # most of a run is waiting
 KINDS = (kinds.SERVICE, kinds.DEPLOYMENT, kinds.HTTP_ROUTE, kinds.SECRET, kinds.CONFIG_MAP)
 
 
@@ -173,6 +174,33 @@ def rehearse(name: str, case: str, folder: Path, edits: emergency.Edits | None =
             ],
             course=emergency.course(sandbox),
         )
+
+
+@dataclass
+class Stage:
+    """One world in which several runs follow each other."""
+
+    sandbox: Sandbox
+    playbook: Path
+    inputs: Mapping[str, Any]
+    around: session.World
+
+    def run(self, **inputs: Any) -> session.Ended:
+        return emergency.start(self.playbook, self.around, {**self.inputs, "announce": False, **inputs})
+
+    def image(self, deployment: str) -> str:
+        item = self.sandbox.world.get(kinds.DEPLOYMENT, SPACE, deployment)
+        return str(item["spec"]["template"]["spec"]["containers"][0]["image"]).rpartition(":")[2]
+
+
+@contextlib.contextmanager
+def stage(name: str, case: str, folder: Path) -> Iterator[Stage]:
+    """The world of a scenario."""
+    text = (emergency.PLAYBOOKS / "scenarios" / name / f"{case}.yaml").read_text()
+    given = scenario.parse(text, f"{case}.yaml")
+    with surroundings.start(given) as sandbox:
+        around = session.World(store=Store(folder / "home"), surroundings=sandbox.surroundings)
+        yield Stage(sandbox, emergency.PLAYBOOKS / f"{name}.yaml", given.inputs, around)
 
 
 def _slack(sandbox: Sandbox) -> list[str]:

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from runbook.runner import session
+from runbook.sandbox import kinds
 from tests import rollbacks
 from tests.command import Commands
 from tests.emergency import PLAYBOOKS
@@ -121,3 +123,41 @@ def test_a_share_that_is_none_is_refused(tmp_path: Path, percentage: str) -> Non
     )
     assert said.code == 2
     assert "percentage" in said.err + said.out
+
+
+def test_held_then_all_of_it_then_never_back(tmp_path: Path) -> None:
+    """It is held at its share; a second run gives it all; a third would return to the bad version, and is refused."""
+    with rollbacks.stage(NAME, "hold", tmp_path) as stage:
+        assert int(stage.run(then="hold").exit) == 0
+        assert _weights(stage) == {GREEN: 90, BLUE: 10}
+        assert int(stage.run(then="full").exit) == 0
+        assert _weights(stage) == {GREEN: 0, BLUE: 100}
+        ended = stage.run(then="full")
+        assert int(ended.exit) == 3
+        assert ended.outcome is not None
+        assert ended.outcome.error is not None
+        assert "2.4.0 was itself rolled back from" in ended.outcome.error.message
+        assert _weights(stage) == {GREEN: 0, BLUE: 100}
+
+
+def test_a_route_that_somebody_changed_meanwhile_is_not_put_back(tmp_path: Path) -> None:
+    with rollbacks.stage(NAME, "route", tmp_path) as stage:
+        assert int(stage.run(then="hold").exit) == 0
+        world = stage.sandbox.world
+        world.amend(kinds.HTTP_ROUTE, rollbacks.SPACE, "analysis-service", lambda route: _weigh(route, [50, 50]))
+        undone = session.undo("last", world=stage.around)
+        assert int(undone.exit) != 0
+        assert _weights(stage) == {GREEN: 50, BLUE: 50}, "somebody else's"
+        assert undone.outcome is not None
+        assert undone.outcome.error is not None
+        assert "HTTPRoute" in undone.outcome.error.message
+
+
+def _weigh(route: dict[str, Any], weights: list[int]) -> None:
+    for backend, weight in zip(route["spec"]["rules"][0]["backendRefs"], weights, strict=True):
+        backend["weight"] = weight
+
+
+def _weights(stage: rollbacks.Stage) -> dict[str, int]:
+    route = stage.sandbox.world.get(kinds.HTTP_ROUTE, rollbacks.SPACE, "analysis-service")
+    return {one["name"]: one["weight"] for one in route["spec"]["rules"][0]["backendRefs"]}

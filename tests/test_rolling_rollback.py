@@ -21,8 +21,8 @@ ENDED = ["started", "completed"]
 CASES: dict[str, tuple[int, list[str], list[str], list[str], list[Any]]] = {
     "good": (0, ORDER, ORDER, ENDED, WELL),
     "some": (0, [ORDER[0], ORDER[2]], [ORDER[0], ORDER[2]], ENDED, WELL),
-    "nobody": (3, [], [], ["started", "failed"], PAGED),
-    "no-history": (3, [], [], ["started", "failed"], PAGED),
+    "nobody": (3, [], [], ["failed"], PAGED),
+    "no-history": (3, [], [], ["failed"], PAGED),
     "canary": (1, [], ORDER[:1], ["started", "failed"], PAGED),
     "blind": (1, [], ORDER[:1], ["started", "failed"], PAGED),
     "errors": (1, [], ORDER[:2], ["started", "failed"], PAGED),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -84,3 +85,14 @@ def test_what_is_said(branches: Mapping[str, Future[Branch]], case: str) -> None
         "escalate": "go_back/by_kubernetes (k8s.rollout_undo) stands",
     }
     assert words[case] in branches[case].result().said
+
+
+@pytest.mark.parametrize("world", ["kubernetes", "helm"])
+def test_two_in_a_row_never_return_to_the_bad_version(tmp_path: Path, world: str) -> None:
+    with rollbacks.stage(NAME, world, tmp_path) as stage:
+        for version in ("2.3.1", "2.2.0"):
+            ended = stage.run()
+            assert int(ended.exit) == 0
+            assert stage.image("analysis-service") == version
+        assert int(stage.run().exit) == 3, "there is nothing before it"
+        assert stage.image("analysis-service") == "2.2.0"
