@@ -528,6 +528,9 @@ def test_a_playbook_says_where_its_locks_live_and_the_command_line_has_the_last_
     forbidden = cli("plan", "p.yaml", environ=nobody)
     assert forbidden.code == Exit.REFUSED
     assert "no right to create and update leases" in forbidden.out
+    assert "no right to create and update leases" in cli("doctor", "p.yaml", environ=nobody).out
+    desk.plane.allow(desk.namespace, "create,update=leases.coordination.k8s.io")
+    assert "no right to list leases" in cli("doctor", "p.yaml", environ=nobody).out
     cli.write("house.yaml", "runbook: 1\ndefaults: {locks: redis}\n")
     wrong = cli("validate", "p.yaml")
     assert wrong.code == Exit.INVALID
