@@ -47,8 +47,13 @@ class Stray:
 
 def looked_through(seen: Iterable[Seen]) -> list[Kind]:
     """The kinds in which there may be something to prune."""
-    used = [one.ref.kind for one in seen if one.ref.kind.namespaced and one.served]
-    return [kind for kind in dict.fromkeys([*PRUNED, *used]) if kind.kind not in KEPT]
+    used = [one.ref.kind for one in seen if one.served]
+    return [kind for kind in dict.fromkeys([*PRUNED, *used]) if is_pruned(kind)]
+
+
+def is_pruned(kind: Kind) -> bool:
+    """May objects of this kind be pruned?"""
+    return kind.namespaced and kind.kind not in KEPT
 
 
 def strays(cluster: Cluster, ctx: Context, seen: list[Seen], namespace: str, selector: str) -> list[Stray]:
@@ -86,7 +91,6 @@ def unlabelled(seen: Iterable[Seen], selector: str) -> list[str]:
     return [
         one.title
         for one in seen
-        if one.ref.kind.namespaced
-        and one.ref.kind.kind not in KEPT
+        if is_pruned(one.ref.kind)
         and any((one.item.body["metadata"].get("labels") or {}).get(key) != value for key, value in pairs)
     ]

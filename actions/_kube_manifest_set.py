@@ -141,5 +141,6 @@ def rights_of(args: ManifestArgs, cluster: Cluster, ctx: Context) -> list[Right]
         if absent:
             needed.append(("create", Ref(kind, namespace)))
     if args.prune is not None:
-        needed += [("list", Ref(kind, args.namespace)) for kind in pruning.PRUNED]
+        own = dict.fromkeys(kind for kind, is_served in where.values() if is_served and pruning.is_pruned(kind))
+        needed += [(verb, Ref(kind, args.namespace)) for kind in own for verb in ("list", "delete")]
     return needed

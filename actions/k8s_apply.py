@@ -15,7 +15,18 @@ from runbook.actions._kube_manifest_put import gone, put, served
 from runbook.actions._kube_manifest_set import Lacking, ManifestArgs, ManifestSet, problems, rights_of
 from runbook.actions._kube_owners import Warned
 from runbook.actions.k8s_revert import reverting, title
-from runbook.contract import Call, Change, Context, Observation, Outputs, Read, Sensitive, Settled, param
+from runbook.contract import (
+    Call,
+    Change,
+    Context,
+    Observation,
+    Outputs,
+    PermanentError,
+    Read,
+    Sensitive,
+    Settled,
+    param,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +56,8 @@ class Diff(Lacking, Read[ManifestArgs]):
         yield from problems(args)
 
     def rights(self, args: ManifestArgs, cluster: Cluster, ctx: Context) -> Iterable[Right]:
-        return [right for right in rights_of(args, cluster, ctx) if right[0] != "delete"]
+        # Who may only read sees what is computed here.
+        return [right for right in rights_of(args, cluster, ctx) if right[0] in ("get", "list")]
 
     def read(self, args: ManifestArgs, ctx: Context) -> Outputs:
         found = ManifestSet(args, ctx, force=False)
@@ -110,6 +122,9 @@ class Apply(Warned, Lacking, Change[ApplyArgs]):
     def expect(self, args: ApplyArgs, before: Observation, ctx: Context) -> Observation:
         found = self._looked(args, ctx)
         after = found.after()
+        for stray in found.strays:
+            if not found.cluster.may(ctx, "delete", stray.ref):
+                raise PermanentError(f"prune: no right to delete {stray.ref} (context {found.cluster.context!r})")
         self.computed = next((one.computed for one in found.changed() if one.computed), None)
         if after != before:
             self.warn(ctx, found.warnings(args, ctx))

@@ -263,6 +263,27 @@ def test_preflight_asks_for_exactly_the_verbs_that_are_needed(control_plane: Pla
 
 
 @pytest.mark.control_plane
+def test_what_may_not_be_deleted_is_said_before_anything_is_changed(control_plane: Plane, tmp_path: Path) -> None:
+    space = control_plane.namespace()
+    keeper = Keeper(control_plane, tmp_path)
+    keeper.change("k8s.apply", {"namespace": space, "manifest": SET})
+    rest = "---".join(SET.split("---")[:3]).replace("info", "debug")
+    control_plane.allow(space, "get,list,patch,create=configmaps,deployments.apps,secrets,services")
+    nobody = Keeper(control_plane, tmp_path, user="nobody")
+    given = {"namespace": space, "manifest": rest, "prune": "set=shop"}
+    with nobody.context() as ctx:
+        action, args = opened("k8s.apply", given)
+        where = f"in namespace '{space}' (context 'testbed')"
+        assert sorted(action.preflight(args, ctx)) == [
+            f"no right to delete {kind} {where}" for kind in ("configmaps", "deployments", "secrets")
+        ]
+    whole = objects(control_plane, space, owners=True)
+    with pytest.raises(PermanentError, match=r"^prune: no right to delete services 'web' in namespace"):
+        nobody.change("k8s.apply", given)
+    assert objects(control_plane, space, owners=True) == whole
+
+
+@pytest.mark.control_plane
 def test_a_reader_sees_what_would_come_computed_and_marked_so(control_plane: Plane, tmp_path: Path) -> None:
     space = control_plane.namespace()
     keeper = Keeper(control_plane, tmp_path)
