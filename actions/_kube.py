@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import json
 import random
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ from urllib.parse import urlencode
 
 from runbook.actions import _kube_kinds as kinds
 from runbook.actions._kube_bounds import pause
-from runbook.actions._kube_config import SCRATCH, access, context_name
+from runbook.actions._kube_config import access, context_name
 from runbook.actions._kube_discovery import Discovery
 from runbook.actions._kube_errors import (
     ConflictError,
@@ -304,8 +303,7 @@ def connect(ctx: Context, context: str) -> Cluster:
 
 def open_cluster(environ: Mapping[str, str], name: str, folder: Path | None) -> Cluster:
     """A new connection to a context's cluster. `folder`: a private one; None: the system's temporary folder."""
-    login = Login(lambda: access(environ, name), environ)
-    return Cluster(Transport(login, Path(tempfile.mkdtemp(prefix=SCRATCH, dir=folder))), name)
+    return Cluster(Transport(Login(lambda: access(environ, name), environ), folder), name)
 
 
 def read_secret(environ: Mapping[str, str], context: str, namespace: str, name: str, key: str) -> str | None:

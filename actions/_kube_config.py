@@ -19,9 +19,6 @@ from runbook.contract import PermanentError
 IN_CLUSTER = "in-cluster"
 """The context's name where a pod's own service account is used."""
 
-SCRATCH = "kubeconfig-"
-"""How the names of the private folders begin that certificates and keys are written into."""
-
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _LEGACY = "an auth-provider, which Kubernetes gave up in 1.26"
 

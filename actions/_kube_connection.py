@@ -51,7 +51,7 @@ class Target:
             proxy=_known(access.proxy or _proxy(urlsplit(access.server), environ)),
         )
 
-    def trust(self, scratch: Path | None) -> ssl.SSLContext | None:
+    def trust(self, folder: Path | None) -> ssl.SSLContext | None:
         """TLS as the kubeconfig wants it; None for plain HTTP. PermanentError for certificates that are none."""
         if not self.server.startswith("https://"):
             return None
@@ -68,14 +68,14 @@ class Target:
         else:
             made.load_default_certs()
         if self.certificate is not None and self.key is not None:
-            certificate, key = _written(self.certificate, scratch), _written(self.key, scratch)
+            # One file holds both, for as long as it takes to read it: Python takes them from files only.
+            name = _written(self.certificate.rstrip() + b"\n" + self.key, folder)
             try:
-                made.load_cert_chain(certificate, key)
+                made.load_cert_chain(name)
             except (ValueError, ssl.SSLError):
                 raise PermanentError(f"the client certificate for {self.server} and its key do not fit") from None
             finally:
-                for name in (certificate, key):
-                    Path(name).unlink()
+                Path(name).unlink()
         return made
 
 
@@ -256,9 +256,9 @@ def _proxy_authorization(proxy: SplitResult) -> dict[str, str]:
     return {"Proxy-Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
 
 
-def _written(content: bytes, scratch: Path | None) -> str:
-    """A private file: Python takes client certificates from files only."""
-    handle, name = tempfile.mkstemp(dir=scratch)
+def _written(content: bytes, folder: Path | None) -> str:
+    """A private file."""
+    handle, name = tempfile.mkstemp(dir=folder)
     with os.fdopen(handle, "wb") as file:
         file.write(content)
     return name

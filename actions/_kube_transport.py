@@ -12,7 +12,6 @@ import functools
 import http.client
 import json
 import select
-import shutil
 import socket
 import ssl
 import threading
@@ -69,10 +68,10 @@ class Answer:
 class Transport:
     """A pool of connections to one API server; safe for many threads."""
 
-    def __init__(self, login: Login, scratch: Path | None = None) -> None:
-        """`scratch`: a private folder, for keys, which go through files; it goes when the pool is closed."""
+    def __init__(self, login: Login, folder: Path | None = None) -> None:
+        """`folder`: a private one, where a key is a file for a moment; None: the system's temporary folder."""
         self._login = login
-        self._scratch = scratch
+        self._folder = folder
         self._lock = threading.Lock()
         self._idle: list[tuple[Target, Connection]] = []
         self._contexts: dict[Target, ssl.SSLContext | None] = {}
@@ -83,8 +82,6 @@ class Transport:
             idle, self._idle = self._idle, []
         for _, connection in idle:
             connection.close()
-        if self._scratch is not None:
-            shutil.rmtree(self._scratch, ignore_errors=True)
 
     @property
     def host(self) -> str:
@@ -290,7 +287,7 @@ class Transport:
         with self._lock:
             if target in self._contexts:
                 return self._contexts[target]
-        made = target.trust(self._scratch)
+        made = target.trust(self._folder)
         with self._lock:
             return self._contexts.setdefault(target, made)
 
