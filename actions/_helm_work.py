@@ -53,20 +53,25 @@ def run(
     until = time.time() + min(ctx.remaining(), LONGEST)
     work = {"makes": makes, "content": content, "until": until}
     ctx.note(NOTE, work)
-    held = _hold(ctx, args, work)
+    _hold(ctx, args, work)
     done = _helm.helm(ctx, args, *arguments, stdin=stdin)
-    if held is not None:
-        _release(ctx, args, held)
+    settled(ctx, args)
     return done
 
 
 def settled(ctx: Context, args: HelmArgs) -> None:
-    """An earlier attempt of this operation turned out to be done: nobody is at it any more."""
+    """Helm came to its end, now or in an earlier attempt: this operation is not at it any more."""
     ref = None if ctx.simulated else _place(ctx, args)
-    found = None if ref is None else connect(ctx, args.context).find(ctx, ref)
-    work = _read(ref, found) if ref is not None else None
-    if found is not None and work is not None and work.get("op") == ctx.op:
-        _release(ctx, args, str(found["metadata"]["uid"]))
+    if ref is None:
+        return
+    try:
+        cluster = connect(ctx, args.context)
+        found = cluster.find(ctx, ref)
+        work = _read(ref, found)
+        if found is not None and work is not None and work.get("op") == ctx.op:
+            cluster.delete(ctx, ref, str(found["metadata"]["uid"]))
+    except (PermanentError, TemporaryError) as error:  # what was done is done; the next work replaces it
+        ctx.log(f"{ref} stays: {error.message}")
 
 
 def observed(ctx: Context, args: HelmArgs, listed: list[Release], instead_of: str | None) -> Observation:
@@ -108,8 +113,7 @@ def claim(ctx: Context, args: HelmArgs, newest: Release, instead_of: str | None 
         alive = _alive(held)
         left = float(held.get("until", 0.0)) + SKEW - time.time()
         if alive or (alive is None and left > 0):
-            who = f"by run {str(held.get('op')).partition(':')[0]} on {held.get('host')}"
-            raise TemporaryError(f"another operation in progress: {told}, {who}", retry_after=10.0)
+            raise TemporaryError(f"another operation in progress: {told}, {_who(held)}", retry_after=10.0)
         ctx.log(f"{told}, its helm was killed on {held.get('host')}: repaired")
         return
     waited = histories.age(newest)
@@ -164,33 +168,33 @@ def upgrade_to(chart: str, values: Mapping[str, Any] | None) -> str:
 # -- the object beside Helm's records
 
 
-def _hold(ctx: Context, args: HelmArgs, work: Mapping[str, Any]) -> str | None:
-    """Write down who is at it. Its uid; None where that cannot be: then only this run knows about its work."""
+def _hold(ctx: Context, args: HelmArgs, work: Mapping[str, Any]) -> None:
+    """Write down who is at it; where that cannot be, only this run knows about its work.
+
+    TemporaryError where another operation can be seen to be at it.
+    """
     ref = None if ctx.simulated else _place(ctx, args)
     if ref is None:
-        return None
-    owner = {**work, **me(), "op": ctx.op}
+        return
     metadata = {"name": ref.name, "namespace": ref.namespace, "labels": {"app.kubernetes.io/managed-by": "runbook"}}
-    text = json.dumps(owner)
-    body = {"apiVersion": "v1", "kind": ref.kind.kind, "metadata": metadata}
+    text = json.dumps({**work, **me(), "op": ctx.op})
     secret = ref.kind.kind == "Secret"
-    body["data"] = {"work": base64.b64encode(text.encode()).decode() if secret else text}
+    data = {"work": base64.b64encode(text.encode()).decode() if secret else text}
+    body = {"apiVersion": "v1", "kind": ref.kind.kind, "metadata": metadata, "data": data}
     try:
-        made = connect(ctx, args.context).apply(ctx, ref, body, force=True)
+        held = _held(ctx, args)
+        other = held is not None and held.get("op") != ctx.op and _alive(held)
+        if not other:
+            connect(ctx, args.context).apply(ctx, ref, body, force=True)
     except (PermanentError, TemporaryError) as error:
         ctx.log(f"not written down that this run is at {args.release}: {error.message}")
-        return None
-    return str(made["metadata"]["uid"])
+        return
+    if held is not None and other:
+        raise TemporaryError(f"another operation in progress: {_who(held)}", retry_after=10.0)
 
 
-def _release(ctx: Context, args: HelmArgs, uid: str) -> None:
-    """Helm came to its end."""
-    ref = _place(ctx, args)
-    assert ref is not None
-    try:
-        connect(ctx, args.context).delete(ctx, ref, uid)
-    except (PermanentError, TemporaryError) as error:  # what was done is done; the next work replaces it
-        ctx.log(f"{ref} stays: {error.message}")
+def _who(held: Mapping[str, Any]) -> str:
+    return f"by run {str(held.get('op')).partition(':')[0]} on {held.get('host')}"
 
 
 def _held(ctx: Context, args: HelmArgs) -> dict[str, Any] | None:

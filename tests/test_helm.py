@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from runbook.actions import _helm_work
+from runbook.actions import _helm, _helm_work
 from runbook.actions._helm_history import Release, numbered, target
 from runbook.actions._helm_manifest import difference
 from runbook.contract import PermanentError, TemporaryError
@@ -114,6 +114,7 @@ def test_two_roll_backs_in_a_row_never_return_to_the_bad_revision(app: App) -> N
     assert app.image() == "nginx:1"
 
 
+@pytest.mark.parametrize("helm_version", [4], indirect=True, ids=["helm4"])
 def test_a_second_attempt_goes_where_the_first_one_went(app: App) -> None:
     with app.caller.context() as ctx:
         action, args = change("helm.rollback", app.given)
@@ -124,6 +125,7 @@ def test_a_second_attempt_goes_where_the_first_one_went(app: App) -> None:
     assert app.image() == "nginx:2"
 
 
+@pytest.mark.parametrize("helm_version", [4], indirect=True, ids=["helm4"])
 def test_the_plan_shows_the_manifests_but_no_secret(app: App) -> None:
     with app.caller.context() as ctx:
         action, args = change("helm.rollback", app.given)
@@ -242,6 +244,7 @@ def test_fields_set_by_hand(app: App) -> None:
     assert app.image() == "nginx:2"
 
 
+@pytest.mark.parametrize("helm_version", [4], indirect=True, ids=["helm4"])
 def test_preflight_names_the_rights_on_the_objects(app: App, control_plane: Plane, tmp_path: Path) -> None:
     nobody = Caller(control_plane, tmp_path, helm=app.version, user="nobody")
     control_plane.allow(app.space, "get,list,create,update=secrets", "patch=deployments.apps,secrets")
@@ -279,12 +282,16 @@ def write_down(app: App, work: dict[str, Any]) -> None:
     app.plane.kubectl("-n", app.space, "apply", "-f", "-", stdin=json.dumps(body | data))
 
 
+@pytest.mark.parametrize("helm_version", [4], indirect=True, ids=["helm4"])
 def test_who_cannot_be_seen_to_be_dead_is_waited_for(app: App) -> None:
     work = killed_earlier(app)
     op = f"run-7:held-{os.getpid()}-{app.version}"
     alive = subprocess.Popen(["sleep", "60"], env={"RUNBOOK_OP": op})
     somebody = r"revision 4 is pending-rollback for \d+s"
     try:
+        write_down(app, work | {"op": op, "makes": 9})
+        with pytest.raises(TemporaryError, match="another operation in progress: by run run-7 on"):
+            _helm_work.run(app.caller.context(), _helm.HelmArgs(**app.given), 5, "rollback to 1", ["rollback", "app"])
         for changed, said in (
             ({"host": "elsewhere"}, "by run run-1 on elsewhere"),
             ({"space": "pid:[1]"}, "by run run-1 on"),  # another container
@@ -309,11 +316,13 @@ def test_who_cannot_be_seen_to_be_dead_is_waited_for(app: App) -> None:
     assert app.image() == "nginx:2"
 
 
+@pytest.mark.parametrize("helm_version", [4], indirect=True, ids=["helm4"])
 def test_another_machine_is_waited_for_no_longer_than_its_time_out(app: App) -> None:
     write_down(app, killed_earlier(app) | {"host": "elsewhere", "until": time.time() - 3600})
     assert app.caller.change("helm.rollback", app.given).outputs["revision"] == 2
 
 
+@pytest.mark.parametrize("helm_version", [3], indirect=True, ids=["helm3"])
 def test_nothing_is_forgotten_by_a_roll_back(app: App) -> None:
     """Helm keeps as many revisions as it is told, ten by default; a roll-back's `Rollback to N` must mean something."""
     app.caller.environ["HELM_MAX_HISTORY"] = "3"

@@ -97,7 +97,11 @@ def test_the_plan_is_what_the_run_changes_and_the_undo_takes_it_back(scene: Scen
     assert not [path for path in scene.cli.home.rglob("*") if path.is_file() and secret in path.read_bytes()]
 
 
-@pytest.mark.parametrize("name", ["upgrade", "install", "rollback"])
+@pytest.mark.parametrize(
+    ("helm_version", "name"),
+    [(3, "upgrade"), (4, "upgrade"), (4, "install"), (3, "rollback"), (4, "rollback")],
+    indirect=["helm_version"],
+)
 def test_what_never_gets_ready_is_taken_back(scene: Scene, name: str) -> None:
     """Helm gives up, or is killed there: what the run left is neither before nor after, and still its own to undo."""
     app, given = scene.app, {**scene.app.upgrade({"tag": "9", "sick": True}), "chart": "app"}
@@ -130,7 +134,11 @@ def nursery() -> Iterator[Nursery]:
     made.close()
 
 
-@pytest.mark.parametrize("name", ["rollback", "upgrade", "install"])
+@pytest.mark.parametrize(
+    ("helm_version", "name"),
+    [(3, "rollback"), (4, "rollback"), (3, "upgrade"), (4, "upgrade"), (4, "install")],
+    indirect=["helm_version"],
+)
 def test_a_run_that_was_killed_is_settled_right(scene: Scene, nursery: Nursery, name: str) -> None:
     """After the intent and before helm, with helm's note on disk, and in the middle of helm's work."""
     before = scene.app.objects()

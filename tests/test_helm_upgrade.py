@@ -59,8 +59,9 @@ def test_install_upgrade_and_all_the_way_back(app: App) -> None:
     assert app.caller.read("helm.history", {**app.given, "optional": True})["found"] is False
 
 
+@pytest.mark.parametrize("helm_version", [4], indirect=True, ids=["helm4"])
 def test_a_plan_names_what_changes_and_shows_no_secret(app: App) -> None:
-    app.deploy(1)
+    app.deploy(1, "--set-string", "hook=post-rollback")
     given = app.upgrade({"tag": "2", "password": PASSWORD, "hook": "pre-upgrade,post-rollback"})
     planned = app.caller.plan("helm.upgrade", given)
     name = f"helm:testbed/{app.space}/app#content"
@@ -77,8 +78,12 @@ def test_a_plan_names_what_changes_and_shows_no_secret(app: App) -> None:
     assert PASSWORD not in text + repr(planned)
     assert "secret-no-1" not in text + repr(planned)
     assert "hooks that run: Job/app-migrate (pre-upgrade,post-rollback)" in text
+    app.deploy(2)
+    assert "no hooks run" in preview(app, "helm.upgrade", app.upgrade({"tag": "3"}))
+    assert "hooks that run: Job/app-migrate (post-rollback)" in preview(app, "helm.rollback", app.given)
 
 
+@pytest.mark.parametrize("helm_version", [3], indirect=True, ids=["helm3"])
 def test_values_are_on_no_command_line(app: App, tmp_path: Path) -> None:
     """A shim before the real helm writes down what every process list would show."""
     shim = tmp_path / "shim"
@@ -94,6 +99,7 @@ def test_values_are_on_no_command_line(app: App, tmp_path: Path) -> None:
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and PASSWORD.encode() in path.read_bytes()]
 
 
+@pytest.mark.parametrize("helm_version", [3], indirect=True, ids=["helm3"])
 def test_values_of_before_are_kept_or_not(app: App) -> None:
     app.caller.change("helm.upgrade", app.upgrade({"tag": "1", "level": "debug"}))
     app.caller.change("helm.upgrade", app.upgrade({"tag": "2"}))
@@ -164,6 +170,19 @@ def test_a_hook_that_fails_is_final(app: App) -> None:
     assert (made.outputs["revision"], app.image()) == (3, "3")
 
 
+def test_fields_set_by_hand_are_taken_over_when_asked(app: App) -> None:
+    app.deploy(1)
+    app.plane.kubectl("-n", app.space, "scale", "deployment", "app", "--replicas=3")
+    given = app.upgrade({"replicas": 2})
+    if app.version >= 4:
+        with pytest.raises(PermanentError) as refused:
+            app.caller.change("helm.upgrade", given)
+        assert "force_conflicts" in (refused.value.hint or "")
+    app.caller.change("helm.upgrade", {**given, "force_conflicts": True})
+    assert app.plane.read(app.space, "deployment", "app")["spec"]["replicas"] == 2
+
+
+@pytest.mark.parametrize("helm_version", [4], indirect=True, ids=["helm4"])
 def test_what_random_charts_render_is_settled_by_values(app: App) -> None:
     (app.chart / "templates/random.yaml").write_text(
         "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: random}\ndata: {now: {{ randAlphaNum 20 | quote }}}\n"
@@ -275,6 +294,7 @@ def test_an_installation_that_was_killed(app: App) -> None:
     assert app.plane.read(app.space, "deployment", "app")["metadata"]["uid"] == uid
 
 
+@pytest.mark.parametrize("helm_version", [4], indirect=True, ids=["helm4"])
 def test_an_uninstallation_that_was_killed(app: App) -> None:
     app.deploy(1)
     app.spoil("uninstalling", "Deletion in progress (or silently failed)")
