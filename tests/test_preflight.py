@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -373,3 +374,28 @@ def test_a_plan_that_ends_at_a_read_that_fails_says_what_to_do_about_it(bench: B
         " look",
         " up",
     ]
+
+
+def test_a_right_that_has_gone_since_the_plan_refuses_its_apply(control_plane: Plane, tmp_path: Path) -> None:
+    space = control_plane.namespace()
+    control_plane.deployment(space, "web", "registry.invalid/web:1", wait=False)
+    control_plane.allow(space, "get,patch=deployments.apps,deployments.apps/scale")
+    bench = Bench(control_plane, tmp_path, space)
+    cli = Commands(tmp_path, {"KUBECONFIG": str(control_plane.nobody)})
+    asked = ("auth", "can-i", "patch", "deployments.apps/scale", "--namespace", space, "--as", "nobody")
+
+    def may() -> bool:
+        said = subprocess.run(
+            ["kubectl", *asked], env=control_plane.environ(), capture_output=True, text=True, timeout=30, check=False
+        )
+        return said.stdout.strip() == "yes"
+
+    control_plane.until(may)
+    said = cli("plan", str(bench.written(SCALE)), "-o", "plan.json")
+    assert said.code == Exit.SUCCEEDED, said.out
+    control_plane.kubectl("-n", space, "delete", "rolebindings", "--all")
+    control_plane.until(lambda: not may())
+    said = cli("apply", "plan.json", "--yes")
+    assert said.code == Exit.REFUSED
+    assert f"no right to patch deployments/scale 'web' in namespace '{space}'" in said.out
+    assert bench.replicas() == 2
