@@ -148,12 +148,18 @@ class Calls:
         else:
             act()
 
-    def _fence(self) -> None:
-        """In an action's thread, before each thing that it does: a process that was asleep must not wake up acting."""
+    def _may_act(self) -> bool:
+        """In an action's thread: the locks are surely ours. Else the run stops: a process that was asleep must not wake
+        up acting."""
         why = self._local.lock_waits.store.assure()
         if why is not None:
             self._local.post(functools.partial(self._local.crash, LockLostError(why)))
-            raise TemporaryError(why)
+        return why is None
+
+    def _fence(self) -> None:
+        """At each checkpoint of an action that acts."""
+        if not self._may_act():
+            raise TemporaryError("stopped")
 
     def _perform(self, flight: Flight) -> None:
         phase: Phase = "run" if flight.written else "read"
@@ -181,11 +187,9 @@ class Calls:
 
         def work() -> None:
             try:
-                if flight.acts:
-                    self._fence()
+                if flight.acts and not self._may_act():
+                    return
                 outcome = job()
-            except TemporaryError:
-                return  # fenced: the run stops
             except BaseException as bug:  # noqa: BLE001  # a host never raises; should it, the run must not wait for it
                 local.post(functools.partial(local.crash, bug))
                 return
