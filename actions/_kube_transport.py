@@ -97,6 +97,10 @@ class Transport:
         found = self._login.credentials(bounds or Within(30.0))
         return {name.lower(): value for name, value in found.headers}
 
+    def renew(self, bounds: Bounds) -> bool:
+        """Get other credentials than the present ones, which the server refused; whether there are any."""
+        return self._login.renew(bounds, self._login.credentials(bounds)) is not None
+
     def dial(self, bounds: Bounds) -> socket.socket:
         """A connected socket to the server, TLS and proxies done, for what is no request (an upgrade); its owner cuts
         and closes it. TemporaryError, or PermanentError where the server cannot be trusted."""

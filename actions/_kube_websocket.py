@@ -56,8 +56,17 @@ def upgrade(transport: Transport, bounds: Bounds, path: str, protocol: str) -> U
 
     RefusedError with the answer where the server gave another one than 101; DroppedError where it gave none,
     TemporaryError where it could not be asked,
-    PermanentError where what it gave is no WebSocket of `protocol`.
+    PermanentError where what it gave is no WebSocket of `protocol`. Credentials that it refuses are got anew once.
     """
+    try:
+        return _upgraded(transport, bounds, path, protocol)
+    except RefusedError as refused:
+        if refused.answer.status != 401 or not transport.renew(bounds):
+            raise
+    return _upgraded(transport, bounds, path, protocol)
+
+
+def _upgraded(transport: Transport, bounds: Bounds, path: str, protocol: str) -> Upgraded:
     until = time.monotonic() + bounds.remaining()
     wire = transport.dial(bounds)
 

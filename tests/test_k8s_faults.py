@@ -22,7 +22,7 @@ from runbook.actions._kube_transport import Within
 from runbook.contract import PermanentError, TemporaryError
 from tests.command import Commands
 from tests.http_server import serving
-from tests.kube import Caller, Made, change
+from tests.kube import Caller, Made, change, opened
 from tests.proxy import Proxy, proxied, refusal, written
 from tests.testbed.plane import Plane
 
@@ -210,6 +210,32 @@ def test_a_list_that_was_forgotten_between_two_pages_goes_on(
     found = caller.read("k8s.get", {"namespace": space, "kind": "configmap", "selector": "of=test"})
     assert [entry["metadata"]["name"] for entry in found["objects"]] == names
     assert proxy.count("GET", "configmaps.*continue=") == 4  # two pages, each refused once
+
+
+@pytest.mark.timed
+def test_a_cancel_ends_the_wait_for_a_busy_server(proxy: Proxy, caller: Caller, space: str) -> None:
+    proxy.fault("GET", "/configmaps/web", refusal(429, "later", Retry_After="20"), times=9)
+    with caller.context() as ctx:
+        action, args = opened("k8s.get", {"namespace": space, "kind": "configmap", "name": "web"})
+        stop = threading.Timer(0.5, ctx.stop)
+        stop.start()
+        began = time.monotonic()
+        with pytest.raises(TemporaryError):
+            action.read(args, ctx)  # type: ignore[attr-defined]
+        assert time.monotonic() - began < 1.5
+        stop.join()
+
+
+def test_a_connection_that_was_closed_while_it_was_idle_costs_a_change_nothing(
+    control_plane: Plane, proxy: Proxy, caller: Caller, space: str
+) -> None:
+    def close_after(client: socket.socket, path: str, answer: bytes) -> None:
+        client.sendall(answer)
+
+    proxy.fault("GET", "/configmaps/web", close_after, times=2)  # what observe and apply read before they write
+    caller.change("k8s.patch", patch(space, "done"))
+    assert tier(control_plane, space) == "done"
+    assert proxy.count("PATCH", "Strict$") == 1
 
 
 # -- ten writers at one object

@@ -26,9 +26,10 @@ from runbook.actions import _kube_config
 from runbook.actions._kube import connect
 from runbook.actions._kube_config import Access, access, context_name
 from runbook.actions._kube_connection import Target
-from runbook.actions._kube_kinds import Ref, known
+from runbook.actions._kube_kinds import POD, Ref, known
 from runbook.actions._kube_login import Credentials, Login
 from runbook.actions._kube_transport import Within
+from runbook.actions._kube_websocket import upgrade
 from runbook.contract import PermanentError, TemporaryError
 from tests.command import Commands
 from tests.context import LocalContext
@@ -430,6 +431,25 @@ class Long:
         out, err = self.process.communicate(timeout=60)
         mark = self.plane.read(self.space, "configmap", self.name)["data"]["mark"]
         return self.process.returncode, mark, self.plugin.runs - self.runs, " ".join((out + err).split())
+
+
+@pytest.mark.control_plane
+def test_what_is_no_request_gets_new_credentials_too(
+    control_plane: Plane, caller: Caller, plugin: Plugin, space: str
+) -> None:
+    control_plane.deployment(space, "web", "r/web:1", replicas=1)
+    plugin.answer(  # the first time a token that the server does not know
+        f"if test $(wc -l < {plugin.folder}/runs) = 1; then T=unknown; else T={plugin.token}; fi\n"
+        'echo "{\\"apiVersion\\": \\"client.authentication.k8s.io/v1\\", \\"kind\\": \\"ExecCredential\\",'
+        ' \\"status\\": {\\"token\\": \\"$T\\"}}"\n'
+    )
+    (pod,) = control_plane.read(space, "pods")["items"]
+    ref = Ref(POD, space, str(pod["metadata"]["name"]), "exec")
+    with caller.context() as ctx:
+        transport = connect(ctx, "current").transport
+        opened_one = upgrade(transport, ctx, f"{ref.path()}?command=true&stdout=true", "v5.channel.k8s.io")
+        opened_one.wire.close()
+    assert plugin.runs == 2
 
 
 @pytest.mark.control_plane
