@@ -103,7 +103,7 @@ class Challenge:
 
 def challenge(header: str) -> Challenge | None:
     """The challenge that can be met: Bearer before Basic."""
-    found = {}
+    found: dict[str, Challenge] = {}
     for one in _CHALLENGE.finditer(header[:4096]):  # of what a stranger sends, the pattern reads no more
         pairs = {name.lower(): quoted or plain for name, quoted, plain in _FIELD.findall(one["fields"])}
         found.setdefault(one["scheme"].lower(), Challenge(one["scheme"].lower(), pairs))

@@ -115,7 +115,7 @@ class _Changes:
                 os.kill(os.getpid(), signal.SIGKILL)
             return answer
 
-        Transport.request = watched  # type: ignore[method-assign]
+        Transport.request = watched  # type: ignore[method-assign,assignment]
 
 
 def _go(order: dict[str, Any]) -> dict[str, Any]:
