@@ -45,7 +45,7 @@ _ABSENT: Any = object()
 class Step:
     """One object on its way from `here` to `there`: whole objects, None where there is none.
 
-    `was` and `becomes`: the states of its places at both ends. `there` without managedFields is a manifest to apply.
+    `was` and `becomes`: the states of its places at both ends. An end without a uid is a manifest.
     """
 
     ref: Ref
@@ -79,7 +79,7 @@ class Step:
 
     def _has_owners(self) -> bool:
         """Is the end an object that was there, not a manifest?"""
-        return self.there is not None and "managedFields" in self.there["metadata"]
+        return self.there is not None and _was_there(self.there)
 
     def owners(self, live: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The managedFields at the end."""
@@ -155,6 +155,11 @@ def go(cluster: Cluster, ctx: Context, step: Step) -> None:
     raise TemporaryError(f"{step.ref} was changed by others {PATIENCE} times while it was to be put back")
 
 
+def _was_there(end: Mapping[str, Any]) -> bool:
+    """Is it an object that was there, not a manifest?"""
+    return "uid" in end["metadata"]
+
+
 def _moved(error: PermanentError) -> bool:
     """A JSON patch whose `test` did not hold: the place has changed since it was read."""
     return "rejected our request" in error.message
@@ -196,11 +201,11 @@ def _make(cluster: Cluster, ctx: Context, step: Step, wanted: Mapping[str, Any])
     metadata = {key: value for key, value in wanted["metadata"].items() if key not in SERVERS}
     body = {**_content(wanted), "metadata": metadata}
     body |= {key: wanted[key] for key in ("apiVersion", "kind")}
-    if "managedFields" not in wanted["metadata"]:
+    if not _was_there(wanted):
         cluster.apply(ctx, step.ref, {**body, "metadata": {**metadata, "resourceVersion": NOBODY}})
         return
     made = cluster.create(ctx, Ref(step.ref.kind, step.ref.namespace), creatable(body))
-    _give_back_owners(cluster, ctx, step, made, wanted["metadata"]["managedFields"])
+    _give_back_owners(cluster, ctx, step, made, wanted["metadata"].get("managedFields") or [])
 
 
 def creatable(body: Mapping[str, Any]) -> dict[str, Any]:

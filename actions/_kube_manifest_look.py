@@ -185,7 +185,11 @@ def _see(cluster: Cluster, ctx: Context, one: Seen, op: str, reason: str | None,
         if one.live is not None and one.would is not None:
             one.would = places.aligned(one.live, one.would, one.touched)
     if one.live is not None and one.would is not None:
-        one.touched += places.drifted(one.live, one.would, one.touched)
+        # What runbook gives up and others still own stays as it is.
+        named = {touch.path for touch in places.touched(one.item.body, None, custom=custom)}
+        left, would = one.live, one.would
+        one.touched = [t for t in one.touched if t.path in named or read(left, t.path) != read(would, t.path)]
+        one.touched += places.drifted(left, would, one.touched)
     return one
 
 
