@@ -15,7 +15,7 @@ from runbook.actions._kube import Cluster
 from runbook.actions._kube_kinds import Kind, Ref
 from runbook.actions._kube_patch import applied
 from runbook.actions._kube_transport import Bounds
-from runbook.actions._kube_workload import images, selector_text
+from runbook.actions._kube_workload import counts, images, selector_text
 from runbook.contract import PermanentError
 
 REVISION = "deployment.kubernetes.io/revision"
@@ -172,9 +172,17 @@ def version(template: Object) -> dict[str, Any]:
 
 
 def serving(revisions: Iterable[Revision], owner: Object) -> Revision | None:
-    """The revision whose template the workload has now; None before its controller has kept it."""
+    """The revision whose template the workload has now; None before its controller has kept it.
+
+    A ControllerRevision holds the template as it was written once: after an upgrade of the cluster a field may be
+    missing that the workload has by default now. What its controller has seen is the newest all the same.
+    """
+    listed = list(revisions)
     template = plain((owner.get("spec") or {}).get("template") or {})
-    return next((revision for revision in reversed(list(revisions)) if revision.template == template), None)
+    same = next((revision for revision in reversed(listed) if revision.template == template), None)
+    if same is None and listed and owner.get("kind") in ("StatefulSet", "DaemonSet") and counts(owner).current:
+        return listed[-1]
+    return same
 
 
 def previous(revisions: Iterable[Revision], current: Revision | None) -> Revision | None:

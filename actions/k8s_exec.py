@@ -91,7 +91,9 @@ def _pod(args: ExecArgs, cluster: Cluster, ctx: Context) -> Ref:
     ready = [pod for pod in workload.pods(cluster, ctx, args.namespace, selector) if workload.is_ready(pod)]
     if not ready:
         raise TemporaryError(f"no pod of {owner} is ready")
-    return Ref(kinds.POD, args.namespace, str(ready[0]["metadata"]["name"]))
+    found = Ref(kinds.POD, args.namespace, str(ready[0]["metadata"]["name"]))
+    ctx.log(f"in {found}")  # whoever is asked after a crash has to know where to look
+    return found
 
 
 def _exit_status(status: Mapping[str, Any]) -> int | None:

@@ -161,3 +161,19 @@ def test_a_revision_is_found_again_by_its_hash_whatever_its_number(kind: Kind, s
     (found,) = [entry for entry in web.look()[0] if entry.hash == current.hash]
     assert found.template == revisions.plain(template)
     assert found.version == current.version
+
+
+def test_a_default_that_is_newer_than_the_revision_hides_it_not() -> None:
+    web, _ = lived(STATEFUL, ["deploy", "deploy"])
+    owner = {**web.owner, "kind": "StatefulSet"}
+    owner["metadata"] = {**owner["metadata"], "generation": 3}
+    owner["spec"] = {**owner["spec"], "template": {**web.template, "spec": {**web.template["spec"], "newer": True}}}
+    listed, _ = web.look()
+    unseen = {**owner, "status": {"observedGeneration": 2}}
+    assert revisions.serving(listed, unseen) is None, "its controller has not kept it yet"
+    seen = {**owner, "status": {"observedGeneration": 3}}
+    current = revisions.serving(listed, seen)
+    assert current == listed[-1]
+    target = revisions.previous(listed, current)
+    assert target is not None
+    assert target.number == 2
