@@ -10,13 +10,17 @@ import contextlib
 import http.server
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
-from tests import emergency
+import runbook
+from runbook.runner import session
+from runbook.runner.store import Store
+from runbook.runner.surroundings import Real
+from tests import emergency, rollbacks
 from tests.kube import meaning
 from tests.test_emergency_kill import Nursery
 from tests.testbed import gateway
@@ -163,6 +167,11 @@ class Platform:
                 item["metadata"]["annotations"][ROLLED] = "a run"
         return seen
 
+    def versions(self) -> dict[str, str]:
+        """The resource version of each object: a write of any kind shows."""
+        found = self.plane.read(SPACE, "deployments,services,httproutes,secrets,configmaps")["items"]
+        return {f"{item['kind']}/{item['metadata']['name']}": item["metadata"]["resourceVersion"] for item in found}
+
     def image(self, name: str) -> str:
         item = self.plane.read(SPACE, "deployment", name)
         return str(item["spec"]["template"]["spec"]["containers"][0]["image"]).rpartition(":")[2]
@@ -200,17 +209,28 @@ class Scene:
         (folder / "coordinates.json").write_text(json.dumps({"environ": self.platform.plane.environ(4)}))
         return folder
 
+    def _around(self, folder: Path) -> session.World:
+        return session.World(store=Store(folder / "home"), surroundings=Real(self.platform.plane.environ(4)))
+
     def order(self, folder: Path, what: str, at: int = 0, when: str = "after") -> dict[str, Any]:
         found: dict[str, Any] = self.nursery.order(folder, self.playbook, what, at, when, inputs=self.inputs)
         return found
 
-    def undisturbed(self, code: int) -> dict[str, Any]:
-        """Run once, undo what stands, and say what it came to."""
+    def undisturbed(self, code: int, *, but: Sequence[str] = ()) -> dict[str, Any]:
+        """Plan, run once, undo what stands, and say what it came to. `but`: changes that the plan shows otherwise."""
         platform = self.platform
         platform.rest()
         before, count = platform.objects(), platform.generations()
         folder = self.fresh()
+        versions = platform.versions()
+        planned = runbook.plan(self.playbook, self.inputs, world=self._around(folder))
+        assert platform.versions() == versions, "a plan changes nothing"
         ended = self.order(folder, "start")
+        rows = {row["key"]: row for row in json.loads(planned.to_json())["rows"]}
+        events = emergency.events_of(self._around(folder).store.find("last"))
+        certain = rollbacks.promised(rows)
+        assert len(certain) >= 2
+        assert rollbacks.broken(certain, rollbacks.made(events), but) == {}, "the plan's diff is what the run changed"
         assert ended["exit"] == code, ended
         platform.rest()
         calm = {**ended, "objects": platform.objects(), "changed": platform.changed(count)}

@@ -64,19 +64,6 @@ class Branch:
     def warnings(self) -> dict[str, str]:
         return {event.key: event.data["message"] for event in self.events if event.kind == "warning"}
 
-    def made(self) -> dict[str, Any]:
-        """The changes of the run: op -> diff; those of an undo are left out."""
-        return {
-            event.data["op"]: event.data.get("diff", [])
-            for event in self.events
-            if event.kind == "call.intent" and event.data["effect"] == "change" and "undoes" not in event.data
-        }
-
-    def promises(self) -> dict[str, Any]:
-        """The changes that the plan is certain of."""
-        rows = self.planned.items()
-        return {key: row.get("diff", []) for key, row in rows if row["verdict"] == "change" and not row.get("maybe")}
-
     def images(self, state: str = "after") -> dict[str, str]:
         """Deployment -> the tag that it asks for."""
         return {name: one["image"] for name, one in self._deployments(state).items()}
@@ -225,6 +212,27 @@ def rehearsals(
         yield {case: pool.submit(rehearse, name, case, folder / case, (edits or {}).get(case)) for case in wanted}
 
 
+def promised(planned: Mapping[str, Any]) -> dict[str, Any]:
+    """The changes that a plan (its rows by their keys) is certain of: key -> diff."""
+    rows = planned.items()
+    return {key: row.get("diff", []) for key, row in rows if row["verdict"] == "change" and not row.get("maybe")}
+
+
+def made(events: Sequence[Event]) -> dict[str, Any]:
+    """The changes of a run: key -> diff; those of an undo are left out."""
+    return {
+        event.data["op"]: event.data.get("diff", [])
+        for event in events
+        if event.kind == "call.intent" and event.data["effect"] == "change" and "undoes" not in event.data
+    }
+
+
+def broken(certain: Mapping[str, Any], changed: Mapping[str, Any], but: Sequence[str] = ()) -> dict[str, Any]:
+    """Where the plan's diff is another than the run's."""
+    both = certain.keys() & changed.keys() - set(but)
+    return {key: (certain[key], changed[key]) for key in both if certain[key] != changed[key]}
+
+
 def keeps_its_promises(branch: Branch, *, but: Sequence[str] = ()) -> None:
     """What holds in every branch: the plan changes nothing, its diff is the change, undo gives back what was.
 
@@ -233,15 +241,10 @@ def keeps_its_promises(branch: Branch, *, but: Sequence[str] = ()) -> None:
     """
     assert branch.sent_by_plan == [], "a plan sends no changing request"
     assert branch.states["planned"] == branch.states["before"]
-    made, certain = branch.made(), branch.promises()
-    differ = {
-        key: (certain[key], made[key])
-        for key in certain.keys() & made.keys()
-        if certain[key] != made[key] and key not in but
-    }
-    assert differ == {}, "the plan's diff is what the run changed"
+    certain, changed = promised(branch.planned), made(branch.events)
+    assert broken(certain, changed, but) == {}, "the plan's diff is what the run changed"
     if branch.exit == 0:
-        assert set(certain) <= set(made), "what the plan was certain of was done"
+        assert set(certain) <= set(changed), "what the plan was certain of was done"
     if branch.undo is not None:
         assert branch.undo == 0
         assert branch.states["undone"] == branch.states["before"], "undo gives back what was observed"

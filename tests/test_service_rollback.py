@@ -64,7 +64,7 @@ def test_branch(branches: Mapping[str, Future[Branch]], case: str) -> None:
         by = "helm" if case in BY_HELM else "kubernetes"
         assert branch.outputs == {"from_version": "2.4.0", "to_version": version, "by": by}
         assert branch.annotation("analysis-service", "tracktion.io/rolled-back-by")
-        assert [key for key in branch.made() if key.startswith("go_back/")] == [f"go_back/by_{by}"]
+        assert [key for key in rollbacks.made(branch.events) if key.startswith("go_back/")] == [f"go_back/by_{by}"]
     elif case != "escalate":
         assert branch.states["after"] == branch.states["before"], "all of it was taken back, or nothing was changed"
 
