@@ -113,12 +113,11 @@ def _watch(wanted: str, cluster: Cluster, ctx: Context, ref: Ref, says: str) -> 
             began = time.monotonic()
             ok, says = _verdict(wanted, cluster, ctx, ref)
             took = time.monotonic() - began
-            left = end - time.monotonic()
-            if ok or left <= 0:
+            if ok or end - time.monotonic() < 2 * took:  # another look would come too late
                 break
-            alarm.wait(min(left, AT_LEAST_EVERY))
+            alarm.wait(min(end - time.monotonic() - took, AT_LEAST_EVERY))
             # Many changes in a row (a roll-out of thousands of pods): looking must not become the load.
-            ctx.sleep(min(max(left, 0.0), max(0.02, 4 * took)))
+            ctx.sleep(max(0.0, min(end - time.monotonic() - took, max(0.02, 4 * took))))
     return ok, says
 
 
