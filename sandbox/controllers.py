@@ -12,7 +12,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from runbook.sandbox import kinds, rollouts, selectors
+from runbook.sandbox import kinds, replicas, rollouts, selectors
 from runbook.sandbox.behaviour import Behaviours, Version
 from runbook.sandbox.world import Document, World, now, scrambled
 
@@ -35,6 +35,7 @@ class Controllers:
         self._instant = False
         self._seen: dict[str, float] = {}  # pod uid (and "!" + uid once it terminates) -> when first seen, monotonic
         self._progress = rollouts.Progress()
+        self._ready: dict[str, float] = {}  # pod uid -> since when it is ready, monotonic
         self._addresses = 0
         self._failed: str | None = None
         self._thread = threading.Thread(target=self._run, name="SIMULATED controllers", daemon=True)
@@ -45,7 +46,7 @@ class Controllers:
         with self.world.changed:
             self._reconcile()
             self.original = {pod["metadata"]["uid"] for pod in self.world.list(kinds.POD)}
-            self._progress.ready = dict.fromkeys(self.original, -math.inf)
+            self._ready = dict.fromkeys(self.original, -math.inf)
         self._instant = False
 
     def start(self) -> None:
@@ -84,7 +85,7 @@ class Controllers:
             due = [
                 rollouts.deployments(self.world, self._progress, self.speed),
                 self._pods(),
-                rollouts.replica_sets(self.world, self._progress, math.inf if self._instant else self.speed),
+                replicas.replica_sets(self.world, self._ready, math.inf if self._instant else self.speed),
             ]
             self._endpoints()
             if self.world.version == before:

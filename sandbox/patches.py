@@ -94,7 +94,8 @@ def _list(current: list[Any], patch: list[Any], path: tuple[str, ...]) -> list[A
     for item in patch:
         if key not in item:
             raise bad_request(f"map: {_go_map(item)} does not contain declared merge key: {key}")
-        at = next((i for i, old in enumerate(merged) if isinstance(old, dict) and old.get(key) == item[key]), None)
+        named = strategic({}, {key: item[key]}).get(key)  # as it would be stored
+        at = next((i for i, old in enumerate(merged) if isinstance(old, dict) and old.get(key) == named), None)
         if item.get("$patch") == "delete":
             if at is not None:
                 del merged[at]

@@ -1,4 +1,4 @@
-"""Deployments and ReplicaSets as their real controllers treat them (kubernetes, pkg/controller/deployment).
+"""Deployments as their real controller treats them (kubernetes, pkg/controller/deployment).
 
 A Deployment has one ReplicaSet per pod template, numbered by the revision annotation; rolling respects maxSurge and
 maxUnavailable; an older template that comes back keeps its ReplicaSet and gets a new number.
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runbook.sandbox import kinds
+from runbook.sandbox.replicas import owner
 from runbook.sandbox.world import REVISION, Document, World, now, scrambled
 
 HISTORY = "deployment.kubernetes.io/revision-history"
@@ -24,13 +25,9 @@ _NOT_COPIED = {REVISION, HISTORY, DESIRED, MAXIMUM, "kubectl.kubernetes.io/last-
 
 @dataclass
 class Progress:
-    """When each Deployment (by uid) last got forward: what it looked like, and the monotonic time.
-
-    `ready`: since when each pod (by uid) is ready, monotonic.
-    """
+    """When each Deployment (by uid) last got forward: what it looked like, and the monotonic time."""
 
     seen: dict[str, tuple[str, float]] = field(default_factory=dict)
-    ready: dict[str, float] = field(default_factory=dict)
 
 
 def deployments(world: World, progress: Progress, speed: float) -> float | None:
@@ -128,17 +125,12 @@ def _create_set(world: World, deployment: Document, revision: int) -> None:
                 "namespace": meta["namespace"],
                 "labels": labels,
                 "annotations": annotations | {REVISION: str(revision)},
-                "ownerReferences": [_owner(deployment)],
+                "ownerReferences": [owner(deployment)],
             },
             "spec": {"replicas": 0, "selector": selector, "template": template} | _min_ready(deployment),
             "status": {"replicas": 0},
         },
     )
-
-
-def _owner(item: Document) -> dict[str, Any]:
-    owner = {"apiVersion": item["apiVersion"], "kind": item["kind"], "name": item["metadata"]["name"]}
-    return owner | {"uid": item["metadata"]["uid"], "controller": True, "blockOwnerDeletion": True}
 
 
 def _bounds(deployment: Document) -> tuple[int, int]:
@@ -308,68 +300,3 @@ def _condition(deployment: Document, name: str, holds: bool | None, reason: str,
     turned = was["lastTransitionTime"] if was is not None and was["status"] == status else now()
     made = {"type": name, "status": status, "lastUpdateTime": now(), "lastTransitionTime": turned}
     return made | {"reason": reason, "message": message}
-
-
-def replica_sets(world: World, progress: Progress, speed: float) -> float | None:
-    """One pass over all ReplicaSets: as many pods as asked for, and the counts in their status.
-
-    Returns when the next ready pod has been so for long enough to be available (monotonic), or None.
-    """
-    due: list[float] = []
-    for replica_set in world.list(kinds.REPLICA_SET):
-        meta, spec = replica_set["metadata"], replica_set["spec"]
-        pods = list(world.owned(kinds.POD, meta["namespace"], meta["uid"]))
-        living = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
-        if not meta.get("deletionTimestamp"):
-            living += [_create_pod(world, replica_set) for _ in range(spec["replicas"] - len(living))]
-            living.sort(key=_worth)
-            while len(living) > spec["replicas"]:
-                world.delete(kinds.POD, meta["namespace"], living.pop(0)["metadata"]["name"])
-        since = [_ready_since(pod, progress) for pod in living if _ready(pod)]
-        proven = [at + spec.get("minReadySeconds", 0) / speed for at in since]
-        waits = [at for at in proven if at > time.monotonic()]
-        due += waits
-        counts = {
-            "fullyLabeledReplicas": len(living),
-            "readyReplicas": len(since),
-            "availableReplicas": len(since) - len(waits),
-        }
-        status: dict[str, Any] = {"replicas": len(living)} | {key: value for key, value in counts.items() if value}
-        status["terminatingReplicas"] = len(pods) - sum(not p["metadata"].get("deletionTimestamp") for p in pods)
-        status["observedGeneration"] = meta["generation"]
-        if replica_set.get("status") != status:
-            fresh = world.get(kinds.REPLICA_SET, meta["namespace"], meta["name"])
-            world.update_status(kinds.REPLICA_SET, fresh, **status)
-    return min(due, default=None)
-
-
-def _ready_since(pod: Document, progress: Progress) -> float:
-    return progress.ready.setdefault(pod["metadata"]["uid"], time.monotonic())
-
-
-def _create_pod(world: World, replica_set: Document) -> Document:
-    template = copy.deepcopy(replica_set["spec"]["template"])
-    meta = replica_set["metadata"]
-    return world.create(
-        kinds.POD,
-        {
-            "metadata": template["metadata"]
-            | {
-                "generateName": meta["name"] + "-",
-                "namespace": meta["namespace"],
-                "ownerReferences": [_owner(replica_set)],
-            },
-            "spec": template["spec"],
-            "status": {"phase": "Pending", "qosClass": "BestEffort"},
-        },
-    )
-
-
-def _ready(pod: Document) -> bool:
-    conditions = pod.get("status", {}).get("conditions") or []
-    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
-
-
-def _worth(pod: Document) -> tuple[bool, str]:
-    """Pods that are not ready are deleted first."""
-    return _ready(pod), pod["metadata"]["name"]
