@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,9 @@ from runbook.contract import (
     param,
 )
 
+SHOWN = 512 << 10
+"""Bytes of places that k8s.diff returns."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ApplyArgs(ManifestArgs):
@@ -46,7 +50,8 @@ class Diff(Lacking, Read[ManifestArgs]):
 
     name = "k8s.diff"
     returns = {
-        "changed": "[{object, namespace, change: created|changed, places: path -> {before, after}}]",
+        "changed": "[{object, namespace, change: created|changed, places: path -> {before, after}, truncated}];"
+        " truncated: its places would be too much",
         "pruned": "names of the objects that `prune` would delete",
         "used_by": "[{object, by, as: env|volume|image pull}]: workloads that use a ConfigMap or Secret that changes",
         "summary": "one sentence",
@@ -64,7 +69,7 @@ class Diff(Lacking, Read[ManifestArgs]):
         after = found.after()
         for line in found.warnings(args, ctx):
             ctx.log(f"warning: {line}")
-        changed = [_changed(one, after) for one in found.changed()]
+        changed = list(_bounded(_changed(one, after) for one in found.changed()))
         pruned = [stray.title for stray in found.strays]
         created = sum(entry["change"] == "created" for entry in changed)
         return {
@@ -74,6 +79,18 @@ class Diff(Lacking, Read[ManifestArgs]):
             "summary": f"{created} to create, {len(changed) - created} to change, {len(pruned)} to prune,"
             f" {len(found.seen) - len(changed)} as they are",
         }
+
+
+def _bounded(entries: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Outputs have a limit, and a single definition may have thousands of places."""
+    left = SHOWN
+    for entry in entries:
+        size = len(json.dumps(entry["places"]))
+        if size > left:
+            yield {**entry, "places": {}, "truncated": True}
+        else:
+            left -= size
+            yield {**entry, "truncated": False}
 
 
 def _changed(one: Seen, after: Observation) -> dict[str, Any]:

@@ -312,6 +312,21 @@ def test_a_diff_says_the_same_and_shows_no_secret(control_plane: Plane, caller: 
     same(whole, objects(control_plane, space, owners=True))
 
 
+def test_a_diff_that_is_too_much_is_cut_by_objects(caller: Keeper, space: str) -> None:
+    long = {str(number): "x" * 1000 for number in range(300)}
+    maps = [
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data}
+        for name, data in (("a", long), ("b", long), ("c", {"x": "1"}))
+    ]
+    found = caller.read("k8s.diff", {"namespace": space, "manifest": maps})
+    assert [(entry["object"], entry["truncated"]) for entry in found["changed"]] == [
+        ("ConfigMap/a", False),
+        ("ConfigMap/b", True),
+        ("ConfigMap/c", False),
+    ]
+    assert len(json.dumps(found)) < 1 << 20
+
+
 def test_what_a_set_says_about_secrets_is_sensitive(caller: Keeper, space: str) -> None:
     caller.change("k8s.apply", {"namespace": space, "manifest": SET})
     planned = caller.plan("k8s.apply", {"namespace": space, "manifest": NEXT})
