@@ -243,6 +243,18 @@ def test_an_uninstalled_release_is_installed_again_and_back(app: App) -> None:
     assert app.newest() == (2, "uninstalled")
 
 
+@pytest.mark.parametrize("helm_version", [4], indirect=True, ids=["helm4"])
+def test_releases_that_are_kept_in_config_maps(app: App) -> None:
+    app.caller.environ["HELM_DRIVER"] = "configmap"
+    made = app.caller.change("helm.upgrade", app.upgrade({"tag": "1"}))
+    assert not [line for line in made.log if "not written down" in line or "stays" in line]
+    names = [item["metadata"]["name"] for item in app.plane.read(app.space, "configmaps")["items"]]
+    assert "sh.helm.release.v1.app.v1" in names
+    assert "runbook.helm.app" not in names, "helm came to its end"
+    app.caller.undo(made)
+    assert app.objects() == {}
+
+
 # -- what a helm that was killed leaves
 
 
