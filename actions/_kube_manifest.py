@@ -25,6 +25,9 @@ SEALED = "runbook/sealed"
 SERVERS = ("managedFields", "resourceVersion", "uid", "generation", "creationTimestamp", "selfLink")
 """Of the metadata: what the server writes. In a manifest it comes from `kubectl get -o yaml`, and is left out."""
 
+CONTROLLERS = (CREATED_BY, "deployment.kubernetes.io/revision")
+"""Annotations that are not a manifest's to say, either."""
+
 ORDER = (
     *("Namespace", "CustomResourceDefinition", "PriorityClass", "StorageClass", "ResourceQuota", "LimitRange"),
     *("NetworkPolicy", "ServiceAccount", "Secret", "ConfigMap", "PersistentVolume", "PersistentVolumeClaim"),
@@ -189,8 +192,8 @@ def _cleaned(document: Mapping[str, Any], origin: str) -> dict[str, Any]:
     body = {key: copy.deepcopy(value) for key, value in document.items() if key != "status"}
     metadata = {key: value for key, value in body["metadata"].items() if key not in SERVERS}
     annotations = metadata.get("annotations")
-    if isinstance(annotations, dict) and CREATED_BY in annotations:
-        metadata["annotations"] = {key: value for key, value in annotations.items() if key != CREATED_BY}
+    if isinstance(annotations, dict):
+        metadata["annotations"] = {key: value for key, value in annotations.items() if key not in CONTROLLERS}
     body["metadata"] = metadata
     if is_secret(body):
         _as_stored(body, origin)

@@ -47,6 +47,7 @@ class ManifestSet:
             raise PermanentError(problem)
         self.cluster = connect(ctx, args.context)
         self.op = ctx.op
+        self._uses: list[dict[str, str]] | None = None
         self.items = [manifests.unsealed(item, ctx.kept) for item in manifests.read(args.path, args.manifest)]
         for item in self.items:
             manifests.well_kept(item)
@@ -79,8 +80,10 @@ class ManifestSet:
 
     def uses(self, ctx: Context) -> list[dict[str, str]]:
         """The workloads that use what changes."""
-        refs = [one.ref for one in self.changed() if one.live is not None and _content_changes(one)]
-        return users(self.cluster, ctx, [*refs, *(stray.ref for stray in self.strays)])
+        if self._uses is None:
+            refs = [one.ref for one in self.changed() if one.live is not None and _content_changes(one)]
+            self._uses = users(self.cluster, ctx, [*refs, *(stray.ref for stray in self.strays)])
+        return self._uses
 
     def warnings(self, args: ManifestArgs, ctx: Context) -> Iterator[str]:
         """Who else writes these objects, and who goes on with what they were."""

@@ -277,6 +277,22 @@ def test_an_undo_leaves_a_namespace_in_which_others_live(control_plane: Plane, c
     assert list(objects(control_plane, own)) == ["ConfigMap/theirs"]
 
 
+def test_what_kubectl_get_prints_is_a_manifest(control_plane: Plane, caller: Keeper, space: str) -> None:
+    caller.change("k8s.apply", {"namespace": space, "manifest": SET})
+    control_plane.rolled_out(space, "web")
+    printed = control_plane.read(space, "deployment", "web")
+    assert {"status", "metadata"} <= printed.keys()
+    caller.change("k8s.apply", {"namespace": space, "manifest": printed})
+    control_plane.kubectl("-n", space, "delete", "deployment", "web")
+    caller.change(
+        "k8s.apply", {"namespace": space, "manifest": {"apiVersion": "v1", "kind": "List", "items": [printed]}}
+    )
+    control_plane.rolled_out(space, "web")
+    now = control_plane.read(space, "deployment", "web")
+    assert now["spec"] == printed["spec"]
+    assert now["metadata"]["uid"] != printed["metadata"]["uid"]
+
+
 # -- what is told
 
 
