@@ -107,6 +107,8 @@ class Helm:
     def run(self, argv: Sequence[str], environ: Mapping[str, str], gone: Callable[[], bool]) -> Outcome:
         """One invocation. `gone`: whether the program has been killed meanwhile."""
         self.ran.append(tuple(argv))
+        if argv and not argv[0].startswith("-") and argv[0] not in {*_COMMANDS, "version"}:
+            return self._unmodelled(f"helm {argv[0]}")  # its flags are not known either
         try:
             line = parse(argv)
             return self._run(line, environ, gone)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from runbook.contract import PermanentError, Sensitive, TemporaryError
+from runbook.sandbox import scenario, surroundings
 from tests.helm_release import App
 from tests.kube import change
 from tests.testbed.plane import Plane
@@ -315,3 +317,16 @@ def test_an_uninstallation_that_was_killed(app: App) -> None:
     made = app.caller.change("helm.uninstall", app.given, notes={"work": {"makes": 1, "content": "uninstall"}})
     assert app.newest() == (1, "uninstalled")
     assert made.inverse is None or made.inverse.args["revision"] == 1
+
+
+def test_a_sandbox_says_that_it_does_not_know_upgrades() -> None:
+    """SIMULATED: nothing pretends to have been upgraded."""
+    revisions = 'revisions: [{tag: "1"}]'
+    world = f"scenario: 1\nworld: {{namespaces: {{shop: {{releases: {{app: {{chart: app-0.1.0, {revisions}}}}}}}}}}}\n"
+    with surroundings.start(scenario.parse(world)) as sandbox:
+        for arguments in (["upgrade", "app", "./app", "--install", "--values", "-"], ["uninstall", "app"]):
+            done = subprocess.run(
+                ["helm", *arguments], env=dict(sandbox.environ), capture_output=True, text=True, check=False, timeout=30
+            )
+            assert done.returncode == 1
+            assert f"SIMULATED helm does not model `helm {arguments[0]}`" in done.stderr
