@@ -267,7 +267,13 @@ class Cluster:
         if content is not None:
             headers["Content-Type"] = content_type
         answer = self.transport.request(
-            bounds, method, f"{path}?{urlencode(asked)}" if asked else path, headers=headers, body=content, limit=limit
+            bounds,
+            method,
+            f"{path}?{urlencode(asked)}" if asked else path,
+            headers=headers,
+            body=content,
+            limit=limit,
+            reads="dryRun" in asked or ref.kind == kinds.ACCESS_REVIEW,
         )
         if not 200 <= answer.status < 300:
             raise explain(answer, f"{verb} {ref}", self.context)

@@ -86,7 +86,7 @@ class Connection:
         self.target = target
         self.http = wire
         self.used = False
-        self.kept = False
+        self.reusable = False
         self.is_cut = False
         self._patience = CONNECT_SECONDS
         self._twin: socket.socket | None = None

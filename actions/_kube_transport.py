@@ -73,14 +73,14 @@ class Transport:
         self._login = login
         self._folder = folder
         self._lock = threading.Lock()
-        self._idle: list[tuple[Target, Connection]] = []
+        self._idle: list[Connection] = []
         self._contexts: dict[Target, ssl.SSLContext | None] = {}
 
     def close(self) -> None:
         """Close the idle connections."""
         with self._lock:
             idle, self._idle = self._idle, []
-        for _, connection in idle:
+        for connection in idle:
             connection.close()
 
     @property
@@ -119,17 +119,21 @@ class Transport:
         headers: Mapping[str, str],
         body: bytes | None = None,
         limit: int | None = None,
+        reads: bool = False,
     ) -> Answer:
-        """One request, one answer. `limit`: read at most so many bytes. TemporaryError where no whole answer came.
+        """One request, one answer. TemporaryError where no whole answer came.
 
-        Repeated here only where the server has certainly done nothing: a read on a kept connection that the other side
-        has closed just now, 401 once with new credentials, 429 after the time that it asked for.
+        `limit`: read at most so many bytes. `reads`: it changes nothing, whatever its method (a dry run).
+        Repeated here only where nothing was changed: a read on a kept connection that the other side has closed just
+        now, 401 once with new credentials, 429 after the time that it asked for.
         """
         credentials = self._login.credentials(bounds)
         renewed = False
         pushed_back = 0
         while True:
-            answer = self._exchange(bounds, method, path, headers=headers, body=body, limit=limit, who=credentials)
+            answer = self._exchange(
+                bounds, method, path, headers=headers, body=body, limit=limit, who=credentials, reads=reads
+            )
             if answer.status == 401 and not renewed:
                 renewed = True
                 other = self._login.renew(bounds, credentials)
@@ -169,6 +173,7 @@ class Transport:
         body: bytes | None,
         limit: int | None,
         who: Credentials,
+        reads: bool,
     ) -> Answer:
         for again in (True, False):
             with self._connected(bounds, who, fresh=not again) as connection:
@@ -176,12 +181,11 @@ class Transport:
                 try:
                     response = self._send(connection, bounds, method, path, headers=headers, body=body, who=who)
                 except (http.client.RemoteDisconnected, ConnectionError, ssl.SSLError):
-                    if not (again and kept and method == "GET") or connection.is_cut:
+                    if not (again and kept and (reads or method == "GET")) or connection.is_cut:
                         raise
                     continue
                 content = self._read(connection, bounds, response, limit)
-                if response.isclosed() and not response.will_close:
-                    self._keep(connection, who)
+                connection.reusable = response.isclosed() and not response.will_close
                 return Answer(response.status, dict(response.headers), content)
         raise AssertionError("unreachable")
 
@@ -206,7 +210,8 @@ class Transport:
                 raise TemporaryError(f"the Kubernetes API at {self.host} gave no answer in time") from error
             raise self._unreachable(error) from error
         finally:
-            if connection is not None and not connection.kept:
+            # Only now that nobody here can cut or close it any more is it another thread's to take.
+            if connection is not None and not self._keep(connection):
                 connection.close()
 
     @staticmethod
@@ -272,19 +277,21 @@ class Transport:
             with self._lock:
                 if not self._idle:
                     return None
-                which, connection = self._idle.pop()
+                connection = self._idle.pop()
             held = connection.http.sock
-            if which == target and held is not None and not select.select([held], [], [], 0)[0]:
-                connection.kept = False
+            if connection.target == target and held is not None and not select.select([held], [], [], 0)[0]:
                 return connection
             connection.close()
 
-    def _keep(self, connection: Connection, who: Credentials) -> None:
-        target = Target.of(self._login.access, who, self._login.environ)
+    def _keep(self, connection: Connection) -> bool:
+        if not connection.reusable or connection.is_cut:
+            return False
+        connection.reusable = False
         with self._lock:
-            if connection.target == target and not connection.is_cut and len(self._idle) < _IDLE:
-                connection.kept = True
-                self._idle.append((target, connection))
+            if len(self._idle) >= _IDLE:
+                return False
+            self._idle.append(connection)
+            return True
 
     def _trust(self, target: Target) -> ssl.SSLContext | None:
         """Made once for each certificate: loading the system's authorities takes longer than a handshake."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import select
 import socket
 import threading
 import time
@@ -17,7 +18,7 @@ import pytest
 
 from runbook.actions import _kube
 from runbook.actions._kube import connect
-from runbook.actions._kube_kinds import DEPLOYMENT, Ref
+from runbook.actions._kube_kinds import DEPLOYMENT, Kind, Ref
 from runbook.actions._kube_transport import Within
 from runbook.contract import PermanentError, TemporaryError
 from tests.command import Commands
@@ -27,6 +28,8 @@ from tests.proxy import Proxy, proxied, refusal, written
 from tests.testbed.plane import Plane
 
 pytestmark = pytest.mark.control_plane
+
+CONFIG_MAP = Kind("", "v1", "configmaps", "ConfigMap")
 
 
 @pytest.fixture
@@ -232,10 +235,54 @@ def test_a_connection_that_was_closed_while_it_was_idle_costs_a_change_nothing(
     def close_after(client: socket.socket, path: str, answer: bytes) -> None:
         client.sendall(answer)
 
-    proxy.fault("GET", "/configmaps/web", close_after, times=2)  # what observe and apply read before they write
-    caller.change("k8s.patch", patch(space, "done"))
+    proxy.fault("GET", "/configmaps/web", close_after)
+    ref = Ref(CONFIG_MAP, space, "web")
+    with caller.context() as ctx:
+        cluster = connect(ctx, "current")
+        cluster.get(ctx, ref)
+        (idle,) = cluster.transport._idle
+        control_plane.until(lambda: bool(select.select([idle.http.sock], [], [], 0)[0]))
+        cluster.patch(ctx, ref, {"metadata": {"labels": {"tier": "done"}}}, "merge")
     assert tier(control_plane, space) == "done"
     assert proxy.count("PATCH", "Strict$") == 1
+
+
+def test_a_dry_run_on_a_connection_that_is_closed_that_moment_is_asked_again(
+    control_plane: Plane, proxy: Proxy, caller: Caller, space: str
+) -> None:
+    proxy.fault("PATCH", "dryRun=All", "reset")
+    caller.change("k8s.patch", patch(space, "done"))  # its dry run goes over the connection that observe used
+    assert tier(control_plane, space) == "done"
+    assert proxy.count("PATCH", "dryRun=All") == 2
+    assert proxy.count("PATCH", "Strict$") == 1
+
+
+def test_many_threads_share_connections_and_never_one_at_a_time(
+    control_plane: Plane, space: str, tmp_path: Path
+) -> None:
+    caller = Caller(control_plane, tmp_path)
+    names = [f"map-{number}" for number in range(8)]
+    for name in names:
+        control_plane.kubectl("-n", space, "create", "configmap", name)
+    wrong: list[BaseException | str] = []
+    with caller.context() as ctx:
+        cluster = connect(ctx, "current")
+
+        def read(name: str) -> None:
+            try:
+                for _ in range(100):
+                    found = cluster.get(ctx, Ref(CONFIG_MAP, space, name))["metadata"]["name"]
+                    if found != name:
+                        wrong.append(f"{found} is not {name}")
+            except BaseException as error:
+                wrong.append(error)
+
+        threads = [threading.Thread(target=read, args=(name,)) for name in names]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    assert not wrong
 
 
 # -- ten writers at one object
