@@ -161,15 +161,57 @@ def _set(tree: Any, path: list[str], value: Any = None, *, remove: bool = False)
 # -- what takes it back
 
 
-def inverse(touched: Iterable[Touch], before: Mapping[str, Any], after: Mapping[str, Any], patch_type: str) -> Any:
-    """A patch of the same type that gives the places touched their values of `before` back, and nothing else."""
+def born(touched: Iterable[Touch], live: Any, answer: Any) -> list[Path]:
+    """The maps that a map patch brings into being, and that are no maps of nothing but what it names.
+
+    To remove only what it named would leave the rest behind: defaults (`httpGet: {scheme: HTTP}`), an empty map. Maps
+    that hold just what the patch named (annotations, `data`) are not among them: others may add to those.
+    """
+    touched = list(touched)
+    found: dict[Path, None] = {}
+    for touch in touched:
+        place = _missing(touch.path, live)
+        made = None if place is None else read(answer, place)
+        if place is None or not isinstance(made, Mapping):
+            continue
+        named = {other.path[-1] for other in touched if other.path[:-1] == place}
+        if any(isinstance(value, Mapping) for value in made.values()) or not made.keys() <= named:
+            found[place] = None
+    return list(found)
+
+
+def _missing(path: Path, live: Any) -> Path | None:
+    """The outermost map on the way to a place that is not there; None where a list is, or nothing, is missing."""
+    for cut in range(1, len(path)):
+        if read(live, path[:cut]) is None:
+            listed = isinstance(path[cut - 1], Element) or isinstance(path[cut], Element)
+            return None if listed else path[:cut]
+    return None
+
+
+def inverse(
+    touched: Iterable[Touch],
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+    patch_type: str,
+    made: Iterable[Path] = (),
+) -> Any:
+    """A patch of the same type that gives the places touched their values of `before` back, and nothing else.
+
+    `made`: maps that were brought into being, and go as a whole.
+    """
     changed = [touch for touch in touched if before[text(touch.path)] != after[text(touch.path)]]
     if patch_type == "json":
         return list(_json_inverse(changed, before, after))
     result: dict[str, Any] = {}
     gone: set[Path] = set()
+    made = list(made)
+    for place in made:
+        _graft(result, place, None)
     for touch in changed:
         name = text(touch.path)
+        if any(touch.path[: len(place)] == place for place in made):
+            continue
         if _added_element(touch, before, after):
             gone.add(touch.path[:-1])
             _graft(result, touch.path[:-1], {"$patch": "delete"})

@@ -16,12 +16,15 @@ from runbook.actions._kube_action import KubeArgs, Right, Rights, named, place, 
 from runbook.actions._kube_endpoints import endpoints
 from runbook.actions._kube_kinds import Ref
 from runbook.actions._kube_owners import Warned, of_patch
-from runbook.actions._kube_paths import Touch, UnpatchableError
+from runbook.actions._kube_paths import Path, Touch, UnpatchableError
 from runbook.actions._kube_reasons import effective
 from runbook.contract import Call, Change, Context, Observation, Outputs, PermanentError, TemporaryError, param
 
 ATTEMPTS = 5
 """How often a conflict (409) is read again before it is reported."""
+
+FREEZABLE = ("ConfigMap", "Secret")
+"""Kinds whose objects can be made immutable, and never mutable again."""
 
 PatchType = Literal["strategic", "merge", "json"]
 
@@ -102,6 +105,7 @@ class Patch(Warned, Rights, Change[PatchArgs]):
     def __init__(self) -> None:
         self._live: dict[str, Any] | None = None
         self._after: dict[str, Any] | None = None
+        self._answer: Any = None
 
     def check(self, args: PatchArgs) -> Iterator[str]:
         if (args.type == "json") != isinstance(args.patch, list):
@@ -138,15 +142,16 @@ class Patch(Warned, Rights, Change[PatchArgs]):
                 hint="replace it as a whole with `type: json`",
             )
         try:
-            answer = cluster.patch(ctx, ref, target.patch, target.patch_type, dry_run=True)
-            self._after = target.state(answer)
+            self._answer = cluster.patch(ctx, ref, target.patch, target.patch_type, dry_run=True)
+            self._after = target.state(self._answer)
         except RefusedError as error:
             raise PermanentError(f"patch: {_why(error, live, target, ref)}") from error
         except ForbiddenError as error:
             self.computed = "computed here, not by the server's dry run: " + error.message
             ctx.log(self.computed)
             try:
-                self._after = target.wanted(live)
+                self._answer = algebra.applied(live, target.patch, target.patch_type)
+                self._after = target.state(self._answer)
             except UnpatchableError as problem:
                 raise PermanentError(f"patch: it does not fit {ref}: {problem}") from problem
         if self._after == unnamed(before) and any(touch.path[0] == "status" for touch in target.touched):
@@ -192,7 +197,12 @@ class Patch(Warned, Rights, Change[PatchArgs]):
         after = self._after
         if after is None:  # `expect` did not run in this process
             after = target.wanted(algebra.tree_of(target.touched, state))
-        back = algebra.inverse(target.touched, state, after, target.patch_type)
+        if kind in FREEZABLE and state.get("immutable") is not True and after.get("immutable") is True:
+            return None  # the API server never takes it back
+        made: list[Path] = []
+        if self._answer is not None and target.patch_type != "json" and not target.secret:
+            made = algebra.born(target.touched, self._live, self._answer)
+        back = algebra.inverse(target.touched, state, after, target.patch_type, made)
         given: dict[str, Any] = {
             "kind": kind,
             "name": object_name,
@@ -202,10 +212,14 @@ class Patch(Warned, Rights, Change[PatchArgs]):
             "type": target.patch_type,
         }
         if target.patch_type != "json":
+            holds = {**after, **{paths.text(where): paths.read(self._answer, where) for where in made}}
             changed = [
-                touch for touch in target.touched if state[paths.text(touch.path)] != after[paths.text(touch.path)]
+                touch
+                for touch in target.touched
+                if state[paths.text(touch.path)] != after[paths.text(touch.path)]
+                and not any(touch.path[: len(where)] == where for where in made)
             ]
-            given["expect"] = algebra.tree_of(changed, after)
+            given["expect"] = algebra.tree_of([*changed, *(Touch(where) for where in made)], holds)
         return Call(self.name, given)
 
     def outputs(self, args: PatchArgs, before: Observation, after: Observation) -> Outputs:
@@ -270,7 +284,10 @@ def _arrived(cluster: Cluster, ctx: Context, ref: Ref, target: _Target) -> bool:
 
 def _harmless(name: str) -> bool:
     """A place of a Secret that may be shown. Not all of its annotations: kubectl keeps a copy of the data in one."""
-    return name.startswith(("metadata.labels", "metadata.annotations[", "type")) and "last-applied" not in name
+    return (
+        name.startswith(("metadata.labels", "metadata.annotations[", "type", "immutable"))
+        and "last-applied" not in name
+    )
 
 
 def _needs_strategic(patch: Any) -> bool:

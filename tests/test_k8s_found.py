@@ -1,0 +1,87 @@
+"""What looking for trouble found, each as small as it gets, on the real control plane."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runbook.contract import PermanentError
+from tests.kube import Caller
+from tests.testbed.plane import Plane
+
+
+@pytest.fixture
+def namespace(control_plane: Plane) -> str:
+    return control_plane.namespace()
+
+
+@pytest.fixture
+def caller(control_plane: Plane, tmp_path: Path) -> Caller:
+    return Caller(control_plane, tmp_path)
+
+
+def _pod(plane: Plane, namespace: str) -> Any:
+    return plane.read(namespace, "deployment", "web")["spec"]["template"]["spec"]
+
+
+PROBE = {"name": "web", "livenessProbe": {"httpGet": {"path": "/up", "port": 80}}}
+HOOK = {"name": "web", "lifecycle": {"preStop": {"exec": {"command": ["sleep", "1"]}}}}
+AFFINITY = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}}
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        {"containers": [PROBE]},
+        {"containers": [HOOK]},
+        {"volumes": [{"name": "room", "emptyDir": None, "configMap": {"name": "app"}}]},
+        {"volumes": [{"name": "more", "configMap": {"name": "app"}}], "containers": [PROBE], "affinity": AFFINITY},
+    ],
+    ids=["probe", "hook", "volume of another type", "many"],
+)
+def test_what_a_patch_brought_with_its_defaults_goes_as_a_whole(
+    patch: Any, caller: Caller, control_plane: Plane, namespace: str
+) -> None:
+    # Only what the patch named was removed: what was left (`httpGet: {scheme: HTTP}`) the server refuses.
+    control_plane.deployment(namespace, "web", "registry/web:1", wait=False)
+    room = '{"spec": {"template": {"spec": {"volumes": [{"name": "room", "emptyDir": {}}]}}}}'
+    control_plane.kubectl("-n", namespace, "patch", "deployment", "web", "-p", room)
+    before = _pod(control_plane, namespace)
+    given = {"namespace": namespace, "kind": "deployment", "name": "web"}
+    made = caller.change("k8s.patch", {**given, "patch": {"spec": {"template": {"spec": patch}}}})
+    assert _pod(control_plane, namespace) != before
+    caller.undo(made)
+    assert _pod(control_plane, namespace) == before
+
+
+def test_a_probe_that_somebody_changed_meanwhile_is_left_to_him(
+    caller: Caller, control_plane: Plane, namespace: str
+) -> None:
+    control_plane.deployment(namespace, "web", "registry/web:1", wait=False)
+    given = {"namespace": namespace, "kind": "deployment", "name": "web"}
+    made = caller.change("k8s.patch", {**given, "patch": {"spec": {"template": {"spec": {"containers": [PROBE]}}}}})
+    slower = '[{"op": "replace", "path": "/spec/template/spec/containers/0/livenessProbe/periodSeconds", "value": 99}]'
+    control_plane.kubectl("-n", namespace, "patch", "deployment", "web", "--type=json", "-p", slower)
+    with pytest.raises(PermanentError, match=r"livenessProbe\.periodSeconds should be 10 and is 99"):
+        caller.undo(made)
+    assert _pod(control_plane, namespace)["containers"][0]["livenessProbe"]["periodSeconds"] == 99
+
+
+def test_a_key_that_somebody_added_to_a_new_map_stays(caller: Caller, control_plane: Plane, namespace: str) -> None:
+    control_plane.kubectl("-n", namespace, "create", "configmap", "app")
+    given = {"namespace": namespace, "kind": "configmap", "name": "app"}
+    made = caller.change("k8s.patch", {**given, "patch": {"data": {"ours": "1"}}})
+    control_plane.kubectl("-n", namespace, "patch", "configmap", "app", "-p", '{"data": {"theirs": "2"}}')
+    caller.undo(made)
+    assert control_plane.read(namespace, "configmap", "app")["data"] == {"theirs": "2"}
+
+
+@pytest.mark.parametrize("kind", ["configmap", "secret generic"])
+def test_what_is_made_immutable_has_no_inverse(kind: str, caller: Caller, control_plane: Plane, namespace: str) -> None:
+    control_plane.kubectl("-n", namespace, "create", *kind.split(), "app", "--from-literal=a=1")
+    given = {"namespace": namespace, "kind": kind.split(maxsplit=1)[0], "name": "app"}
+    assert caller.plan("k8s.patch", {**given, "patch": {"immutable": False}}).inverse is not None
+    planned = caller.plan("k8s.patch", {**given, "patch": {"immutable": True}})
+    assert planned.inverse is None  # a plan says CANNOT BE UNDONE, in place of an undo that the server refuses
