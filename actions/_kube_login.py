@@ -62,7 +62,7 @@ class Login:
         """Others than the ones that the server refused (401); None where there are none to be had."""
         with _held(self._lock, bounds):
             if self.access.plugin is None:
-                self.access = self._load()  # somebody may have logged in again
+                self.access = self._again()  # somebody may have logged in again
             if self.access.plugin is None:
                 found = self._read()
             elif self._kept is not None and self._kept != refused:
@@ -70,6 +70,16 @@ class Login:
             else:
                 found = self._kept = self._asked(self.access.plugin, bounds)
         return None if found == refused else found
+
+    def _again(self) -> Access:
+        """The kubeconfig as it is now; a context that has come to mean another cluster is none to go on with."""
+        now = self._load()
+        if now.server != self.access.server:
+            raise PermanentError(
+                f"context {now.context!r} of the kubeconfig was {self.access.server} and is {now.server} now:"
+                " a run stays on its cluster"
+            )
+        return now
 
     def _read(self) -> Credentials:
         """Without a plug-in. A file is read each time: what writes it (the kubelet) replaces it long before it ends."""

@@ -16,12 +16,13 @@ import pytest
 import yaml
 
 from runbook.actions._kube import connect
-from runbook.actions._kube_kinds import POD, Ref, known
+from runbook.actions._kube_kinds import NAMESPACE, POD, Ref, known
 from runbook.actions._kube_websocket import upgrade
 from runbook.contract import PermanentError, TemporaryError
 from tests.command import Commands
 from tests.kube import Caller, opened
 from tests.kubeconfigs import credential, flag, reads, runner_space
+from tests.proxy import proxied
 from tests.testbed.plane import Plane
 
 
@@ -196,6 +197,23 @@ def test_a_token_file_is_read_again_when_it_changes(control_plane: Plane, space:
         (tmp_path / "new").write_text(users[1][0]["user"]["token"] + "\n")
         (tmp_path / "new").replace(tmp_path / "token")
         assert action.read(args, ctx)["found"]  # type: ignore[attr-defined]
+
+
+@pytest.mark.control_plane
+def test_a_run_does_not_follow_its_context_to_another_cluster(
+    control_plane: Plane, space: str, caller: Caller, plugin: Plugin
+) -> None:
+    with proxied(control_plane) as proxy:
+        plugin.config["users"][0]["user"] = {"token": "unknown"}
+        plugin.write()
+        with caller.context() as ctx:
+            cluster = connect(ctx, "current")
+            plugin.config["users"][0]["user"] = {"token": plugin.token}
+            plugin.config["clusters"][0]["cluster"] = {"server": f"http://127.0.0.1:{proxy.port}"}
+            plugin.write()
+            with pytest.raises(PermanentError, match="a run stays on its cluster"):
+                cluster.get(ctx, Ref(NAMESPACE, name=space))
+        assert not proxy.asked
 
 
 STEPS = """
