@@ -62,7 +62,7 @@ def test_service_by_its_own_release(platform: Platform, nursery: Nursery, tmp_pa
             (marked(calm, "call.result", "by_helm"), "before"),
             (marked(calm, "call.result", "mark"), "before"),
         ]
-        assert made.killed_and_resumed(points, calm) == 3
+        assert made.killed_and_resumed(points, calm) >= 2, "a run may be over before its kill comes"
 
 
 def test_service_whose_earlier_version_is_sick(platform: Platform, nursery: Nursery, tmp_path: Path) -> None:
