@@ -89,6 +89,8 @@ class ManifestSet:
         """Who else writes these objects, and who goes on with what they were."""
         for one in self.changed():
             yield from of_fields(one.ref, one.live or {})
+            if one.live is not None and one.item.body.get("immutable") is True and not one.live.get("immutable"):
+                yield f"{one.ref} becomes immutable: no undo makes it mutable again"
             if "replicas" in (one.item.body.get("spec") or {}):
                 for scaler in autoscalers(self.cluster, ctx, one.ref):
                     yield f"{scaler} owns the replica count of {one.ref}: leave spec.replicas out of the manifest"

@@ -85,3 +85,13 @@ def test_what_is_made_immutable_has_no_inverse(kind: str, caller: Caller, contro
     assert caller.plan("k8s.patch", {**given, "patch": {"immutable": False}}).inverse is not None
     planned = caller.plan("k8s.patch", {**given, "patch": {"immutable": True}})
     assert planned.inverse is None  # a plan says CANNOT BE UNDONE, in place of an undo that the server refuses
+
+
+def test_a_plan_says_that_an_apply_makes_an_object_immutable(
+    caller: Caller, control_plane: Plane, namespace: str
+) -> None:
+    control_plane.kubectl("-n", namespace, "create", "configmap", "app")
+    manifest = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "app"}, "immutable": True}
+    planned = caller.plan("k8s.apply", {"namespace": namespace, "manifest": manifest})
+    assert any("becomes immutable: no undo makes it mutable again" in line for line in planned.log)
+    assert "immutable" not in control_plane.read(namespace, "configmap", "app")
