@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from runbook.actions import _kube_kinds as kinds
-from runbook.actions._kube import connect
+from runbook.actions._kube import Cluster, connect
 from runbook.actions._kube_kinds import Kind, Ref
 from runbook.actions._kube_transport import Transport
-from runbook.contract import Change, PermanentError
+from runbook.contract import Change, Context, PermanentError, TemporaryError
 from tests.kube import Made, change
 from tests.manifests import NEXT, SET, Keeper, objects, same
 from tests.testbed.plane import Plane
@@ -193,16 +193,29 @@ def test_ten_writers_lose_nothing_and_are_not_overwritten(control_plane: Plane, 
     caller.change("k8s.apply", {"namespace": space, "manifest": SET})
     whole = objects(control_plane, space)
     over, written = threading.Event(), [0] * 10
+    failures: list[BaseException] = []
+
+    def put(cluster: Cluster, ctx: Context, ref: Ref, mark: dict[str, Any]) -> None:
+        while True:
+            try:
+                cluster.patch(ctx, ref, mark, "merge")
+            except TemporaryError:  # a storm: the server itself gives up after a few rounds
+                ctx.sleep(0.05)
+            else:
+                return
 
     def write(number: int) -> None:
         writer = Keeper(control_plane, caller.folder)
-        with writer.context(seconds=300) as ctx:
-            cluster = connect(ctx, "current")
-            while not over.wait(0.01) or written[number] < 3:
-                written[number] += 1
-                mark = {"metadata": {"annotations": {f"writer-{number}": str(written[number])}}}
-                for kind, name in ((CONFIG_MAP, "app"), (kinds.DEPLOYMENT, "web")):
-                    cluster.patch(ctx, Ref(kind, space, name), mark, "merge")
+        try:
+            with writer.context(seconds=300) as ctx:
+                cluster = connect(ctx, "current")
+                while not over.wait(0.01) or written[number] < 3:
+                    mark = {"metadata": {"annotations": {f"writer-{number}": str(written[number] + 1)}}}
+                    for kind, name in ((CONFIG_MAP, "app"), (kinds.DEPLOYMENT, "web")):
+                        put(cluster, ctx, Ref(kind, space, name), mark)
+                    written[number] += 1
+        except BaseException as error:
+            failures.append(error)
 
     threads = [threading.Thread(target=write, args=(number,)) for number in range(10)]
     for thread in threads:
@@ -215,6 +228,7 @@ def test_ten_writers_lose_nothing_and_are_not_overwritten(control_plane: Plane, 
         over.set()
         for thread in threads:
             thread.join()
+    assert not failures
     now = objects(control_plane, space)
     for name in ("ConfigMap/app", "Deployment/web"):
         annotations = now[name]["metadata"]["annotations"]
