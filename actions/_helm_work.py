@@ -105,16 +105,21 @@ def claim(ctx: Context, args: HelmArgs, newest: Release, instead_of: str | None 
     `instead_of`: the change that is taken back; what it left is the caller's.
     """
     told = f"revision {newest.revision} is {newest.status}"
-    if noted(ctx, args, newest) or (instead_of is not None and content_of(ctx, args, newest) == instead_of):
+    content = content_of(ctx, args, newest)
+    if noted(ctx, args, newest):
         ctx.log(f"{told}, its helm was killed: repaired")
         return
+    mine = instead_of is not None and content == instead_of
     held = _held(ctx, args)
-    if held is not None and _made(held, newest, content_of(ctx, args, newest)):
+    if held is not None and not _made(held, newest, content):
+        held = None  # it is about something else
+    if held is not None:
         alive = _alive(held)
         left = float(held.get("until", 0.0)) + SKEW - time.time()
-        if alive or (alive is None and left > 0):
+        if alive or (alive is None and left > 0 and not mine):
             raise TemporaryError(f"another operation in progress: {told}, {_who(held)}", retry_after=10.0)
-        ctx.log(f"{told}, its helm was killed on {held.get('host')}: repaired")
+    if mine or held is not None:
+        ctx.log(f"{told}, its helm was killed: repaired")
         return
     waited = histories.age(newest)
     if waited is not None and waited < PATIENCE:

@@ -292,6 +292,9 @@ def test_who_cannot_be_seen_to_be_dead_is_waited_for(app: App) -> None:
         write_down(app, work | {"op": op, "makes": 9})
         with pytest.raises(TemporaryError, match="another operation in progress: by run run-7 on"):
             _helm_work.run(app.caller.context(), _helm.HelmArgs(**app.given), 5, "rollback to 1", ["rollback", "app"])
+        write_down(app, work | {"op": op})
+        with pytest.raises(TemporaryError, match=r"another operation in progress: .*by run run-7 on"):  # an undo, too
+            app.caller.change("helm.rollback", {**app.given, "revision": 3, "instead_of": "rollback to 2"})
         for changed, said in (
             ({"host": "elsewhere"}, "by run run-1 on elsewhere"),
             ({"space": "pid:[1]"}, "by run run-1 on"),  # another container
