@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+from runbook.contract import PermanentError
+
 AGGREGATED = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json"
 
 
@@ -60,8 +62,11 @@ class Ref:
     subresource: str = ""
 
     def path(self) -> str:
-        """The URL's path."""
+        """The URL's path. PermanentError for what is no name: a `/`, escaped or not, would lead to another object."""
         kind = self.kind
+        for parameter, word in (("namespace", self.namespace), ("name", self.name)):
+            if ("/" in word or "%" in word) and (parameter == "name" or kind.namespaced):
+                raise PermanentError(f"{parameter}: {word!r} is none: it holds a '/' or a '%'")
         start = f"/apis/{kind.group}/{kind.version}" if kind.group else f"/api/{kind.version}"
         middle = f"/namespaces/{quote(self.namespace, safe='')}" if kind.namespaced and self.namespace else ""
         end = "".join(f"/{quote(part, safe='')}" for part in (self.name, self.subresource) if part)

@@ -95,3 +95,16 @@ def test_a_plan_says_that_an_apply_makes_an_object_immutable(
     planned = caller.plan("k8s.apply", {"namespace": namespace, "manifest": manifest})
     assert any("becomes immutable: no undo makes it mutable again" in line for line in planned.log)
     assert "immutable" not in control_plane.read(namespace, "configmap", "app")
+
+
+@pytest.mark.parametrize("name", ["web/scale", "web/status", "../deployments/web", "web%2Fscale"])
+def test_a_name_never_leads_to_another_object(name: str, caller: Caller, control_plane: Plane, namespace: str) -> None:
+    # `web/scale` was the Deployment's subresource: changed by a patch, found by no undo.
+    control_plane.deployment(namespace, "web", "registry/web:1", wait=False)
+    given = {"namespace": namespace, "kind": "deployment", "name": name}
+    patch = {"spec": {"replicas": 3}}
+    with pytest.raises(PermanentError, match=r"name: .* is none: it holds a '/' or a '%'"):
+        caller.change("k8s.patch", {**given, "type": "merge", "patch": patch})
+    with pytest.raises(PermanentError, match=r"name: .* is none"):
+        caller.read("k8s.get", given)
+    assert control_plane.read(namespace, "deployment", "web")["spec"]["replicas"] == 2
