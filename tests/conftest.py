@@ -23,6 +23,17 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         report.longrepr = f"skipped although RUNBOOK_TEST_REQUIRE=all: {reason}"
 
 
+@pytest.hookimpl(hookwrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, object, None]:
+    """The same for a whole module that skips itself when it is imported (`importorskip`)."""
+    outcome = yield
+    report: pytest.CollectReport = outcome.get_result()  # type: ignore[attr-defined]  # pluggy's Result, untyped here
+    if REQUIRE_ALL and report.skipped:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        report.outcome = "failed"
+        report.longrepr = f"skipped although RUNBOOK_TEST_REQUIRE=all: {reason}"
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A bound in time is shown when it holds once: a loaded machine may be late, a wrong program is always late."""
     for item in items:

@@ -6,11 +6,13 @@ import json
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from runbook.interpreter.errors import Exit
 from tests.command import Commands, Screen, end, until
+from tests.http_server import serving
 from tests.test_cli import the_run
 
 WORLD = """\
@@ -86,6 +88,48 @@ def test_what_the_scenario_does_not_answer_is_asked_on_the_terminal(cli: Command
     screen.answer(("it is up:", "y\n"))
     assert screen.end() == Exit.SUCCEEDED, screen.shown
     assert "SIMULATED" in screen.shown
+
+
+OUTSIDE = """\
+runbook: 1
+name: outside
+secrets: {hook: {env: HOOK}}
+steps:
+  - id: all
+    keep_going: "100%"
+    steps:
+      - {id: shell, action: shell.run, undo: none, with: {command: [touch, made-by-shell]}}
+      - {id: container, action: k8s.exec, undo: none, with: {namespace: shop, pod: web, command: [ls]}}
+      - {id: request, action: http.request, undo: none, with: {url: "SERVER/x", method: POST}}
+      - {id: check, action: http.check, with: {url: "SERVER/x"}}
+      - {id: writes, action: file.write, with: {to: written.txt, content: x}}
+      - {id: copies, action: file.restore, with: {from: world.yaml, to: copied.yaml}}
+      - {id: image, action: registry.image_exists, with: {images: ["HOST/app:1"]}}
+      - {id: database, action: pg.query, with: {dsn: "postgresql://x@HOST/x", sql: select 1}}
+      - {id: metric, action: prometheus.query, with: {url: SERVER, query: up}}
+  - {id: tells, action: slack.post, with: {webhook: "{{ secrets.hook }}", text: x}}
+"""
+
+
+def test_what_would_reach_anything_else_is_refused(cli: Commands) -> None:
+    """Files, processes, and a server that listens on this very machine: each is named, and nothing came to it."""
+    with serving() as server:
+        host = server.url("").partition("://")[2]
+        cli.write("outside.yaml", OUTSIDE.replace("SERVER", server.url("")).replace("HOST", host))
+        cli.write("world.yaml", WORLD + f"secrets: {{HOOK: {server.url('/hook')}}}\n")
+        before = {path.name for path in cli.folder.iterdir()}
+        said = cli("run", "outside.yaml", "--sandbox", "world.yaml", "--yes", "--output", "jsonl")
+        assert server.asked == []
+    assert said.code == 0, said.out + said.err
+    results = [json.loads(line) for line in said.out.splitlines()]
+    told = {one["key"]: one["data"]["error"]["message"] for one in results if _failed(one)}
+    assert len(told) == OUTSIDE.count("action:") - 1, "Slack's stand-in took the message; nothing else had one"
+    assert [key for key, message in told.items() if "SIMULATED" not in message] == []
+    assert {path.name for path in cli.folder.iterdir()} - before <= {"home"}
+
+
+def _failed(event: dict[str, Any]) -> bool:
+    return event["kind"] == "call.result" and bool(event["data"].get("error"))
 
 
 def test_a_wrong_scenario_is_exit_2(cli: Commands) -> None:

@@ -94,6 +94,7 @@ def test_traffic_fails_and_is_switched_back_then_helm_heals(tmp_path: Path) -> N
         undo_gives_back(run, before)
 
 
+@pytest.mark.timed
 def test_without_a_standby_helm_has_it_back_within_ten_seconds(tmp_path: Path) -> None:
     given = world("helm")
     deployments = dict(given.world["namespaces"][emergency.SPACE]["deployments"])
@@ -255,6 +256,7 @@ HANG = "faults:\n  - {on: kubernetes, hang: true}\n  - {on: helm, hang: true}\n 
 PATCHES_HANG = "faults:\n  - {on: kubernetes, verb: patch, hang: true}\n"
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize(("faults", "at"), [(HANG, "triage"), (PATCHES_HANG, "recover")], ids=["reads", "changes"])
 def test_everything_hangs_and_the_box_ends_it_within_a_second(tmp_path: Path, faults: str, at: str) -> None:
     with Rehearsal.of(world("traffic", more=faults), tmp_path, BOXED) as run:
@@ -298,6 +300,7 @@ def test_nobody_can_be_told_and_the_rollback_goes_on(tmp_path: Path) -> None:
         assert objectives(run) == {"notified": "missed", "recovered": "met"}
 
 
+@pytest.mark.timed
 def test_black_holes_in_slack_and_pagerduty_cost_recovery_no_second(tmp_path: Path) -> None:
     """Both take the connection and never answer. The promise: at most 1 s later than without."""
     calm = []

@@ -142,7 +142,7 @@ def test_a_disk_that_fails_at_any_write_stops_the_run_before_its_next_effect(
     monkeypatch.setattr(Journal, "_write", failing)
     calm = Lab.at(_folder(tmp_path / "calm"))
     assert calm.run(PLAYBOOK).exit == Exit.SUCCEEDED
-    writes, wanted = state["count"], world(calm)
+    writes, wanted, once = state["count"], world(calm), starts(calm)
     assert writes > 10
     stopped = 0
     for fail in range(2, writes + 1):
@@ -161,9 +161,13 @@ def test_a_disk_that_fails_at_any_write_stops_the_run_before_its_next_effect(
         if not any(event.kind == "run.begun" for event in _events(lab)):
             assert not before
             continue
+        flying = _in_flight(lab)
         again = lab.resume()
         assert again.exit == Exit.SUCCEEDED, (fail, again.outcome)
         assert world(lab) == wanted, fail
+        repeated = starts(lab) - once
+        assert sum(repeated.values()) <= flying, f"write {fail}: {repeated} was completed, and was done again"
+        assert once - starts(lab) == {}, f"write {fail}: lost"
     assert stopped >= writes - 4
 
 
@@ -191,6 +195,12 @@ def _events(lab: Lab) -> list[Any]:
         return list(journal.events())
     finally:
         journal.close()
+
+
+def _in_flight(lab: Lab) -> int:
+    """How many intents are on disk without a result."""
+    keys = {kind: {one.key for one in _events(lab) if one.kind == kind} for kind in ("call.intent", "call.result")}
+    return len(keys["call.intent"] - keys["call.result"])
 
 
 def _folder(path: Path) -> Path:
