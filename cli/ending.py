@@ -67,9 +67,9 @@ def _round(view: RunView, later: RoundView, terminal: Terminal) -> list[str]:
     rows = _undone(view, later.began)
     if later.exit:
         error = later.error or {}
-        rows = [("What", one_line(str(error.get("message") or status_word(later.status)))), *rows]
-        if error.get("hint"):
-            rows.insert(1, ("", one_line(str(error["hint"]))))
+        first, *more = tame(str(error.get("message") or status_word(later.status))).splitlines() or [""]
+        hint = [("", one_line(str(error["hint"])))] if error.get("hint") else []
+        rows = [("What", first), *(("", line) for line in more[:MANY]), *hint, *rows]
     rows += _left(view)
     if later.exit:
         why = "when the reason is gone" if later.what == "undo" else "takes back what stands"

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from runbook.contract import PermanentError
+from tests.command import Commands
 from tests.kube import Caller
 from tests.testbed.plane import Plane
 
@@ -108,3 +109,16 @@ def test_a_name_never_leads_to_another_object(name: str, caller: Caller, control
     with pytest.raises(PermanentError, match=r"name: .* is none"):
         caller.read("k8s.get", given)
     assert control_plane.read(namespace, "deployment", "web")["spec"]["replicas"] == 2
+
+
+def test_what_an_undo_lacks_stands_line_by_line(control_plane: Plane, tmp_path: Path) -> None:
+    runbook = Commands(tmp_path, control_plane.environ())
+    steps = [f"  - {{id: {name}, action: k8s.get, with: {{namespace: no-such, kind: pods}}}}" for name in ("a", "b")]
+    (tmp_path / "p.yaml").write_text("\n".join(["runbook: 1", "name: p", "steps:", *steps, ""]))
+    assert runbook("run", "p.yaml", "--yes").code == 3
+    undone = runbook("undo", "last", "--yes")
+    assert undone.code == 3
+    said = (undone.out + undone.err).splitlines()
+    assert [line.strip() for line in said if "no namespace" in line] == [
+        f"{name}: there is no namespace 'no-such' (context 'testbed')" for name in ("a", "b")
+    ]
