@@ -165,7 +165,8 @@ def born(touched: Iterable[Touch], live: Any, answer: Any) -> list[Path]:
     """The maps that a map patch brings into being, and that are no maps of nothing but what it names.
 
     To remove only what it named would leave the rest behind: defaults (`httpGet: {scheme: HTTP}`), an empty map. Maps
-    that hold just what the patch named (annotations, `data`) are not among them: others may add to those.
+    that hold just what the patch named (annotations, `data`) are not among them: others may add to those. But those
+    right in a list's element are: there the types have none that others add to (`emptyDir`, `securityContext`).
     """
     touched = list(touched)
     found: dict[Path, None] = {}
@@ -175,7 +176,8 @@ def born(touched: Iterable[Touch], live: Any, answer: Any) -> list[Path]:
         if place is None or not isinstance(made, Mapping):
             continue
         named = {other.path[-1] for other in touched if other.path[:-1] == place}
-        if any(isinstance(value, Mapping) for value in made.values()) or not made.keys() <= named:
+        nested = any(isinstance(value, Mapping) for value in made.values())
+        if nested or not made.keys() <= named or (len(place) > 1 and isinstance(place[-2], Element)):
             found[place] = None
     return list(found)
 

@@ -37,10 +37,11 @@ AFFINITY = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": 
     [
         {"containers": [PROBE]},
         {"containers": [HOOK]},
+        {"containers": [{"name": "web", "securityContext": {"runAsUser": 5}}]},
         {"volumes": [{"name": "room", "emptyDir": None, "configMap": {"name": "app"}}]},
         {"volumes": [{"name": "more", "configMap": {"name": "app"}}], "containers": [PROBE], "affinity": AFFINITY},
     ],
-    ids=["probe", "hook", "volume of another type", "many"],
+    ids=["probe", "hook", "a map of one field", "volume of another type", "many"],
 )
 def test_what_a_patch_brought_with_its_defaults_goes_as_a_whole(
     patch: Any, caller: Caller, control_plane: Plane, namespace: str
