@@ -100,7 +100,9 @@ def operations(live: Mapping[str, Any], wanted: list[dict[str, Any]]) -> list[di
             gone.insert(0, {"op": "remove", "path": at})
         else:
             found.append({"op": "replace", "path": f"{at}/fieldsV1", "value": becomes["fieldsV1"]})
-    new = [{"op": "add", "path": "/metadata/managedFields/-", "value": entry} for entry in by_owner.values()]
+    new: list[dict[str, Any]] = [
+        {"op": "add", "path": "/metadata/managedFields/-", "value": entry} for entry in by_owner.values()
+    ]
     if not _entries(live):
         new = [{"op": "add", "path": "/metadata/managedFields", "value": wanted}]
     return [*found, *gone, *new]

@@ -70,6 +70,7 @@ class _Reader:
                 raise _at(node, f"the tag {node.tag.replace(_PREFIX, '!!')} means nothing here")
             if isinstance(node, yaml.SequenceNode):
                 return [self.value(item) for item in node.value]
+            assert isinstance(node, yaml.MappingNode)
             return self._map(node)
         finally:
             self._open.discard(id(node))
@@ -130,7 +131,7 @@ def _integer(text: str) -> int | str:
 
 
 def _float(node: yaml.ScalarNode) -> float | str:
-    text = node.value
+    text = str(node.value)
     if ":" in text:
         return text
     try:

@@ -85,10 +85,10 @@ class Revert(Change[RevertArgs]):
         self, args: RevertArgs, before: Observation, after: Observation, now: Observation, ctx: Context
     ) -> Settled:
         # Between the two patches of an object its values are as they were, and its owners are not.
-        values = [
+        was, wanted, found = (
             {name: state for name, state in one.items() if not back.is_owners(name)} for one in (before, after, now)
-        ]
-        verdict = super().settle(args, *values, ctx)
+        )
+        verdict = super().settle(args, was, wanted, found, ctx)
         owned = all(now.get(name) == state for name, state in after.items() if back.is_owners(name))
         return "partial" if verdict == "done" and not owned else verdict
 
