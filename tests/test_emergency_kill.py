@@ -209,7 +209,8 @@ def killed(
             last = {"exit": 0, "outputs": calm.outputs}  # its end was on disk
         if last["exit"] == 6:
             tally.doubted()
-            return None if last["questions"] else "exit 6 without a question"
+            asked = {key.removesuffix("?") for key in last["questions"]}
+            return None if asked and asked <= set(flying) else f"asked of {asked}, in flight were {flying}"
         return wrong(sandbox, folder, calm, last, flying)
 
 
@@ -272,6 +273,7 @@ def test_killed_at_every_journal_write_and_resumed_the_cluster_is_as_if_never_ki
     record_property("in doubt (exit 6)", tally.in_doubt)
     assert tally.kills >= 0.85 * len(points), "the last writes come together now and then, the others do not"
     assert tally.in_flight >= calm.writes / 4
+    assert tally.in_doubt <= 0.05 * tally.kills, "what this playbook changes can be looked at: few have to ask"
 
 
 def test_undo_killed_at_every_journal_write_gives_back_what_was(nursery: Nursery, tmp_path: Path) -> None:
