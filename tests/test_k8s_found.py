@@ -29,7 +29,7 @@ def _pod(plane: Plane, namespace: str) -> Any:
 
 PROBE = {"name": "web", "livenessProbe": {"httpGet": {"path": "/up", "port": 80}}}
 HOOK = {"name": "web", "lifecycle": {"preStop": {"exec": {"command": ["sleep", "1"]}}}}
-AFFINITY = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}}
+AFFINITY: dict[str, Any] = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}}
 
 
 @pytest.mark.parametrize(
