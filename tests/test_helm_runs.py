@@ -15,6 +15,7 @@ from tests import emergency
 from tests.command import Commands
 from tests.helm_release import App
 from tests.test_emergency_kill import Nursery
+from tests.test_k8s_promises import leaves
 from tests.testbed.plane import Plane
 
 pytestmark = [pytest.mark.control_plane, pytest.mark.slow]
@@ -66,6 +67,12 @@ def told(row: Mapping[str, Any]) -> set[str]:
     return {item["path"][1] for item in leaves if item["path"][:1] == ["objects"]}
 
 
+def lines(row: Mapping[str, Any], sign: str) -> list[str]:
+    """The values of the lines that a plan's two manifests differ in: of what goes (-) or what comes (+)."""
+    found = [line for line in row["detail"].splitlines() if line.startswith(sign) and not line.startswith(sign * 3)]
+    return sorted("hidden" if "(not shown" in line else line.partition(": ")[2] for line in found)
+
+
 @pytest.mark.parametrize(
     ("helm_version", "name"),
     [(version, name) for version in (3, 4) for name in CASES if (version, name) != (3, "install")],
@@ -86,6 +93,10 @@ def test_the_plan_is_what_the_run_changes_and_the_undo_takes_it_back(scene: Scen
     state = {item["path"][-1]: item.get("after") for item in row["diff"] if item["object"] == release if item["path"]}
     if name == "rollback":
         assert state["revision"] == 1
+        moved = [leaf for title in changed for leaf in leaves(title, before[title], after[title])]
+        for sign, side in (("-", 1), ("+", 2)):
+            values = sorted("hidden" if leaf[0].startswith("Secret/") else json.loads(leaf[side]) for leaf in moved)
+            assert lines(row, sign) == values, "the manifests that a plan shows differ in what the run changes"
         assert scene.app.history()[-1]["description"] == "Rollback to 1"
     elif name == "upgrade":
         assert scene.app.newest() == (state["revision"], "deployed")
