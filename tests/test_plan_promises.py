@@ -5,6 +5,7 @@ The API is SIMULATED; the files and the processes are real.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,29 @@ def test_the_plan_of_every_kind_of_change_is_what_the_run_then_changes(place: Pl
     differ = {key: (certain.get(key), made.get(key)) for key in certain if certain.get(key) != made.get(key)}
     # a second change of one object is planned on what is there now
     assert set(differ) <= {"again"}, {key: value for key, value in differ.items() if key != "again"}
+    _files_are_as_planned(place, rows, files)
+
+
+def _files_are_as_planned(place: Place, rows: dict[str, Any], before: dict[str, Any]) -> None:  # noqa: F811  # the class
+    """On disk, not by the journal's word: which files changed, and what each of them is now."""
+    after, folder = place.files(), place.cli.folder.resolve()
+    leaves: dict[str, dict[str, Any]] = {}
+    for item in (item for row in rows.values() for item in row.get("diff", ())):
+        if item["object"].startswith("file:"):
+            name = str(Path(item["object"].removeprefix("file:")).relative_to(folder))
+            leaves.setdefault(name, {})[item["path"][0]] = item.get("after")
+    moved = {name for name in {*before, *after} if before.get(name) != after.get(name)}
+    assert set(leaves) == moved - {"counter", "counter.before", "live/b"}, (
+        "the shell's, and a folder, are no files of it"
+    )
+    for name, promised in leaves.items():
+        mode, content = after[name]
+        if "mode" in promised:
+            assert promised["mode"] == f"{mode:04o}", name
+        if not str(promised["sha256"]).startswith("‹secret:"):
+            assert promised["sha256"] == hashlib.sha256(content).hexdigest(), name
+        if "size" in promised:
+            assert promised["size"] == len(content), name
 
 
 @pytest.mark.parametrize("words", [("plan",), ("run", "--dry-run")])
