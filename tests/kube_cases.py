@@ -13,7 +13,7 @@ from tests.testbed.plane import Plane
 WATCHED = ("deployments", "statefulsets", "daemonsets", "services", "configmaps")
 """The kinds whose objects are looked at: what an action touches, and what it must not."""
 
-CONTAINER = {"name": "app", "image": "registry.invalid/app:1"}
+CONTAINER = {"name": "app", "image": "registry.invalid/app:1", "args": ["serve"]}
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,16 @@ CASES: Mapping[str, Case] = {
         },
         again=False,  # its own `test` says no, as it should
     ),
+    "patch, json that appends": Case(
+        "k8s.patch",
+        {
+            "kind": "Deployment",
+            "name": "web",
+            "type": "json",
+            "patch": [{"op": "add", "path": "/spec/template/spec/containers/0/args/-", "value": "--verbose"}],
+        },
+        again=False,  # once more would be twice: what a kill must not lead to
+    ),
     "scale": Case("k8s.scale", {"name": "web", "replicas": 4}),
     "rollout_undo": Case("k8s.rollout_undo", {"name": "web"}, again=False),  # a second one finds nothing earlier
     "rollout_undo of a StatefulSet": Case("k8s.rollout_undo", {"kind": "StatefulSet", "name": "db"}, again=False),
@@ -86,6 +96,21 @@ CASES: Mapping[str, Case] = {
         },
         requests=2,
     ),
+    "apply, pruned": Case(
+        "k8s.apply",
+        {
+            "manifest": [
+                {
+                    "apiVersion": "v1",
+                    "kind": "ConfigMap",
+                    "metadata": {"name": "kept", "labels": {"set": "shop"}},
+                    "data": {"level": "debug"},
+                }
+            ],
+            "prune": "set=shop",
+        },
+        requests=2,
+    ),
     "delete": Case("k8s.delete", {"kind": "ConfigMap", "name": "settings"}, back=False),
 }
 
@@ -106,15 +131,15 @@ def install(plane: Plane, space: str) -> None:
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "settings"}, "data": {"level": "info"}},
     ]
     plane.kubectl("-n", space, "create", "-f", "-", stdin=_list(objects))
-    applied = {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {"name": "applied"},
-        "data": {"level": "info", "old": "1"},
-    }
-    plane.kubectl(
-        "-n", space, "apply", "--server-side", "--field-manager=runbook", "-f", "-", stdin=json.dumps(applied)
-    )
+    applied = [
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"level": "info", "old": "1"}}
+        for metadata in (
+            {"name": "applied"},
+            {"name": "kept", "labels": {"set": "shop"}},
+            {"name": "stale", "labels": {"set": "shop"}},
+        )
+    ]
+    plane.kubectl("-n", space, "apply", "--server-side", "--field-manager=runbook", "-f", "-", stdin=_list(applied))
 
 
 def rest(plane: Plane, space: str) -> None:

@@ -46,10 +46,13 @@ def leaves(name: str, old: Any, new: Any) -> Iterator[Leaf]:
 
 def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> collections.Counter[Leaf]:
     """The leaves that differ between two views of the namespace. A new object is more than its name, and than who made
-    it."""
+    it; of one that goes a plan says no more than that it was there."""
     found: collections.Counter[Leaf] = collections.Counter()
     for name in {*before, *after}:
-        now = after.get(name, NOTHING)
+        if name not in after:
+            found.update(leaves(name, "there", NOTHING))
+            continue
+        now = after[name]
         if name not in before:
             marks = {key: value for key, value in now["metadata"]["annotations"].items() if key != "runbook/created-by"}
             now = {key: value for key, value in now.items() if key not in ("apiVersion", "kind", "metadata")}
@@ -64,7 +67,7 @@ def promised(row: Mapping[str, Any]) -> collections.Counter[Leaf]:
     found: collections.Counter[Leaf] = collections.Counter()
     for item in row["diff"]:
         whole, _, place = item["object"].partition("#")
-        if place in ("", "revision", OWNED):
+        if place in ("revision", OWNED) or (not place and item.get("before") is None):
             continue
         kind, name = whole.rsplit("/", 2)[1:]
         found.update(leaves(f"{kind}/{name}", item.get("before", NOTHING), item.get("after", NOTHING)))
