@@ -63,15 +63,20 @@ class Replace:
         return [*missing, *closed]
 
     @staticmethod
-    def _expected(wanted: Mapping[Path, Wanted], before: Observation, sensitive: bool) -> Observation:
-        return {f"file:{path}": _become(path, one, before[f"file:{path}"], sensitive) for path, one in wanted.items()}
+    def _expected(wanted: Mapping[Path, Wanted], before: Observation, sensitive: bool, ctx: Context) -> Observation:
+        after = {}
+        for path, one in wanted.items():
+            name = f"file:{path}"
+            after[name] = _become(path, one, before[name], sensitive)
+            if after[name] != before[name]:
+                _permitted(path, ctx)  # a plan says it, and a run has begun nothing
+        return after
 
     @staticmethod
     def _applied(wanted: Mapping[Path, Wanted], before: Observation, sensitive: bool, ctx: Context) -> None:
         for number, (path, one) in enumerate(wanted.items()):
             ctx.checkpoint()
-            if not path.is_relative_to(ctx.folder):
-                ctx.permit("write", str(path))
+            _permitted(path, ctx)
             with told(path):
                 was = before[f"file:{path}"]
                 now = _state(path, _content(path), sensitive)
@@ -90,6 +95,12 @@ class Replace:
             kept = None if content is None else self._ctx.keep(content)
             files[str(path)] = None if kept is None else {"kept": kept, "mode": state["mode"], "owner": state["owner"]}
         return Call("file.revert", {"files": files, "sensitive": sensitive})
+
+
+def _permitted(path: Path, ctx: Context) -> None:
+    """A rehearsal writes into its run's folder and nowhere else."""
+    if not path.is_relative_to(ctx.folder):
+        ctx.permit("write", str(path))
 
 
 def is_sensitive(path: Path) -> bool:

@@ -203,7 +203,7 @@ class FileWrite(Replace, Change[WriteArgs]):
         return self._observed([real_path(args.to)], ctx, args.sensitive)
 
     def expect(self, args: WriteArgs, before: Observation, ctx: Context) -> Observation:
-        return self._expected(self._wanted(args), before, args.sensitive)
+        return self._expected(self._wanted(args), before, args.sensitive, ctx)
 
     def apply(self, args: WriteArgs, before: Observation, ctx: Context) -> None:
         self._applied(self._wanted(args), before, args.sensitive, ctx)
@@ -254,7 +254,7 @@ class FileRestore(Replace, Change[RestoreArgs]):
         return self._observed(list(self._sources(args)), ctx, args.sensitive)
 
     def expect(self, args: RestoreArgs, before: Observation, ctx: Context) -> Observation:
-        return self._expected(self._wanted(args), before, args.sensitive)
+        return self._expected(self._wanted(args), before, args.sensitive, ctx)
 
     def apply(self, args: RestoreArgs, before: Observation, ctx: Context) -> None:
         self._applied(self._wanted(args), before, args.sensitive, ctx)
@@ -282,7 +282,7 @@ class FileRevert(Replace, Change[RevertArgs]):
         return self._observed([Path(path) for path in args.files], ctx, args.sensitive)
 
     def expect(self, args: RevertArgs, before: Observation, ctx: Context) -> Observation:
-        return self._expected(self._wanted(args, ctx), before, args.sensitive)
+        return self._expected(self._wanted(args, ctx), before, args.sensitive, ctx)
 
     def apply(self, args: RevertArgs, before: Observation, ctx: Context) -> None:
         self._applied(self._wanted(args, ctx), before, args.sensitive, ctx)

@@ -126,6 +126,10 @@ def test_what_would_reach_anything_else_is_refused(cli: Commands) -> None:
     assert len(told) == OUTSIDE.count("action:") - 1, "Slack's stand-in took the message; nothing else had one"
     assert [key for key, message in told.items() if "SIMULATED" not in message] == []
     assert {path.name for path in cli.folder.iterdir()} - before <= {"home"}
+    assert not [one for one in results if one["kind"] == "call.intent" and one["data"]["effect"] == "change"]
+    planned = cli("plan", "outside.yaml", "--sandbox", "world.yaml", "--output", "json")
+    rows = {row["id"]: row for row in json.loads(planned.out)["rows"]}
+    assert [rows[name]["verdict"] for name in ("writes", "copies")] == ["failed", "failed"], "a plan says so, too"
 
 
 def _failed(event: dict[str, Any]) -> bool:
