@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Generator
 
 import pytest
@@ -39,6 +40,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("timed"):
             item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=3))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """`make test` has two halves: what the first one skipped is listed once more at the end of the second."""
+    half, cache = config.getoption("markexpr"), config.cache
+    if cache is None or half not in ("not timed", "timed"):
+        return
+    reports = terminalreporter.stats.get("skipped", [])
+    reasons = Counter(one.longrepr[2] if isinstance(one.longrepr, tuple) else str(one.longrepr) for one in reports)
+    if half == "not timed":
+        cache.set("runbook/skipped", dict(reasons))
+    elif earlier := cache.get("runbook/skipped", {}):
+        terminalreporter.section("skipped in the first half")
+        for reason, count in sorted(earlier.items()):
+            terminalreporter.line(f"SKIPPED [{count}] {reason.removeprefix('Skipped: ')}")
 
 
 def pytest_report_header() -> str:

@@ -642,7 +642,6 @@ def mutants() -> list[str]:
     return made
 
 
-@pytest.mark.slow
 def _validated(cli: Commands, name: str, text: str) -> int:
     cli.write(name, text)
     with (cli.folder / f"{name}.err").open("w+b") as err:
@@ -665,6 +664,7 @@ def _validated(cli: Commands, name: str, text: str) -> int:
     return process.returncode
 
 
+@pytest.mark.slow
 def test_two_hundred_bad_files_as_commands(tmp_path: Path) -> None:
     """Exit 0 or 2, with a place, never a traceback, never over 2 s or 300 MiB."""
     cli = Commands(tmp_path)
