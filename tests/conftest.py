@@ -44,7 +44,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """`make test` has two halves: what the first one skipped is listed once more at the end of the second."""
-    half, cache = config.getoption("markexpr"), config.cache
+    half, cache = config.getoption("markexpr"), getattr(config, "cache", None)  # -p no:cacheprovider
     if cache is None or half not in ("not timed", "timed"):
         return
     reports = terminalreporter.stats.get("skipped", [])
