@@ -42,12 +42,13 @@ class Rule:
 
 @dataclass
 class Proxy:
-    """`asked`: method and path with query of every request, in order."""
+    """`asked`: method and path with query of every request, in order; `connections`: how many were opened."""
 
     port: int
     plane: Plane
     asked: list[tuple[str, str]] = field(default_factory=list)
     rules: list[Rule] = field(default_factory=list)
+    connections: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def fault(self, method: str, path: str, fault: Fault, times: int = 1) -> None:
@@ -96,6 +97,7 @@ def proxied(plane: Plane) -> Iterator[Proxy]:
             except OSError:
                 return
             held.append(client)
+            proxy.connections += 1
             threading.Thread(target=_serve, args=(client, proxy), daemon=True).start()
 
     threading.Thread(target=accept, daemon=True).start()

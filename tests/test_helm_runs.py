@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,8 @@ def scene(control_plane: Plane, helm_version: int, tmp_path: Path, name: str) ->
 def told(row: Mapping[str, Any]) -> set[str]:
     """The objects whose content a plan's row says will change."""
     leaves = [item for item in row["diff"] if item["object"].endswith("#content")]
+    if [item["path"] for item in leaves] == [[]]:  # there was no content before
+        return set(leaves[0]["after"]["objects"])
     return {item["path"][1] for item in leaves if item["path"][:1] == ["objects"]}
 
 
@@ -87,8 +90,11 @@ def test_the_plan_is_what_the_run_changes_and_the_undo_takes_it_back(scene: Scen
     after = scene.app.objects()
     changed = {title for title in {*before, *after} if before.get(title) != after.get(title)}
     assert changed
-    if name == "upgrade":
+    if name in ("upgrade", "install"):
         assert told(row) == changed
+    elif name == "uninstall":
+        (going,) = re.findall(r"objects that go: (.*)", row["detail"])
+        assert set(going.split(", ")) == changed
     release = f"helm:testbed/{scene.app.space}/app"
     state = {item["path"][-1]: item.get("after") for item in row["diff"] if item["object"] == release if item["path"]}
     if name == "rollback":

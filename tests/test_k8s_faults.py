@@ -113,6 +113,33 @@ def test_a_change_whose_answer_is_broken_is_settled_by_looking(
     assert proxy.count("PATCH", "fieldValidation=Strict$") == 1, "a change is never sent twice"
 
 
+def test_a_change_whose_answer_drips_until_the_deadline_is_settled_by_looking(
+    control_plane: Plane, proxy: Proxy, caller: Caller, space: str
+) -> None:
+    given = patch(space, "dripped")
+    planned = caller.plan("k8s.patch", given)
+    proxy.fault("PATCH", "/configmaps/web.*Strict$", "drip")
+    with caller.context(seconds=3.0) as ctx, pytest.raises(TemporaryError):
+        action, args = change("k8s.patch", given)
+        action.apply(args, action.observe(args, ctx), ctx)
+    assert tier(control_plane, space) == "dripped"
+    assert caller.settle("k8s.patch", given, planned) == "done"
+    again = caller.change("k8s.patch", given)
+    assert again.before == again.after
+    assert proxy.count("PATCH", "fieldValidation=Strict$") == 1, "a change is never sent twice"
+
+
+def test_a_run_has_one_connection(control_plane: Plane, proxy: Proxy, space: str, tmp_path: Path) -> None:
+    cli = Commands(tmp_path, control_plane.environ() | {"KUBECONFIG": proxy.kubeconfig(tmp_path)})
+    given = "kind: configmap, name: web, patch: {data: {mark: "
+    steps = "".join(f"\n  - {{id: p{n}, action: k8s.patch, with: {{{given}'{n}'}}}}}}}}" for n in range(10))
+    cli.write("ten.yaml", book(space, steps + "\n"))
+    said = cli("run", "ten.yaml", "--yes", "--no-preflight")
+    assert said.code == 0, said.out + said.err
+    assert proxy.count("PATCH", "Strict$") == 10
+    assert proxy.connections == 1
+
+
 def test_a_scale_whose_answer_is_lost_is_done_by_its_second_attempt_and_sent_once(
     control_plane: Plane, proxy: Proxy, space: str, tmp_path: Path
 ) -> None:

@@ -378,6 +378,13 @@ def test_logs_go_into_a_private_file_of_the_run(control_plane: Plane, caller: Ca
     assert found["bytes"] == len(text.encode())
     assert text.count("line 99") == 2
     assert text.count("==> web-") == 2
+    old = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 7200))
+    with (control_plane.folder / "pod.log").open("r+") as file:
+        rest = file.read()
+        file.seek(0)
+        file.write(f"{old} stdout F two hours ago\n{rest}")
+    assert "two hours ago" not in Path(caller.read("k8s.logs", given)["path"]).read_text()
+    assert "two hours ago" in Path(caller.read("k8s.logs", {**given, "since": "3h"})["path"]).read_text()
     small = caller.read("k8s.logs", {**given, "max_bytes": 600})
     assert small["bytes"] <= 600
     assert Path(small["path"]).read_text().count("==> web-") == 2
