@@ -42,6 +42,22 @@ EMPTY = r"selector: empty, it would mean every \w+"
 UNREADABLE = r"selector: 'app in web': .*unable to parse requirement"
 NO_HISTORY = r"kind: a Service has no revisions; Deployments, StatefulSets and DaemonSets have"
 
+NOWHERE: dict[str, dict[str, Any]] = {
+    "k8s.status": {"selector": "app=web"},
+    "k8s.history": {"name": "web"},
+    "k8s.diff": {"manifest": MAP},
+    "k8s.export": {"kinds": ["pod"], "selector": "app=web", "name": "x"},
+    "k8s.logs": {"selector": "app=web"},
+    "k8s.wait": {**WEB, "for": "rollout"},
+    "k8s.http": {"deployment": "web", "port": 8000},
+    "k8s.rollout_undo": {"name": "web"},
+    "k8s.rollout_restart": {"name": "web"},
+    "k8s.delete_pods": {"selector": "app=web"},
+    "k8s.exec": {"deployment": "web", "command": ["true"]},
+    "k8s.label": {**WEB, "labels": {"a": "b"}},
+}
+"""A call of each other action; all of them in a context that there is not."""
+
 WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
     # the wrong kind
     "get_kind": ("k8s.get", {"kind": "deploymnet", "name": "web"}, KIND.format("deploymnet", "deployment")),
@@ -110,23 +126,7 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
     "scale_context": ("k8s.scale", {"name": "web", "replicas": 1, "context": "prd"}, CONTEXT),
     "delete_context": ("k8s.delete", {**WEB, "context": "prd"}, CONTEXT),
     "apply_context": ("k8s.apply", {"manifest": MAP, "context": "prd"}, CONTEXT),
-    **{
-        f"{action[4:]}_nowhere": (action, {**given, "context": "prd"}, CONTEXT)
-        for action, given in {
-            "k8s.status": {"selector": "app=web"},
-            "k8s.history": {"name": "web"},
-            "k8s.diff": {"manifest": MAP},
-            "k8s.export": {"kinds": ["pod"], "selector": "app=web", "name": "x"},
-            "k8s.logs": {"selector": "app=web"},
-            "k8s.wait": {**WEB, "for": "rollout"},
-            "k8s.http": {"deployment": "web", "port": 8000},
-            "k8s.rollout_undo": {"name": "web"},
-            "k8s.rollout_restart": {"name": "web"},
-            "k8s.delete_pods": {"selector": "app=web"},
-            "k8s.exec": {"deployment": "web", "command": ["true"]},
-            "k8s.label": {**WEB, "labels": {"a": "b"}},
-        }.items()
-    },
+    **{f"{action[4:]}_nowhere": (action, {**given, "context": "prd"}, CONTEXT) for action, given in NOWHERE.items()},
     # the wrong path of a patch
     "patch_field": ("k8s.patch", patched(spec={"replica": 3}), r'patch: .*unknown field "spec\.replica"'),
     "patch_type": (

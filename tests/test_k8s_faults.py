@@ -119,9 +119,9 @@ def test_a_change_whose_answer_drips_until_the_deadline_is_settled_by_looking(
     given = patch(space, "dripped")
     planned = caller.plan("k8s.patch", given)
     proxy.fault("PATCH", "/configmaps/web.*Strict$", "drip")
+    action, args = change("k8s.patch", given)
     with caller.context(seconds=3.0) as ctx, pytest.raises(TemporaryError):
-        action, args = change("k8s.patch", given)
-        action.apply(args, action.observe(args, ctx), ctx)
+        action.apply(args, planned.before, ctx)
     assert tier(control_plane, space) == "dripped"
     assert caller.settle("k8s.patch", given, planned) == "done"
     again = caller.change("k8s.patch", given)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.command import Commands
+from tests.proxy import proxied
 from tests.testbed.plane import Plane, running, why_not
 
 pytestmark = pytest.mark.control_plane
@@ -99,6 +100,44 @@ def test_a_run_outlives_its_api_server(plane: Plane, space: str, cli: Commands) 
     plane.until(lambda: attempts(cli) >= 2)
     plane.start("kube-apiserver", argv)
     ended_well(process, plane, space, cli)
+
+
+WAITS = """
+runbook: 1
+name: waits
+defaults: {{with: {{k8s: {{namespace: {space}}}}}}}
+steps:
+  - id: gone
+    action: k8s.wait
+    with: {{kind: configmap, name: flag, for: deleted}}
+    timeout: 60s
+"""
+
+
+def test_a_wait_that_watches_outlives_its_api_server(plane: Plane, space: str, tmp_path: Path) -> None:
+    """It is killed while a watch is open: what is waited for comes only when it is back, and is seen."""
+    with proxied(plane) as proxy:
+        cli = Commands(tmp_path, plane.environ() | {"KUBECONFIG": proxy.kubeconfig(tmp_path)})
+        cli.write("waits.yaml", WAITS.format(space=space))
+        process = cli.start("run", "waits.yaml", "--yes")
+        plane.until(lambda: proxy.count("GET", "[?&]watch=1") > 0 or process.poll() is not None)
+        assert process.poll() is None, process.communicate()
+        asked = len(proxy.asked)
+        argv = plane.kill("kube-apiserver")
+        plane.until(lambda: len(proxy.asked) > asked)  # it has noticed, and asks whoever is not there
+        plane.start("kube-apiserver", argv)
+        plane.until(lambda: _answers(plane))
+        plane.kubectl("-n", space, "delete", "configmap", "flag")
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, out + err
+
+
+def _answers(plane: Plane) -> bool:
+    try:
+        plane.kubectl("get", "--raw", "/readyz")
+    except AssertionError:
+        return False
+    return True
 
 
 def test_a_store_that_stands_still_for_ten_seconds_costs_time_and_nothing_else(
