@@ -73,7 +73,12 @@ class Export(Rights, Local[ExportArgs]):
 
 
 def _kinds(args: ExportArgs, cluster: Cluster, ctx: Context) -> list[kinds.Kind]:
-    return list(dict.fromkeys(cluster.kind(ctx, word) for word in args.kinds))
+    try:
+        return list(dict.fromkeys(cluster.kind(ctx, word) for word in args.kinds))
+    except PermanentError as error:
+        if not error.message.startswith("kind: "):
+            raise
+        raise PermanentError(f"kinds: {error.message.removeprefix('kind: ')}", error.hint) from None
 
 
 def _manifest(kind: kinds.Kind, found: Mapping[str, Any], ctx: Context) -> dict[str, Any]:

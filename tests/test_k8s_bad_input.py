@@ -96,7 +96,11 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
         {"kind": "configmap", "name": "web", "replicas": 1},
         "kind: a ConfigMap has no replica count",
     ),
-    "export_kind": ("k8s.export", {"kinds": ["jbo"], "selector": "a=b", "name": "x"}, "serves no kind 'jbo'"),
+    "export_kind": (
+        "k8s.export",
+        {"kinds": ["jbo"], "selector": "a=b", "name": "x"},
+        "^kinds: the API .* serves no kind 'jbo'",
+    ),
     "apply_kind": (
         "k8s.apply",
         {"manifest": {**MAP, "kind": "Cm"}},
