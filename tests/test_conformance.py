@@ -1107,6 +1107,19 @@ def test_orphans_stay(api: Api) -> None:
     assert len(pods(api)) == 2
 
 
+def test_logs_of_what_is_not_there(api: Api) -> None:
+    api.ok("POST", api.at("deployments"), deployment(replicas=1))
+    eventually(lambda: rolled_out(api))
+    (pod,) = api.ok("GET", api.at("pods"))["items"]
+    name = pod["metadata"]["name"]
+    status, said = api.call("GET", api.at("pods", "nobody/log"))
+    assert (status, said["reason"]) == (404, "NotFound")
+    assert said["message"] == 'pods "nobody" not found'
+    status, said = api.call("GET", api.at("pods", f"{name}/log") + "?container=nobody")
+    assert (status, said["reason"]) == (400, "BadRequest")
+    assert said["message"] == f"container nobody is not valid for pod {name}"
+
+
 def test_a_deleted_pod_is_replaced(api: Api) -> None:
     api.ok("POST", api.at("deployments"), deployment())
     eventually(lambda: rolled_out(api))
