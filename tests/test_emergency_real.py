@@ -18,7 +18,11 @@ from typing import Any
 
 import pytest
 
-from tests import emergency
+import runbook
+from runbook.runner import session
+from runbook.runner.store import Store
+from runbook.runner.surroundings import Real
+from tests import emergency, rollbacks
 from tests.kube import meaning
 from tests.postgres import PASSWORD, Postgres, postgres
 from tests.test_emergency_kill import Nursery
@@ -177,6 +181,11 @@ class Platform:
         found = self.plane.read(SPACE, "deployments,services")["items"]
         return {f"{item['kind']}/{item['metadata']['name']}": meaning(item) for item in found}
 
+    def versions(self) -> dict[str, str]:
+        """The resource version of each object: a write of any kind shows."""
+        found = self.plane.read(SPACE, "deployments,services,secrets,configmaps")["items"]
+        return {f"{item['kind']}/{item['metadata']['name']}": item["metadata"]["resourceVersion"] for item in found}
+
     def generations(self) -> dict[str, int]:
         """How often each Deployment's specification was changed."""
         found = self.plane.read(SPACE, "deployments")["items"]
@@ -263,8 +272,16 @@ def undisturbed(scene: Scene, chosen: str) -> dict[str, Any]:
     platform = scene.platform
     before, count = platform.objects(), platform.generations()
     folder = scene.fresh()
+    around = session.World(store=Store(folder / "home"), surroundings=Real(platform.plane.environ(platform.helm)))
+    versions = platform.versions()
+    rows = {row["key"]: row for row in json.loads(runbook.plan(scene.playbook, world=around).to_json())["rows"]}
+    assert platform.versions() == versions, "a plan changes nothing"
     ended = scene.order(folder, "start")
     assert ended["exit"] == 0, ended
+    certain, made = rollbacks.promised(rows), rollbacks.made(emergency.events_of(around.store.find("last")))
+    assert len(certain) == 5
+    assert set(certain) <= set(made)
+    assert rollbacks.broken(certain, made) == {}, "the plan's diff is what the run changed"
     assert ended["outputs"]["chosen"] == chosen
     assert ended["outputs"]["issues"] == {"down": [], "errors": True, "database": False}  # it was asked, for real
     calm = {**ended, "objects": platform.objects(), "changed": platform.changed(count)}
