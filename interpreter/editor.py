@@ -102,8 +102,9 @@ def _by_action(spec: ActionSpec) -> dict[str, Any]:
     then: dict[str, Any] = {"properties": {"with": {"$ref": f"#/$defs/{spec.name}"}}}
     if _required(spec):
         then["required"] = ["with"]
-    is_it = {"type": "object", "properties": {"action": {"const": spec.name}}, "required": ["action"]}
-    return {"if": is_it, "then": then}
+    # Not `const`: while somebody types, the language server takes a name for every longer one that begins like it.
+    name = {"type": "string", "pattern": f"^{spec.name.replace('.', '[.]')}$"}
+    return {"if": {"type": "object", "properties": {"action": name}, "required": ["action"]}, "then": then}
 
 
 def _by_foreign_action(catalogue: Catalogue) -> dict[str, Any]:

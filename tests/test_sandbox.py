@@ -633,9 +633,10 @@ def test_kubectl(sandbox: Sandbox) -> None:
     assert kubectl("rollout", "status", "deploy/web", "--timeout=20s").endswith("successfully rolled out\n")
     image = kubectl("get", "deploy", "web", "-o", "jsonpath={.spec.template.spec.containers[0].image}")
     assert image == "r.invalid/web:1"
+    kubectl("wait", "deploy/web", "--for=jsonpath={.status.replicas}=3", "--timeout=20s")  # the old ones are gone
+    assert "SIMULATED log" in kubectl("logs", "deploy/web")
     assert kubectl("scale", "deploy/web", "--replicas=1") == "deployment.apps/web scaled\n"
     assert len(kubectl("get", "endpointslices", "-o", "name").splitlines()) == 1
-    assert "SIMULATED log" in kubectl("logs", "deploy/web")
     assert kubectl("wait", "deploy/web", "--for=condition=Available", "--timeout=10s")
     assert kubectl("delete", "configmap", "settings") == 'configmap "settings" deleted from shop namespace\n'
 
