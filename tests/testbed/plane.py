@@ -100,7 +100,7 @@ class Plane:
 
     def rolled_out(self, namespace: str, name: str) -> None:
         """Wait until a Deployment's newest spec is rolled out."""
-        self.kubectl("-n", namespace, "rollout", "status", f"deployment/{name}", "--timeout=60s")
+        self.kubectl("-n", namespace, "rollout", "status", f"deployment/{name}", "--timeout=120s")
 
     def local(self, port: int) -> int:
         """The local port to which port-forward to a pod's `port` leads (one of FORWARDED)."""
@@ -137,7 +137,7 @@ class Plane:
     @staticmethod
     def _run(argv: list[str], environ: Mapping[str, str], stdin: str | None) -> str:
         done = subprocess.run(
-            argv, env=dict(environ), input=stdin, capture_output=True, text=True, timeout=90, check=False
+            argv, env=dict(environ), input=stdin, capture_output=True, text=True, timeout=180, check=False
         )
         assert done.returncode == 0, f"{' '.join(argv)}: {done.stderr or done.stdout}"
         return done.stdout
