@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.testbed import plane
-from tests.testbed.plane import Plane
+from tests.testbed.plane import Plane, built
 
 SPACE = "bench"
 AT_ONCE = 12
@@ -55,6 +55,18 @@ def pods(made: Plane, count: int) -> None:
     template = {"metadata": {"labels": labels}, "spec": {"containers": pod["containers"]}}
     spec = {"paused": True, "replicas": 1, "selector": {"matchLabels": labels}, "template": template}
     _create(made, [_object("apps/v1", "Deployment", "crowd", spec)])
+
+
+@contextlib.contextmanager
+def restless(made: Plane) -> Iterator[None]:
+    """Meanwhile pods of the crowd change, some 50 a second: a watch has something to say."""
+    words = ["-n", SPACE, "label", "pods", "-l", "app=crowd", "seen=yes", "--overwrite"]
+    busy = subprocess.Popen([str(built() / "kubectl"), *words], env=made.environ(), stdout=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        busy.terminate()
+        busy.wait(10)
 
 
 def _object(
