@@ -312,6 +312,19 @@ def open_cluster(environ: Mapping[str, str], name: str, folder: Path | None) -> 
     return Cluster(Transport(Login(lambda: access(environ, name), environ), folder), name)
 
 
+def server_version(environ: Mapping[str, str]) -> tuple[str, str]:
+    """The current context and its server's version. TemporaryError, PermanentError where it does not say."""
+    resolved = context_name(environ, "current")
+    cluster = open_cluster(environ, resolved, None)
+    try:
+        answer = cluster.transport.request(Within(5.0), "GET", "/version", headers={"Accept": "application/json"})
+    finally:
+        cluster.close()
+    if answer.status != 200:
+        raise explain(answer, "read /version", resolved)
+    return resolved, str(answer.json().get("gitVersion") or "of an unknown version")
+
+
 def read_secret(environ: Mapping[str, str], context: str, namespace: str, name: str, key: str) -> str | None:
     """One key of a Secret, decoded; None where the Secret or the key is absent. TemporaryError, PermanentError else."""
     bounds = Within(10.0)

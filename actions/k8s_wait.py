@@ -38,6 +38,8 @@ BODY = 1 << 20
 """Bytes of an answer that are read."""
 AT_ONCE = 16
 """Pods that are asked at the same time."""
+TOLD = 3
+"""Pods that a message names."""
 ROUNDS = 3
 """So often it is looked which pods there are, where one gave no answer."""
 
@@ -208,6 +210,7 @@ class Http(Rights, Check[HttpArgs]):
         "elapsed": "seconds, of the slowest pod",
         "pods": "[{name, status, elapsed, json, error}], by name; no answer = status 0",
         "json": "the first pod's answer parsed, or null",
+        "message": "which pods are not well, and why; empty where all are",
     }
 
     def check(self, args: HttpArgs) -> Iterator[str]:
@@ -245,7 +248,18 @@ class Http(Rights, Check[HttpArgs]):
             "elapsed": max((answer["elapsed"] for answer in answers), default=0.0),
             "pods": answers,
             "json": answers[0]["json"] if answers else None,
+            "message": _unwell(answers) if answers else f"no pod of {_owner(args)} is ready",
         }
+
+
+def _unwell(answers: list[dict[str, Any]]) -> str:
+    bad = [
+        f"{answer['name']}: {answer['error'] or answer['status']}"
+        for answer in answers
+        if not 200 <= answer["status"] < 300
+    ]
+    more = f"; and {len(bad) - TOLD} more" if len(bad) > TOLD else ""
+    return "; ".join(bad[:TOLD]) + more
 
 
 def _owner(args: HttpArgs) -> Ref:

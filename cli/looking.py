@@ -64,8 +64,16 @@ def state_of(view: RunView, holder: str) -> str:
     return "waiting" if view.open_questions() else "running"
 
 
+def acted_on(run: str) -> str:
+    """Which run a command that does something means: `last`, or none given, is the newest that began its work.
+
+    What was only refused (by the lock of the run that goes on, say) is passed over.
+    """
+    return newest_begun() if run in ("", "last") else run
+
+
 def newest_begun() -> str:
-    """The newest run that began its work: what was only refused (by the lock of a killed run, say) is passed over."""
+    """The newest run that began its work, or `last` where there is none."""
     for folder in store().runs()[-RECENT:][::-1]:
         try:
             view, _ = view_of(folder)

@@ -137,39 +137,26 @@ def _tools() -> Iterator[Finding]:
 
 def _kubernetes() -> Iterator[Finding]:
     """The cluster of the current context, asked for its version within 5 seconds."""
+    from runbook.contract import PermanentError, TemporaryError
+
     configured = os.environ.get("KUBECONFIG") or str(Path("~/.kube/config").expanduser())
-    inside = "KUBERNETES_SERVICE_HOST" in os.environ
     if not _kubeconfig():
         yield "kubernetes", "note", f"no kubeconfig at {configured}; k8s.* and helm.* need one"
         return
+    where = "in the cluster" if "KUBERNETES_SERVICE_HOST" in os.environ else configured
+    kube: Any = importlib.import_module("runbook.actions._kube")  # by its name, as the runner finds actions
     try:
-        yield "kubernetes", "ok", _cluster(inside)
-    except Exception as error:  # noqa: BLE001  the client's and urllib3's errors have no common class
-        yield "kubernetes", "bad", f"{'in the cluster' if inside else configured}: {_first(error)}"
+        context, version = kube.server_version(dict(os.environ))
+    except (PermanentError, TemporaryError) as error:
+        yield "kubernetes", "bad", f"{where}: {error.message}"
+    else:
+        yield "kubernetes", "ok", f"{context}: {version}"
 
 
 def _kubeconfig() -> bool:
     """Whether there is anything to reach a cluster with: a kubeconfig, or the pod that we are in."""
     configured = os.environ.get("KUBECONFIG") or str(Path("~/.kube/config").expanduser())
     return "KUBERNETES_SERVICE_HOST" in os.environ or any(Path(p).is_file() for p in configured.split(os.pathsep))
-
-
-def _cluster(inside: bool) -> str:
-    """The context and its server's version."""
-    kubernetes: Any = importlib.import_module(
-        "kubernetes"
-    )  # untyped, and 250 ms: only where there is something to look at
-    if inside:
-        kubernetes.config.load_incluster_config()
-        context = "in the cluster"
-    else:
-        kubernetes.config.load_kube_config()
-        context = kubernetes.config.list_kube_config_contexts()[1]["name"]
-    return f"{context}: {kubernetes.client.VersionApi().get_code(_request_timeout=5).git_version}"
-
-
-def _first(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
 
 
 def _plugins() -> Iterator[Finding]:

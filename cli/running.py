@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from runbook.cli import ending, preparing
-from runbook.cli.looking import complete_runs, newest_begun, store, view_of
+from runbook.cli.looking import acted_on, complete_runs, store, view_of
 from runbook.cli.preparing import Prepared
 from runbook.cli.telling import JsonLines, Lines, Screen
 from runbook.cli.terminal import Terminal, outliving_the_window
@@ -116,11 +116,11 @@ def _agree(prepared: Prepared, around: World, terminal: Terminal, *, locks: str,
 def resume(run: str, scenario: str, cleanup: bool, **flags: Any) -> int:
     """Go on with a run that was killed, that waited for an answer, or whose clean-up is open.
 
-    Without RUN: the newest one that was not merely refused.
+    Without RUN, or with `last`: the newest one that was not merely refused.
     """
     from runbook.runner import session
 
-    run = run or newest_begun()
+    run = acted_on(run)
     options = session.Options(cleanup_only=cleanup, wait_lock=flags["wait_lock"], in_doubt=flags["in_doubt"])
     with preparing.world(scenario) as around:
 
@@ -139,9 +139,13 @@ def resume(run: str, scenario: str, cleanup: bool, **flags: Any) -> int:
 @OUTPUT
 @VERBOSE
 def undo(run: str, scenario: str, yes: bool, **flags: Any) -> int:
-    """Take back what a run changed, newest first. Durable: an undo that was killed is resumed."""
+    """Take back what a run changed, newest first. Durable: an undo that was killed is resumed.
+
+    Without RUN, or with `last`: the newest one that was not merely refused.
+    """
     from runbook.runner import session
 
+    run = acted_on(run)
     terminal = Terminal.of_process()
     options = session.Options(in_doubt=flags["in_doubt"], preflight=not flags["no_preflight"])
     if terminal.asks and not yes and flags["output"] == "text":
@@ -170,9 +174,13 @@ def _agree_to_undo(run: str, terminal: Terminal) -> None:
 @click.argument("run", default="last", shell_complete=complete_runs)
 @click.option("--why", default="", help="For the journal and the report.")
 def cancel(run: str, why: str) -> None:
-    """Stop a run: its work ends, its clean-up runs. A second cancel ends the clean-up too."""
+    """Stop a run: its work ends, its clean-up runs. A second cancel ends the clean-up too.
+
+    Without RUN, or with `last`: the newest one that was not merely refused.
+    """
     from runbook.runner import session
 
+    run = acted_on(run)
     told = session.cancel(run, why=why)
     folder = store().find(run)
     if told:
@@ -191,6 +199,7 @@ def answer(run: str, step: str, choice: str, comment: str, checked: tuple[str, .
     """Answer what a run asks: RUN STEP CHOICE. Without STEP it shows the open questions."""
     from runbook.runner import people, processes, session
 
+    run = acted_on(run)
     open_now = session.questions(run)
     if not step or (not choice and not checked):
         _show_questions(run, open_now)

@@ -50,7 +50,8 @@ def answer(prefix: str, step: str, given: people.Answer, *, world: World | None 
         found = [q for q in _open_questions(past) if step in (q.key, q.step, q.step.rpartition("/")[2])]
         if len(found) != 1:
             names = ", ".join(q.step for q in _open_questions(past)) or "none"
-            raise InvalidError(f"there is no one open question {step}", hint=f"open: {names}")
+            fits = f"{step} fits {len(found)} open questions" if found else f"no open question fits {step}"
+            raise InvalidError(fits, hint=f"open: {names}")
         question = found[0]
         mailed = [m.data for m in journal.mail() if m.kind == "answer" and m.data.get("question") == question.key]
         before = [people.Answer.from_wire(wire) for wire in (*past.given.get(question.key, ()), *mailed)]

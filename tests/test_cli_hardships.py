@@ -160,6 +160,23 @@ def test_resume_passes_over_runs_that_were_only_refused(cli: Commands) -> None:
     assert "has ended (succeeded); nothing is left to do" in again.err
 
 
+def test_cancel_and_undo_pass_over_runs_that_were_only_refused(cli: Commands) -> None:
+    """The first run goes on, or its changes stand: what is done to `last` is done to that one."""
+    text = CHATTY.replace("name: chatty", "name: chatty\nlocks: [shop]").replace("sleep 1;", "sleep 30;")
+    cli.write("chatty.yaml", text.replace(", temporary: true", ""))
+    going = cli.start("run", "chatty.yaml")
+    until((cli.folder / "flag").exists)
+    assert cli("run", "chatty.yaml").code == Exit.REFUSED
+    told = cli("cancel")
+    assert "was told; it cleans up" in told.out, told.out + told.err
+    going.communicate(timeout=30)
+    assert states(cli) == ["refused", "cancelled"]
+    undone = cli("undo", "last", "--yes")
+    assert undone.code == Exit.SUCCEEDED, undone.err
+    assert "took back flag" in undone.out
+    assert not (cli.folder / "flag").exists()
+
+
 def test_a_sentence_is_not_cut_where_it_begins_like_the_step(cli: Commands) -> None:
     cli.write(
         "h.yaml", "runbook: 1\nname: h\nsteps: [{id: h, action: helm.history, with: {namespace: a, release: b}}]\n"

@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import http.server
 import json
+import re
 import socket
 import threading
 import time
@@ -263,6 +264,7 @@ def test_http_asks_every_ready_pod(control_plane: Plane, caller: Caller, space: 
         found = caller.read("k8s.http", given)
     assert not found["ok"]
     assert sorted(pod["status"] for pod in found["pods"]) == [200, 200, 503]
+    assert re.fullmatch("web-[a-z0-9-]+: 503", found["message"])
     gone = caller.read("k8s.http", given)  # nobody listens
     assert not gone["ok"]
     assert [pod["status"] for pod in gone["pods"]] == [0, 0, 0]
@@ -281,7 +283,9 @@ def test_http_by_service_goes_to_the_target_port(control_plane: Plane, caller: C
 def test_http_without_a_ready_pod_is_a_no(control_plane: Plane, caller: Caller, space: str) -> None:
     control_plane.deployment(space, "web", "r/web:1", replicas=0)
     found = caller.read("k8s.http", {"namespace": space, "deployment": "web", "port": 8000})
-    assert found == {"ok": False, "elapsed": 0.0, "pods": [], "json": None}
+    assert not found["ok"]
+    assert (found["elapsed"], found["pods"], found["json"]) == (0.0, [], None)
+    assert re.fullmatch("no pod of [Dd]eployment.*web.* is ready", found["message"])
 
 
 @pytest.mark.timed
