@@ -23,8 +23,8 @@ from tests.testbed.plane import Plane
 
 pytestmark = [pytest.mark.control_plane, pytest.mark.slow]
 
-KILLS = 18
-"""For each change: a third of them before the request, a third after its answer, a third between. 14 changes: 252."""
+KILLS = 15
+"""For each change: a third of them before the request, a third after its answer, a third between. 14 changes: 210."""
 
 
 @dataclass
