@@ -510,6 +510,10 @@ steps:
   - {id: careless, action: k8s.get, with: {kind: ConfigMap, name: careless}}
   - {id: up, action: k8s.scale, with: {name: web, replicas: 2}}
   - {id: refused, action: file.write, on_failure: continue, with: {to: /nowhere, content: "{{ secrets.by_k8s }}"}}
+  - id: kept
+    action: file.write
+    on_failure: continue
+    with: {to: "HOME/runs/{{ run.id }}/kept", content: "{{ secrets.by_env }} {{ secrets.by_k8s }}"}
   - {id: tell, action: slack.post, with: {text: "{{ steps.answered.outputs.stdout }} {{ steps.careless.outputs }}"}}
 outputs: {all: "{{ steps }}"}
 """
@@ -525,7 +529,7 @@ def test_no_canary_in_a_rehearsal(tmp_path: Path) -> None:
         "answers": [{"action": "shell.run", "outputs": {"rc": 0, "stdout": everything, "stderr": "", "json": None}}],
     }
     cli.write("world.json", json.dumps(world))
-    cli.write("rehearsed.yaml", REHEARSED)
+    cli.write("rehearsed.yaml", REHEARSED.replace("HOME", str(cli.home)))
     found = {}
     for words in (
         ("plan", "rehearsed.yaml", "--sandbox", "world.json"),
@@ -539,6 +543,8 @@ def test_no_canary_in_a_rehearsal(tmp_path: Path) -> None:
         assert said.code == 0, said.out + said.err
         found[" ".join(words)] = Search()(said.out.encode() + said.err.encode())
         assert words[0] in ("plan", "logs") or "secret:" in said.out, words
+    for kept in cli.home.rglob("kept"):  # the file that a step was told to write the secrets into
+        kept.unlink()
     assert {words: hits for words, hits in found.items() if hits} == {}
     assert Search().files(cli.home) == {}
     assert any(path.name.startswith("logs-app-web") for path in cli.home.rglob("*"))
