@@ -139,9 +139,12 @@ def run(
         os.close(wake_write)
         raise
 
+    stopped = threading.Event()  # before the signal: a process that obeys it at once may be gone before we wake up
+
     def cut() -> None:
         with leash:
             if not reaped:
+                stopped.set()
                 _signal_group(child.pid, signal.SIGTERM)
                 with contextlib.suppress(OSError):
                     os.write(wake_write, b".")
@@ -150,7 +153,7 @@ def run(
     try:
         ctx.note("process", {"pid": child.pid, "started": started(child.pid), "boot": boot()})
         streams = (Stream(keep, ctx.log if log else None), Stream(keep, ctx.log if log else None))
-        if not _pump(child, streams, stdin, wake_read):
+        if not _pump(child, streams, stdin, wake_read) or stopped.is_set():
             ctx.checkpoint()
             raise TemporaryError(f"{Path(argv[0]).name} was stopped")
         ended = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import json
 from pathlib import Path
 
@@ -46,6 +47,7 @@ def test_what_the_server_serves_is_known_by_every_name(control_plane: Plane, tmp
         line.split() for line in control_plane.kubectl("api-resources", "--no-headers", "--verbs=get").splitlines()
     ]
     assert len(listed) > 40
+    often = collections.Counter(columns[0] for columns in listed)  # custom kinds of other tests may share a name
     with caller.context() as ctx:
         cluster = connect(ctx, "current")
         for columns in listed:
@@ -53,6 +55,8 @@ def test_what_the_server_serves_is_known_by_every_name(control_plane: Plane, tmp
             short = columns[1].split(",") if len(columns) == 5 else []
             group, _, bare = version.rpartition("/")
             names = [f"{kind}.{version}", f"{plural}.{bare}.{group}" if group else f"{plural}.v1", f"{version}/{kind}"]
+            if group.endswith(".example") and often[plural] > 1:
+                continue
             if group != "events.k8s.io":  # events of the core group are what `event` means
                 names += [plural, kind.upper(), *short]
             for name in names:

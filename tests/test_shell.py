@@ -153,10 +153,13 @@ def test_a_tree_that_ignores_term_and_strays_is_ended_within_a_second(tmp_path: 
     assert _process.marked("run-9:stubborn") == []
 
 
-def test_a_polite_process_may_clean_up_at_the_deadline(tmp_path: Path) -> None:
+@pytest.mark.timed
+@pytest.mark.parametrize("ends", range(5))
+def test_a_polite_process_may_clean_up_at_the_deadline(tmp_path: Path, ends: int) -> None:
+    """It ends with 0, and it did not do what it was told to: that is no success."""
     told = tmp_path / "told"
     with pytest.raises(TemporaryError):
-        run(tmp_path, {"command": f"trap 'echo bye > {told}; exit' TERM; sleep 30 & wait"}, seconds=0.3)
+        run(tmp_path, {"command": f"trap 'echo bye > {told}; exit 0' TERM; sleep 30 & wait"}, seconds=0.3)
     assert told.read_text() == "bye\n"
 
 
