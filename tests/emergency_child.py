@@ -4,7 +4,8 @@
 `folder/coordinates.json` says where the world is: a sandbox in another process, or an environment for a real cluster.
 SIGKILL comes from itself: before, after, or a moment after (amid) the at-th commit (0: never). With `request`, {at,
 when, delay}, it comes at the at-th changing request to an API server: before it is sent, after its answer arrived and
-before anybody saw it, or (amid) `delay` seconds after it began.
+before anybody saw it, or (amid) `delay` seconds after it began. One that comes amid spares a run that is at its last
+word: such a run was not killed.
 The answer is a line: {signal} or its outcome, with `requests`: the number of changing requests.
 """
 
@@ -63,26 +64,26 @@ def _live(order: dict[str, Any], pipe: int) -> None:
     """In the fork. Never returns."""
     write, writes = Journal._write, 0
     marks: dict[str, int] = {}
-
-    def die() -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
+    death = _Death()
 
     def dying(self: Journal) -> None:
         nonlocal writes
         writes += 1
         for event in self._fresh:
             marks.setdefault(f"{event.kind} {event.key}", writes)
+            if event.kind == "run.ended":
+                death.spare()
         now = order["when"] if writes == order["at"] else ""
         if now == "before":
-            die()
+            death.come()
         write(self)
         if now == "after":
-            die()
+            death.come()
         if now == "amid":
-            threading.Timer(AMID, die).start()
+            death.come_in(AMID)
 
     Journal._write = dying  # type: ignore[method-assign]  # the fault of this test
-    changes = _Changes(**order.get("request") or {})
+    changes = _Changes(death, **order.get("request") or {})
     code = 70
     try:
         found = _go(order)
@@ -94,10 +95,33 @@ def _live(order: dict[str, Any], pipe: int) -> None:
         os._exit(code)
 
 
+class _Death:
+    """The end of this process by SIGKILL: now, or later unless its run is at its last word before."""
+
+    def __init__(self) -> None:
+        self._turn = threading.Lock()
+        self._spared = False
+
+    def come(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def come_in(self, seconds: float) -> None:
+        threading.Timer(seconds, self._come_late).start()
+
+    def spare(self) -> None:
+        with self._turn:
+            self._spared = True
+
+    def _come_late(self) -> None:
+        with self._turn:
+            if not self._spared:
+                self.come()
+
+
 class _Changes:
     """Counts the changing requests of this process to API servers, and dies at one of them."""
 
-    def __init__(self, at: int = 0, when: str = "", delay: float = 0.0) -> None:
+    def __init__(self, death: _Death, at: int = 0, when: str = "", delay: float = 0.0) -> None:
         self.sent = 0
         request = Transport.request
 
@@ -107,12 +131,12 @@ class _Changes:
             self.sent += 1
             now = when if self.sent == at else ""
             if now == "before":
-                os.kill(os.getpid(), signal.SIGKILL)
+                death.come()
             if now == "amid":
-                threading.Timer(delay, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
+                death.come_in(delay)
             answer = request(transport, bounds, method, path, **more)
             if now == "after":
-                os.kill(os.getpid(), signal.SIGKILL)
+                death.come()
             return answer
 
         Transport.request = watched  # type: ignore[method-assign,assignment]

@@ -181,9 +181,10 @@ def test_a_run_that_was_killed_is_settled_right(scene: Scene, nursery: Nursery, 
     for number, (at, when) in enumerate([(intent, "after"), (intent + 2, "amid")], 1):
         folder = home(number)
         first = nursery.order(folder, playbook, "start", at, when)
-        if "signal" in first or when == "after":
+        assert "signal" in first or when == "amid", first  # helm may be quicker than the kill in its middle
+        if "signal" in first:
             first = nursery.order(folder, playbook, "resume")
-        assert first["exit"] == 0, (first, scene.app.history())  # it may be quicker than the kill in its middle
+        assert first["exit"] == 0, (first, scene.app.history())
         assert scene.app.objects() == after
         assert nursery.order(folder, playbook, "undo")["exit"] == 0
         assert scene.app.objects() == before

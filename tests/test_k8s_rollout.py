@@ -207,7 +207,7 @@ def test_a_way_back_that_never_becomes_ready_ends_with_the_reason_of_its_pods(
     nowhere: dict[str, Any] = {"spec": {"template": {"spec": {"nodeSelector": {"disk": "none"}}}}}
     if kind == "daemonset":  # its nodes are chosen by the selector: none is not a pod that waits
         nowhere = {"spec": {"template": {"spec": {"containers": [
-            {"name": "web", "image": "r/web:2", "resources": {"requests": {"cpu": "999"}}}]}}}}  # fmt: skip
+            {"name": "web", "image": "r/web:2", "resources": {"requests": {"cpu": "1M"}}}]}}}}  # fmt: skip
     assert made.inverse is not None
     control_plane.kubectl("-n", space, "patch", kind, "web", "--type=strategic", "-p", json.dumps(nowhere))
     control_plane.until(lambda: unschedulable(control_plane, space))
