@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from runbook.actions import _helm
-from runbook.actions import _helm_history as histories
-from runbook.actions import _helm_manifest as manifests
-from runbook.actions import _helm_rights as rights
-from runbook.actions import _helm_work as working
-from runbook.actions._helm import HelmArgs
-from runbook.actions._helm_history import Release
+from runbook.actions._helm import client, rights
+from runbook.actions._helm import history as histories
+from runbook.actions._helm import manifest as manifests
+from runbook.actions._helm import work as working
+from runbook.actions._helm.client import HelmArgs
+from runbook.actions._helm.history import Release
 from runbook.actions.helm_uninstall import Uninstall
 from runbook.actions.helm_upgrade import Upgrade
 from runbook.contract import (
@@ -51,7 +50,7 @@ class History(Read[HistoryArgs]):
         return {"tools": ["helm"]}
 
     def preflight(self, args: HistoryArgs, ctx: Context) -> list[str]:
-        return _helm.missing(ctx, args, ["list"])
+        return client.missing(ctx, args, ["list"])
 
     def read(self, args: HistoryArgs, ctx: Context) -> Outputs:
         listed = histories.history(ctx, args) if args.optional else histories.existing(ctx, args)
@@ -97,7 +96,7 @@ class Status(Read[StatusArgs]):
         return {"tools": ["helm"]}
 
     def preflight(self, args: StatusArgs, ctx: Context) -> list[str]:
-        return _helm.missing(ctx, args, ["list"])
+        return client.missing(ctx, args, ["list"])
 
     def read(self, args: StatusArgs, ctx: Context) -> Outputs:
         newest = histories.existing(ctx, args)[-1]
@@ -141,7 +140,7 @@ class Rollback(Change[RollbackArgs]):
         return {"tools": ["helm"]}
 
     def preflight(self, args: RollbackArgs, ctx: Context) -> list[str]:
-        said = _helm.missing(ctx, args, ["list", "get", "create", "update"])
+        said = client.missing(ctx, args, ["list", "get", "create", "update"])
         listed = [] if said else histories.history(ctx, args)
         if not listed or not isinstance(args.revision, int | None):  # what is read before tells it
             return said
@@ -161,7 +160,7 @@ class Rollback(Change[RollbackArgs]):
         self._change = working.rollback_to(target.origin)
         if "serves" in state:
             ctx.log(f"{args.release} is {state['status']}: a helm that was killed, or one that is still at it")
-        return {_helm.object_name(ctx, args): _after(target)}
+        return {client.object_name(ctx, args): _after(target)}
 
     def apply(self, args: RollbackArgs, before: Observation, ctx: Context) -> None:
         ((_, had),) = before.items()
@@ -178,7 +177,7 @@ class Rollback(Change[RollbackArgs]):
             )
         # From here on "the one before" means this one, also for a later attempt that finds it done.
         ctx.note("revision", target.origin)
-        flags = [*working.timeout(ctx), *histories.NO_LIMIT, *_helm.takeover(ctx, args.force_conflicts)]
+        flags = [*working.timeout(ctx), *histories.NO_LIMIT, *client.takeover(ctx, args.force_conflicts)]
         done = working.run(
             ctx,
             args,
@@ -187,7 +186,7 @@ class Rollback(Change[RollbackArgs]):
             ["rollback", args.release, str(target.revision), *flags],
         )
         if done.rc != 0:
-            raise _helm.said(done, f"helm rollback {args.release} {target.revision}")
+            raise client.said(done, f"helm rollback {args.release} {target.revision}")
         ctx.log(done.stdout.strip())
 
     def inverse(self, args: RollbackArgs, before: Observation, op: str) -> Call | None:

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from runbook.actions import _helm
-from runbook.actions import _helm_history as histories
-from runbook.actions import _helm_manifest as manifests
-from runbook.actions import _helm_rights as rights
-from runbook.actions import _helm_work as working
-from runbook.actions._helm import HelmArgs
+from runbook.actions._helm import client, rights
+from runbook.actions._helm import history as histories
+from runbook.actions._helm import manifest as manifests
+from runbook.actions._helm import work as working
+from runbook.actions._helm.client import HelmArgs
 from runbook.contract import Call, Change, Context, Observation, Outputs, PermanentError, Settled, param
 
 
@@ -41,7 +40,7 @@ class Uninstall(Change[UninstallArgs]):
         return {"tools": ["helm"]}
 
     def preflight(self, args: UninstallArgs, ctx: Context) -> list[str]:
-        said = _helm.missing(ctx, args, ["list", "get", "update", *([] if args.keep_history else ["delete"])])
+        said = client.missing(ctx, args, ["list", "get", "update", *([] if args.keep_history else ["delete"])])
         listed = [] if said else histories.history(ctx, args)
         if not listed or listed[-1].status == "uninstalled":
             return said
@@ -55,7 +54,7 @@ class Uninstall(Change[UninstallArgs]):
         if state is not None and "serves" in state:
             ctx.log(f"{args.release} is {state['status']}: a helm that was killed, or one that is still at it")
         kept = args.keep_history and state is not None
-        return {_helm.object_name(ctx, args): {"status": "uninstalled"} if kept else None}
+        return {client.object_name(ctx, args): {"status": "uninstalled"} if kept else None}
 
     def apply(self, args: UninstallArgs, before: Observation, ctx: Context) -> None:
         ((_, had),) = before.items()
@@ -77,7 +76,7 @@ class Uninstall(Change[UninstallArgs]):
                 flags += ["--description", f"Uninstallation complete {histories.repeats(newest.origin)}"]
         done = working.run(ctx, args, newest.revision, working.UNINSTALL, ["uninstall", args.release, *flags])
         if done.rc != 0 and "release: not found" not in done.stderr:
-            raise _helm.said(done, f"helm uninstall {args.release}")
+            raise client.said(done, f"helm uninstall {args.release}")
 
     def inverse(self, args: UninstallArgs, before: Observation, op: str) -> Call | None:
         ((name, state),) = before.items()

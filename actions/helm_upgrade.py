@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runbook.actions import _helm
-from runbook.actions import _helm_history as histories
-from runbook.actions import _helm_manifest as manifests
-from runbook.actions import _helm_work as working
-from runbook.actions._helm import HelmArgs
-from runbook.actions._helm_history import Release
+from runbook.actions._helm import client
+from runbook.actions._helm import history as histories
+from runbook.actions._helm import manifest as manifests
+from runbook.actions._helm import work as working
+from runbook.actions._helm.client import HelmArgs
+from runbook.actions._helm.history import Release
 from runbook.contract import Absent, Call, Change, Context, Observation, Outputs, PermanentError, Settled, param
 
 PROMISED = "promised"
@@ -75,7 +75,7 @@ class Upgrade(Change[UpgradeArgs]):
         return {"tools": ["helm"]}
 
     def preflight(self, args: UpgradeArgs, ctx: Context) -> list[str]:
-        sentences = _helm.missing(ctx, args, ["list", "get", "create", "update"], _helm.LEAST)
+        sentences = client.missing(ctx, args, ["list", "get", "create", "update"], client.LEAST)
         try:
             _reference(args)
         except PermanentError as error:
@@ -83,7 +83,7 @@ class Upgrade(Change[UpgradeArgs]):
         return sentences
 
     def observe(self, args: UpgradeArgs, ctx: Context) -> Observation:
-        name = _helm.object_name(ctx, args)
+        name = client.object_name(ctx, args)
         listed = histories.history(ctx, args)
         seen: Observation = {name: histories.state(listed)}
         if listed and listed[-1].status == "deployed":
@@ -91,7 +91,7 @@ class Upgrade(Change[UpgradeArgs]):
         return seen
 
     def expect(self, args: UpgradeArgs, before: Observation, ctx: Context) -> Observation:
-        name = _helm.object_name(ctx, args)
+        name = client.object_name(ctx, args)
         listed = histories.history(ctx, args)
         newest = listed[-1] if listed else None
         if newest is not None and newest.between:
@@ -111,7 +111,7 @@ class Upgrade(Change[UpgradeArgs]):
         return {name: _after(_promised(ctx, args, listed), chart, version), f"{name}#content": content}
 
     def apply(self, args: UpgradeArgs, before: Observation, ctx: Context) -> None:
-        had = before[_helm.object_name(ctx, args)]
+        had = before[client.object_name(ctx, args)]
         listed = histories.history(ctx, args)
         promised = _promised(ctx, args, listed)
         if listed and listed[-1].between:
@@ -121,7 +121,7 @@ class Upgrade(Change[UpgradeArgs]):
             raise PermanentError(f"{args.release} was changed by someone else meanwhile: it is {now}")
         chart, _ = _named(self._rendered(args, ctx))
         makes = listed[-1].revision + 1 if listed else 1
-        flags = [*working.timeout(ctx), *histories.keeping(ctx, listed), *_helm.takeover(ctx, args.force_conflicts)]
+        flags = [*working.timeout(ctx), *histories.keeping(ctx, listed), *client.takeover(ctx, args.force_conflicts)]
         if makes != promised:
             flags += ["--description", f"Upgrade complete {histories.repeats(promised)}"]
         content = working.upgrade_to(chart, self._rendered(args, ctx).get("config"))
@@ -135,7 +135,7 @@ class Upgrade(Change[UpgradeArgs]):
             json.dumps(args.values).encode(),
         )
         if done.rc != 0:
-            raise _helm.said(done, f"helm upgrade {args.release}")
+            raise client.said(done, f"helm upgrade {args.release}")
         ctx.log(done.stdout.partition("\n")[0])
 
     def inverse(self, args: UpgradeArgs, before: Observation, op: str) -> Call | None:
@@ -150,7 +150,7 @@ class Upgrade(Change[UpgradeArgs]):
     def settle(
         self, args: UpgradeArgs, before: Observation, after: Observation, now: Observation, ctx: Context
     ) -> Settled:
-        name = _helm.object_name(ctx, args)
+        name = client.object_name(ctx, args)
         listed = histories.history(ctx, args)
         mine = bool(listed) and working.noted(ctx, args, listed[-1])
         if now[name] == after[name] and (mine or now.get(f"{name}#content") == after.get(f"{name}#content")):
@@ -177,14 +177,14 @@ class Upgrade(Change[UpgradeArgs]):
     def _rendered(self, args: UpgradeArgs, ctx: Context) -> dict[str, Any]:
         """The release as it would be: the server's dry run, once for a call."""
         if self._dry is None:
-            done = _helm.helm(
+            done = client.helm(
                 ctx,
                 args,
                 *["upgrade", *_what(args), "--dry-run=server", "--output", "json"],
                 stdin=json.dumps(args.values).encode(),
             )
             if done.rc != 0:
-                raise _helm.said(done, f"helm upgrade {args.release}")
+                raise client.said(done, f"helm upgrade {args.release}")
             self._dry = _release(done.stdout, args)
         return self._dry
 
@@ -213,9 +213,9 @@ def _chart(ctx: Context, args: UpgradeArgs) -> tuple[str, str]:
 
     options = [f"--version={args.version}"] if args.version is not None else []
     options += [f"--repo={args.repository}"] if args.repository is not None else []
-    done = _helm.helm(ctx, args, "show", "chart", _reference(args), *options)
+    done = client.helm(ctx, args, "show", "chart", _reference(args), *options)
     if done.rc != 0:
-        raise _helm.said(done, f"helm show chart {args.chart}")
+        raise client.said(done, f"helm show chart {args.chart}")
     return _named({"chart": {"metadata": yaml.safe_load(done.stdout)}})
 
 
@@ -225,9 +225,9 @@ def _named(release: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _status(ctx: Context, args: UpgradeArgs, release: Release) -> dict[str, Any]:
-    done = _helm.helm(ctx, args, "status", args.release, "--revision", str(release.revision), "--output", "json")
+    done = client.helm(ctx, args, "status", args.release, "--revision", str(release.revision), "--output", "json")
     if done.rc != 0:
-        raise _helm.said(done, f"helm status {args.release}")
+        raise client.said(done, f"helm status {args.release}")
     return _release(done.stdout, args)
 
 
@@ -282,8 +282,8 @@ def _repaired(args: UpgradeArgs, ctx: Context, listed: list[Release], promised: 
             *seconds,
             *histories.NO_LIMIT,
         ]
-        command += _helm.takeover(ctx, args.force_conflicts)
+        command += client.takeover(ctx, args.force_conflicts)
         done = working.run(ctx, args, newest.revision + 1, working.rollback_to(served.origin), command)
     if done.rc != 0:
-        raise _helm.said(done, f"helm {command[0]} {args.release} (repair)")
+        raise client.said(done, f"helm {command[0]} {args.release} (repair)")
     return histories.history(ctx, args)

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from runbook.actions import _kube_manifest as manifests
-from runbook.actions._kube import Cluster
-from runbook.actions._kube_action import Right
-from runbook.actions._kube_manifest_back import Step, steps
-from runbook.actions._kube_manifest_look import Seen
-from runbook.actions._kube_manifest_put import gone, put, served
-from runbook.actions._kube_manifest_set import Lacking, ManifestArgs, ManifestSet, problems, rights_of
-from runbook.actions._kube_owners import Warned
+from runbook.actions._kube.action import Right
+from runbook.actions._kube.cluster import Cluster
+from runbook.actions._kube.owners import Warned
+from runbook.actions._manifest import documents as manifests
+from runbook.actions._manifest.back import Step, steps
+from runbook.actions._manifest.look import Seen
+from runbook.actions._manifest.put import gone, put, served
+from runbook.actions._manifest.set import Lacking, ManifestArgs, ManifestSet, problems, rights_of
 from runbook.actions.k8s_revert import reverting, title
 from runbook.contract import (
     Call,

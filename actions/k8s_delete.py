@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from runbook.actions import _kube_kinds as kinds
-from runbook.actions._kube import Cluster, connect
-from runbook.actions._kube_action import KubeArgs, Right, Rights
-from runbook.actions._kube_kinds import Ref
-from runbook.actions._kube_manifest_put import gone, held
-from runbook.actions._kube_manifest_users import sentence, users
-from runbook.actions._kube_owners import Warned, of_fields
+from runbook.actions._kube import kinds
+from runbook.actions._kube.action import KubeArgs, Right, Rights
+from runbook.actions._kube.cluster import Cluster, connect
+from runbook.actions._kube.kinds import Ref
+from runbook.actions._kube.owners import Warned, of_fields
+from runbook.actions._manifest.put import gone, held
+from runbook.actions._manifest.users import sentence, users
 from runbook.contract import Change, Context, Observation, Outputs, PermanentError, Settled, param
 
 ENDING = "being deleted"

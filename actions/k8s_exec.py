@@ -6,12 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from runbook.actions import _kube_exec as execution
-from runbook.actions import _kube_kinds as kinds
-from runbook.actions import _kube_workload as workload
-from runbook.actions._kube import Cluster, connect
-from runbook.actions._kube_action import KubeArgs, Right, Rights
-from runbook.actions._kube_kinds import Ref
+from runbook.actions._kube import exec as execution
+from runbook.actions._kube import kinds, workload
+from runbook.actions._kube.action import KubeArgs, Right, Rights
+from runbook.actions._kube.cluster import Cluster, connect
+from runbook.actions._kube.kinds import Ref
 from runbook.actions._process import HEAD, Stream
 from runbook.contract import Context, Opaque, Outputs, PermanentError, TemporaryError, param, shorten
 

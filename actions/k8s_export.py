@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runbook.actions import _kube_kinds as kinds
-from runbook.actions._kube import Cluster, connect
-from runbook.actions._kube_action import KubeArgs, Right, Rights
-from runbook.actions._kube_kinds import Ref
-from runbook.actions._kube_manifest import CREATED_BY, SEALED, SERVERS
-from runbook.actions._kube_manifest_back import creatable
+from runbook.actions._kube import kinds
+from runbook.actions._kube.action import KubeArgs, Right, Rights
+from runbook.actions._kube.cluster import Cluster, connect
+from runbook.actions._kube.kinds import Ref
+from runbook.actions._manifest.back import creatable
+from runbook.actions._manifest.documents import CREATED_BY, SEALED, SERVERS
 from runbook.contract import Context, Local, Outputs, PermanentError, param
 
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from runbook.actions._kube import Cluster
-from runbook.actions._kube_action import KubeArgs, Right, Rights
+from runbook.actions._kube.action import KubeArgs, Right, Rights
+from runbook.actions._kube.cluster import Cluster
 from runbook.actions.k8s_patch import Patch, PatchArgs
 from runbook.contract import Call, Change, Context, Observation, Outputs, PermanentError, param
 

@@ -8,16 +8,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from runbook.actions import _kube_kinds as kinds
-from runbook.actions import _kube_patch as algebra
-from runbook.actions import _kube_paths as paths
-from runbook.actions._kube import Cluster, ConflictError, ForbiddenError, RefusedError, connect, sensitive
-from runbook.actions._kube_action import KubeArgs, Right, Rights, named, place, unnamed
-from runbook.actions._kube_endpoints import endpoints
-from runbook.actions._kube_kinds import Ref
-from runbook.actions._kube_owners import Warned, of_patch
-from runbook.actions._kube_paths import Path, Touch, UnpatchableError
-from runbook.actions._kube_reasons import effective
+from runbook.actions._kube import kinds, paths
+from runbook.actions._kube import patch as algebra
+from runbook.actions._kube.action import KubeArgs, Right, Rights, named, place, unnamed
+from runbook.actions._kube.cluster import Cluster, ConflictError, ForbiddenError, RefusedError, connect, sensitive
+from runbook.actions._kube.endpoints import endpoints
+from runbook.actions._kube.kinds import Ref
+from runbook.actions._kube.owners import Warned, of_patch
+from runbook.actions._kube.paths import Path, Touch, UnpatchableError
+from runbook.actions._kube.reasons import effective
 from runbook.contract import Call, Change, Context, Observation, Outputs, PermanentError, TemporaryError, param
 
 ATTEMPTS = 5

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from runbook.actions import _kube_kinds as kinds
-from runbook.actions import _kube_workload as workload
-from runbook.actions._kube import Cluster, connect
-from runbook.actions._kube_action import KubeArgs, Right, Rights
-from runbook.actions._kube_kinds import Ref
-from runbook.actions._kube_reasons import effective
+from runbook.actions._kube import kinds, workload
+from runbook.actions._kube.action import KubeArgs, Right, Rights
+from runbook.actions._kube.cluster import Cluster, connect
+from runbook.actions._kube.kinds import Ref
+from runbook.actions._kube.reasons import effective
 from runbook.contract import Change, Context, Observation, Outputs, PermanentError, Settled, param
 
 

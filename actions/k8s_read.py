@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runbook.actions import _kube_kinds as kinds
-from runbook.actions import _kube_revisions as revisions
-from runbook.actions import _kube_workload as workload
-from runbook.actions._kube import Cluster, ForbiddenError, connect, presentable
-from runbook.actions._kube_action import KubeArgs, Right, Rights
-from runbook.actions._kube_kinds import Ref
+from runbook.actions._kube import kinds, revisions, workload
+from runbook.actions._kube.action import KubeArgs, Right, Rights
+from runbook.actions._kube.cluster import Cluster, ForbiddenError, connect, presentable
+from runbook.actions._kube.kinds import Ref
 from runbook.contract import Context, Duration, Local, Outputs, PermanentError, Read, param
 
 PIECE = 4 << 20  # bytes of a log that are masked at once

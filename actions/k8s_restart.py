@@ -7,14 +7,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from runbook.actions._kube import Cluster, ForbiddenError, connect
-from runbook.actions._kube_action import KubeArgs, Right, Rights, named, unnamed
-from runbook.actions._kube_owners import Warned, of_controllers
-from runbook.actions._kube_paths import text
-from runbook.actions._kube_reasons import effective
-from runbook.actions._kube_revisions import RESTARTED_AT, RESTARTED_BY
-from runbook.actions._kube_rollout import held_up, refuse_paused, rolling
-from runbook.actions._kube_write import write
+from runbook.actions._kube.action import KubeArgs, Right, Rights, named, unnamed
+from runbook.actions._kube.cluster import Cluster, ForbiddenError, connect
+from runbook.actions._kube.owners import Warned, of_controllers
+from runbook.actions._kube.paths import text
+from runbook.actions._kube.reasons import effective
+from runbook.actions._kube.revisions import RESTARTED_AT, RESTARTED_BY
+from runbook.actions._kube.rollout import held_up, refuse_paused, rolling
+from runbook.actions._kube.write import write
 from runbook.contract import Change, Context, Observation, Outputs, Settled, param
 
 _AT, _BY = (text(("spec", "template", "metadata", "annotations", name)) for name in (RESTARTED_AT, RESTARTED_BY))

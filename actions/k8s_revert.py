@@ -6,15 +6,15 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from runbook.actions import _kube_kinds as kinds
-from runbook.actions import _kube_manifest_back as back
-from runbook.actions import _kube_manifest_prune as pruning
-from runbook.actions._kube import Cluster, ForbiddenError, connect
-from runbook.actions._kube_action import KubeArgs
-from runbook.actions._kube_kinds import Ref
-from runbook.actions._kube_manifest_back import Step
-from runbook.actions._kube_manifest_look import defined_kinds
-from runbook.actions._kube_workload import settled
+from runbook.actions._kube import kinds
+from runbook.actions._kube.action import KubeArgs
+from runbook.actions._kube.cluster import Cluster, ForbiddenError, connect
+from runbook.actions._kube.kinds import Ref
+from runbook.actions._kube.workload import settled
+from runbook.actions._manifest import back
+from runbook.actions._manifest import prune as pruning
+from runbook.actions._manifest.back import Step
+from runbook.actions._manifest.look import defined_kinds
 from runbook.contract import Call, Change, Context, Observation, Outputs, Settled, param
 
 

@@ -7,19 +7,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from runbook.actions import _kube_kinds as kinds
-from runbook.actions import _kube_ordered as ordered
-from runbook.actions import _kube_revisions as revisions
-from runbook.actions._kube import Cluster, ForbiddenError, connect
-from runbook.actions._kube_action import KubeArgs, Right, Rights, named, place, unnamed
-from runbook.actions._kube_kinds import Ref
-from runbook.actions._kube_owners import Warned, of_fields
-from runbook.actions._kube_paths import pointer_to, text
-from runbook.actions._kube_reasons import effective, of_workload
-from runbook.actions._kube_revisions import CHANGE_CAUSE, Revision
-from runbook.actions._kube_rollout import held_up, refuse_paused, rolling
-from runbook.actions._kube_workload import images, in_order
-from runbook.actions._kube_write import write
+from runbook.actions._kube import kinds, ordered, revisions
+from runbook.actions._kube.action import KubeArgs, Right, Rights, named, place, unnamed
+from runbook.actions._kube.cluster import Cluster, ForbiddenError, connect
+from runbook.actions._kube.kinds import Ref
+from runbook.actions._kube.owners import Warned, of_fields
+from runbook.actions._kube.paths import pointer_to, text
+from runbook.actions._kube.reasons import effective, of_workload
+from runbook.actions._kube.revisions import CHANGE_CAUSE, Revision
+from runbook.actions._kube.rollout import held_up, refuse_paused, rolling
+from runbook.actions._kube.workload import images, in_order
+from runbook.actions._kube.write import write
 from runbook.contract import Call, Change, Context, Observation, Outputs, PermanentError, Settled, param
 
 PATIENCE = 2.0
@@ -233,7 +231,7 @@ def _unnumbered(observation: Observation) -> Observation:
 
 
 def _waits(cluster: Cluster, ctx: Context, ref: Ref, owner: Mapping[str, Any]) -> Iterator[str]:
-    """What a StatefulSet will wait for: see `_kube_ordered`."""
+    """What a StatefulSet will wait for: see `_kube/ordered.py`."""
     if owner.get("kind") != "StatefulSet" or not in_order(owner):
         return
     with contextlib.suppress(ForbiddenError):

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from runbook.actions._kube import Cluster, ForbiddenError, MissingError, connect
-from runbook.actions._kube_action import KubeArgs, Right, Rights, named, place, unnamed
-from runbook.actions._kube_kinds import Ref
-from runbook.actions._kube_owners import Warned, of_replicas
-from runbook.actions._kube_reasons import effective
-from runbook.actions._kube_write import write
+from runbook.actions._kube.action import KubeArgs, Right, Rights, named, place, unnamed
+from runbook.actions._kube.cluster import Cluster, ForbiddenError, MissingError, connect
+from runbook.actions._kube.kinds import Ref
+from runbook.actions._kube.owners import Warned, of_replicas
+from runbook.actions._kube.reasons import effective
+from runbook.actions._kube.write import write
 from runbook.contract import Call, Change, Context, Observation, Outputs, PermanentError, param
 
 MOST = 2**31 - 1  # replicas are an int32

@@ -12,15 +12,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from runbook.actions import _kube_kinds as kinds
-from runbook.actions import _kube_reasons as reasons
-from runbook.actions import _kube_workload as workload
-from runbook.actions._kube import Cluster, connect
-from runbook.actions._kube_action import KubeArgs, Right, Rights
-from runbook.actions._kube_endpoints import SERVICE_NAME, endpoints
-from runbook.actions._kube_forward import FORWARD_VERBS, open_pod, target_port
-from runbook.actions._kube_kinds import Ref
-from runbook.actions._kube_watch import Watched, watching
+from runbook.actions._kube import kinds, reasons, workload
+from runbook.actions._kube.action import KubeArgs, Right, Rights
+from runbook.actions._kube.cluster import Cluster, connect
+from runbook.actions._kube.endpoints import SERVICE_NAME, endpoints
+from runbook.actions._kube.forward import FORWARD_VERBS, open_pod, target_port
+from runbook.actions._kube.kinds import Ref
+from runbook.actions._kube.watch import Watched, watching
 from runbook.contract import Check, Context, Duration, Outputs, PermanentError, TemporaryError, param
 
 _FOR = re.compile(r"rollout|available|endpoints|deleted|replicas=\d+|condition=[A-Za-z][A-Za-z0-9./-]*(=[A-Za-z]+)?")

@@ -84,7 +84,7 @@ class Query(Read[QueryArgs]):
             return [f"{missing.message}: {missing.hint}"]
         if args.via == "direct":
             return []
-        from runbook.actions._kube_forward import lacking
+        from runbook.actions._kube.forward import lacking
 
         host, _ = _first(_coordinates(args, ctx))
         return lacking(ctx, host, context=args.context, namespace=args.namespace)
@@ -153,7 +153,7 @@ def _reached(args: QueryArgs, host: str, port: int, ctx: Context) -> Iterator[tu
     if args.via == "direct":
         yield None
         return
-    from runbook.actions._kube_forward import open_service
+    from runbook.actions._kube.forward import open_service
 
     with open_service(ctx, host, port, context=args.context, namespace=args.namespace) as at:
         yield at

@@ -48,7 +48,7 @@ class Query(Read[QueryArgs]):
     def preflight(self, args: QueryArgs, ctx: Context) -> list[str]:
         if args.via == "direct" or _base(args, ctx) != args.url.rstrip("/"):
             return []
-        from runbook.actions._kube_forward import lacking
+        from runbook.actions._kube.forward import lacking
 
         host = urlsplit(args.url).hostname or ""
         return lacking(ctx, host, context=args.context, namespace=args.namespace)
@@ -95,7 +95,7 @@ def _reached(args: QueryArgs, base: str, ctx: Context) -> Iterator[tuple[str, in
     if args.via == "direct" or base != args.url.rstrip("/"):  # a sandbox's stand-in is reached as it is
         yield None
         return
-    from runbook.actions._kube_forward import open_service
+    from runbook.actions._kube.forward import open_service
 
     target = urlsplit(base)
     port = target.port or (443 if target.scheme == "https" else 80)

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from runbook.actions._registry_images import MissingImageError, Platform, Registry, parse_platform
-from runbook.actions._registry_login import Credentials, stored
-from runbook.actions._registry_reference import Reference, parse_reference
+from runbook.actions._oci.images import MissingImageError, Platform, Registry, parse_platform
+from runbook.actions._oci.login import Credentials, stored
+from runbook.actions._oci.reference import Reference, parse_reference
 from runbook.contract import Context, Outputs, PermanentError, Read, param
 
 AT_ONCE = 8

@@ -144,7 +144,7 @@ def _kubernetes() -> Iterator[Finding]:
         yield "kubernetes", "note", f"no kubeconfig at {configured}; k8s.* and helm.* need one"
         return
     where = "in the cluster" if "KUBERNETES_SERVICE_HOST" in os.environ else configured
-    kube: Any = importlib.import_module("runbook.actions._kube")  # by its name, as the runner finds actions
+    kube: Any = importlib.import_module("runbook.actions._kube.cluster")  # by its name, as the runner finds actions
     try:
         context, version = kube.server_version(dict(os.environ))
     except (PermanentError, TemporaryError) as error:

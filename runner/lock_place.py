@@ -61,7 +61,7 @@ def chosen(world: World, said: str, playbook: str = "") -> str:
     if place is None:
         return text
     with contextlib.suppress(PermanentError):  # told when the first lock is wanted, if one is
-        named = importlib.import_module("runbook.actions._kube_config").context_name
+        named = importlib.import_module("runbook.actions._kube.config").context_name
         place = Place(named(world.surroundings.environ, place.context), place.namespace)
     return str(place)
 
@@ -127,7 +127,7 @@ def _connect(world: World, place: Place, folder: Path) -> LeaseApi:
 
 def _actions() -> Any:
     """Found as actions are, by name: the runner imports no action's code."""
-    return importlib.import_module("runbook.actions._kube_leases")
+    return importlib.import_module("runbook.actions._kube.leases")
 
 
 def _owner(folder: RunFolder) -> str:

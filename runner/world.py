@@ -46,6 +46,6 @@ def secrets_of(world: World, folder: Path, cwd: str) -> Secrets:
 
 def _read_k8s(environ: Mapping[str, str], context: str | None, namespace: str, name: str, key: str) -> str | None:
     """One key of a Kubernetes Secret. Found as actions are, by name: the runner imports no action's code."""
-    kube = importlib.import_module("runbook.actions._kube")
+    kube = importlib.import_module("runbook.actions._kube.cluster")
     found: str | None = kube.read_secret(environ, context or "current", namespace, name, key)
     return found

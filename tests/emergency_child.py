@@ -20,7 +20,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from runbook.actions._kube_transport import Transport
+from runbook.actions._kube.transport import Transport
 from runbook.interpreter.errors import RunbookError
 from runbook.runner import session
 from runbook.runner.journal import Journal
@@ -29,7 +29,7 @@ from runbook.runner.surroundings import Real
 from runbook.sandbox import surroundings
 from tests import emergency
 
-WARM = ("k8s", "helm", "prometheus", "pg", "slack", "pagerduty", "statuspage", "_kube", "_kube_forward")
+WARM = ("k8s", "helm", "prometheus", "pg", "slack", "pagerduty", "statuspage", "_kube.cluster", "_kube.forward")
 
 
 AMID = 0.3  # seconds after a commit: the action that it let begin is at its work

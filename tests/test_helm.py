@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from runbook.actions import _helm, _helm_work
-from runbook.actions._helm_history import Release, numbered, target
-from runbook.actions._helm_manifest import difference
+from runbook.actions._helm import client
+from runbook.actions._helm import work as working
+from runbook.actions._helm.history import Release, numbered, target
+from runbook.actions._helm.manifest import difference
 from runbook.contract import PermanentError, TemporaryError
 from tests.kube import Caller, change, meaning, opened
 from tests.testbed.plane import Plane
@@ -273,7 +274,7 @@ def killed_earlier(app: App) -> dict[str, Any]:
         action.apply(args, action.observe(args, ctx), ctx)
         op = ctx.op
     app.spoil("pending-rollback", "Rollback to 2")
-    return {"makes": 4, "content": "rollback to 2", "until": time.time() + 60, **_helm_work.me(), "op": op}
+    return {"makes": 4, "content": "rollback to 2", "until": time.time() + 60, **working.me(), "op": op}
 
 
 def write_down(app: App, work: dict[str, Any]) -> None:
@@ -291,7 +292,7 @@ def test_who_cannot_be_seen_to_be_dead_is_waited_for(app: App) -> None:
     try:
         write_down(app, work | {"op": op, "makes": 9})
         with pytest.raises(TemporaryError, match="another operation in progress: by run run-7 on"):
-            _helm_work.run(app.caller.context(), _helm.HelmArgs(**app.given), 5, "rollback to 1", ["rollback", "app"])
+            working.run(app.caller.context(), client.HelmArgs(**app.given), 5, "rollback to 1", ["rollback", "app"])
         write_down(app, work | {"op": op})
         with pytest.raises(TemporaryError, match=r"another operation in progress: .*by run run-7 on"):  # an undo, too
             app.caller.change("helm.rollback", {**app.given, "revision": 3, "instead_of": "rollback to 2"})

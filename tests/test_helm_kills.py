@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from runbook.actions import _kube_kinds as kinds
-from runbook.actions._kube import connect
-from runbook.actions._kube_kinds import Ref
+from runbook.actions._kube import kinds
+from runbook.actions._kube.cluster import connect
+from runbook.actions._kube.kinds import Ref
 from runbook.contract import TemporaryError
 from tests.helm_release import App
 from tests.testbed.plane import Plane

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from runbook.actions._kube_manifest import CREATED_BY
+from runbook.actions._manifest.documents import CREATED_BY
 from runbook.contract import PermanentError, Sensitive
 from tests.kube import change
 from tests.manifests import NEXT, SET, Keeper, objects, same

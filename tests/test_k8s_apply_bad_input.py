@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from runbook.actions import _kube_manifest as manifests
-from runbook.actions._kube_manifest_yaml import UnreadableError, documents
+from runbook.actions._manifest import documents as manifests
+from runbook.actions._manifest.yaml import UnreadableError, documents
 from runbook.contract import PermanentError
 from runbook.interpreter.values import Unknown
 from tests.kube import Caller, opened

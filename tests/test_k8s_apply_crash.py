@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from runbook.actions import _kube_kinds as kinds
-from runbook.actions._kube import Cluster, connect
-from runbook.actions._kube_kinds import Kind, Ref
-from runbook.actions._kube_transport import Transport
+from runbook.actions._kube import kinds
+from runbook.actions._kube.cluster import Cluster, connect
+from runbook.actions._kube.kinds import Kind, Ref
+from runbook.actions._kube.transport import Transport
 from runbook.contract import Change, Context, PermanentError, TemporaryError
 from tests.kube import Made, change
 from tests.manifests import NEXT, SET, Keeper, objects, same

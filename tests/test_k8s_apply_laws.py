@@ -11,13 +11,11 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from runbook.actions import _kube_fields as fields
-from runbook.actions import _kube_kinds as kinds
-from runbook.actions import _kube_manifest_back as back
-from runbook.actions import _kube_manifest_places as places
-from runbook.actions._kube import connect
-from runbook.actions._kube_errors import ConflictError
-from runbook.actions._kube_kinds import Kind, Ref
+from runbook.actions._kube import fields, kinds
+from runbook.actions._kube.cluster import connect
+from runbook.actions._kube.errors import ConflictError
+from runbook.actions._kube.kinds import Kind, Ref
+from runbook.actions._manifest import back, places
 from runbook.contract import PermanentError
 from tests.kube import meaning
 from tests.manifests import Keeper
@@ -196,7 +194,7 @@ def test_three_ways_without_others_is_the_way_back(there: Any, here: Any) -> Non
 
 @given(OBJECTS, OBJECTS)
 def test_a_patch_of_operations_gives_what_is_wanted(has: Any, wanted: Any) -> None:
-    from runbook.actions._kube_patch import applied
+    from runbook.actions._kube.patch import applied
 
     operations = list(back._operations("", has, wanted))
     assert applied(has, operations, "json") == wanted
@@ -204,7 +202,7 @@ def test_a_patch_of_operations_gives_what_is_wanted(has: Any, wanted: Any) -> No
 
 @given(st.lists(st.sampled_from(["a", "b-c", "d.e/f", 'g"h', "i[0]"]), min_size=1, max_size=3))
 def test_a_place_is_found_by_its_text(keys: list[str]) -> None:
-    from runbook.actions._kube_paths import text
+    from runbook.actions._kube.paths import text
 
     tree: Any = "found"
     for key in reversed(keys):

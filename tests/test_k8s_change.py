@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from runbook.actions import _kube
-from runbook.actions._kube_revisions import RESTARTED_BY
+from runbook.actions._kube import cluster
+from runbook.actions._kube.revisions import RESTARTED_BY
 from runbook.contract import PermanentError, Sensitive, TemporaryError
 from tests.kube import Caller, change, meaning, opened
 from tests.testbed.plane import Plane
@@ -198,7 +198,7 @@ def test_a_conflict_on_other_fields_is_read_again_and_tried_five_times(
 ) -> None:
     service(control_plane, space, app="web", slot="blue")
     given = {"namespace": space, "kind": "service", "name": "web", "patch": {"spec": {"selector": {"slot": "green"}}}}
-    real = _kube.Cluster.patch
+    real = cluster.Cluster.patch
     sent = 0
 
     def disturbed(self: Any, bounds: Any, ref: Any, body: Any, patch_type: str, *, dry_run: bool = False) -> Any:
@@ -209,7 +209,7 @@ def test_a_conflict_on_other_fields_is_read_again_and_tried_five_times(
                 control_plane.kubectl("-n", space, "label", "service", "web", f"n={sent}", "--overwrite")
         return real(self, bounds, ref, body, patch_type, dry_run=dry_run)
 
-    monkeypatch.setattr(_kube.Cluster, "patch", disturbed)
+    monkeypatch.setattr(cluster.Cluster, "patch", disturbed)
     limit = 3
     caller.change("k8s.patch", given)
     assert sent == 3

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from runbook.actions._kube_manifest import SEALED
+from runbook.actions._manifest.documents import SEALED
 from runbook.contract import PermanentError
 from tests.kube import Caller, opened
 from tests.manifests import SET, Keeper, objects

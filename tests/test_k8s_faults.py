@@ -16,10 +16,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from runbook.actions import _kube
-from runbook.actions._kube import connect
-from runbook.actions._kube_kinds import DEPLOYMENT, Kind, Ref
-from runbook.actions._kube_transport import Within
+from runbook.actions._kube import cluster as clusters
+from runbook.actions._kube.cluster import connect
+from runbook.actions._kube.kinds import DEPLOYMENT, Kind, Ref
+from runbook.actions._kube.transport import Within
 from runbook.contract import PermanentError, TemporaryError
 from tests.command import Commands
 from tests.http_server import serving
@@ -223,7 +223,7 @@ def test_a_server_in_trouble_is_temporary(status: int, proxy: Proxy, caller: Cal
 def test_a_list_that_was_forgotten_between_two_pages_goes_on(
     control_plane: Plane, proxy: Proxy, caller: Caller, space: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_kube, "PAGE", 2)
+    monkeypatch.setattr(clusters, "PAGE", 2)
     names = [f"map-{number}" for number in range(5)]
     for name in names:
         control_plane.kubectl("-n", space, "create", "configmap", name)
@@ -403,10 +403,10 @@ def test_the_resolver_of_secrets_has_its_time_and_no_more(
     proxy: Proxy, caller: Caller, space: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     proxy.fault("GET", "/secrets/db", drip_head, times=9)
-    monkeypatch.setattr(_kube, "Within", lambda _: Within(1.0))
+    monkeypatch.setattr(clusters, "Within", lambda _: Within(1.0))
     began = time.monotonic()
     with pytest.raises(TemporaryError, match="gave no answer in time"):
-        _kube.read_secret(caller.environ, "current", space, "db", "password")
+        clusters.read_secret(caller.environ, "current", space, "db", "password")
     assert time.monotonic() - began < 2.5
 
 

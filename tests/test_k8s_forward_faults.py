@@ -19,12 +19,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from websocket import ABNF
 
-from runbook.actions import _kube_forward as forward
-from runbook.actions import _kube_kinds as kinds
-from runbook.actions import _kube_tunnel as tunnels
-from runbook.actions import _kube_websocket as frames
-from runbook.actions._kube import ForbiddenError, connect
-from runbook.actions._kube_kinds import Ref
+from runbook.actions._kube import forward, kinds
+from runbook.actions._kube import tunnel as tunnels
+from runbook.actions._kube import websocket as frames
+from runbook.actions._kube.cluster import ForbiddenError, connect
+from runbook.actions._kube.kinds import Ref
 from runbook.contract import PermanentError, TemporaryError
 from runbook.sandbox import surroundings
 from tests import http_server

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from runbook.actions._kube_owners import owners
-from runbook.actions._kube_reasons import of_pod, said
+from runbook.actions._kube.owners import owners
+from runbook.actions._kube.reasons import of_pod, said
 from tests.command import Commands
 from tests.kube import Caller
 from tests.testbed.plane import Plane

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from runbook.actions._kube_manifest_places import OWNED
+from runbook.actions._manifest.places import OWNED
 from runbook.interpreter.errors import Exit
 from runbook.runner.store import Store
 from tests import emergency, kube_cases

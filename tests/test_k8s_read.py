@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from runbook.actions._kube import read_secret
-from runbook.actions._kube_forward import open_service
+from runbook.actions._kube.cluster import read_secret
+from runbook.actions._kube.forward import open_service
 from runbook.contract import PermanentError, Sensitive, TemporaryError
 from tests.kube import Caller, opened
 from tests.test_k8s_change import custom_definition, service

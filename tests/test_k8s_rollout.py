@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 import runbook
-from runbook.actions._kube import connect
-from runbook.actions._kube_kinds import Ref
-from runbook.actions._kube_reasons import LAST_LOOK
+from runbook.actions._kube.cluster import connect
+from runbook.actions._kube.kinds import Ref
+from runbook.actions._kube.reasons import LAST_LOOK
 from runbook.contract import PermanentError, TemporaryError
 from runbook.runner.session import Ended, Options, World
 from runbook.runner.store import Store

@@ -19,11 +19,11 @@ from typing import Any
 import pytest
 import yaml
 
-from runbook.actions import _kube_config
-from runbook.actions._kube_config import Access, access, context_name
-from runbook.actions._kube_connection import Target
-from runbook.actions._kube_login import Credentials, Login
-from runbook.actions._kube_transport import Within
+from runbook.actions._kube import config as reading
+from runbook.actions._kube.config import Access, access, context_name
+from runbook.actions._kube.connection import Target
+from runbook.actions._kube.login import Credentials, Login
+from runbook.actions._kube.transport import Within
 from runbook.contract import PermanentError, TemporaryError
 from tests.context import LocalContext
 from tests.kube import Caller, opened
@@ -138,7 +138,7 @@ def test_in_a_pod_its_service_account_is_used(
     account.mkdir()
     (account / "token").write_text(control_plane.kubectl("-n", space, "create", "token", "runner"))
     (account / "ca.crt").write_bytes((control_plane.folder / "certs/apiserver.crt").read_bytes())
-    monkeypatch.setattr(_kube_config, "_ACCOUNT", account)
+    monkeypatch.setattr(reading, "_ACCOUNT", account)
     caller = Caller(control_plane, tmp_path)
     caller.environ = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(control_plane.port)}
     for context in ("current", "in-cluster"):

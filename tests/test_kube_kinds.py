@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from runbook.actions import _kube_kinds as kinds
-from runbook.actions._kube import Cluster, connect
-from runbook.actions._kube_kinds import Kind
+from runbook.actions._kube import kinds
+from runbook.actions._kube.cluster import Cluster, connect
+from runbook.actions._kube.kinds import Kind
 from runbook.contract import PermanentError
 from tests.context import LocalContext
 from tests.kube import Caller

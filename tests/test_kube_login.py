@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import yaml
 
-from runbook.actions._kube import connect
-from runbook.actions._kube_kinds import NAMESPACE, POD, Ref, known
-from runbook.actions._kube_websocket import upgrade
+from runbook.actions._kube.cluster import connect
+from runbook.actions._kube.kinds import NAMESPACE, POD, Ref, known
+from runbook.actions._kube.websocket import upgrade
 from runbook.contract import PermanentError, TemporaryError
 from tests.command import Commands
 from tests.kube import Caller, opened

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from runbook.actions._kube_patch import applied, difference, inverse, is_there
-from runbook.actions._kube_paths import UnpatchableError, merge_key, misfit, observed, text, touches
+from runbook.actions._kube.patch import applied, difference, inverse, is_there
+from runbook.actions._kube.paths import UnpatchableError, merge_key, misfit, observed, text, touches
 
 NAMES = st.sampled_from(["a", "b", "c/d", "e.f", "0"])
 SCALARS = st.one_of(st.integers(-3, 3), st.sampled_from(["x", "y", ""]), st.booleans())

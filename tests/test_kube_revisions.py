@@ -14,12 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runbook.actions import _kube_kinds as kinds
-from runbook.actions import _kube_revisions as revisions
-from runbook.actions._kube import Cluster
-from runbook.actions._kube_kinds import Kind, Ref
-from runbook.actions._kube_revisions import RESTARTED_AT, Revision
-from runbook.actions._kube_transport import Within
+from runbook.actions._kube import kinds, revisions
+from runbook.actions._kube.cluster import Cluster
+from runbook.actions._kube.kinds import Kind, Ref
+from runbook.actions._kube.revisions import RESTARTED_AT, Revision
+from runbook.actions._kube.transport import Within
 
 STATEFUL = Kind("apps", "v1", "statefulsets", "StatefulSet")
 BEGAN = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)

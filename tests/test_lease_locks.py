@@ -386,7 +386,7 @@ def test_a_namespace_that_is_not_there_is_named(desk: Desk) -> None:
 RACERS = """
 import os, sys, time
 from pathlib import Path
-from runbook.actions import _kube_leases
+from runbook.actions._kube import leases as kube_leases
 from runbook.runner.lease_api import Leases
 from runbook.runner.lease_locks import LeaseLocks
 kubeconfig, namespace, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
@@ -402,7 +402,7 @@ for number in range(20):
         continue
     run = f"run-{number}"
     environ = {"KUBECONFIG": kubeconfig}
-    leases = Leases(lambda: _kube_leases.connect(environ, "current", namespace, folder, 30.0), "here")
+    leases = Leases(lambda: kube_leases.connect(environ, "current", namespace, folder, 30.0), "here")
     mine = LeaseLocks(leases, run, run)
     while not (folder / "start").exists():
         time.sleep(0.001)

@@ -173,9 +173,9 @@ def test_through_a_port_forward(tmp_path: Path, postgres: Postgres, monkeypatch:
         assert (host, port, namespace) == ("db.shop", 5432, "n")
         yield postgres.host, postgres.port
 
-    stand_in = types.ModuleType("runbook.actions._kube_forward")
+    stand_in = types.ModuleType("runbook.actions._kube.forward")
     stand_in.open_service = open_service  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "runbook.actions._kube_forward", stand_in)
+    monkeypatch.setitem(sys.modules, "runbook.actions._kube.forward", stand_in)
     given = {"host": "db.shop", "user": "postgres", "password": postgres.password, "via": "k8s", "namespace": "n"}
     assert query(tmp_path, {**given, "sql": "SELECT 1"})["value"] == 1
 

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runbook.actions._registry_login import Credentials, challenge, stored
-from runbook.actions._registry_reference import Reference, parse_reference
+from runbook.actions._oci.login import Credentials, challenge, stored
+from runbook.actions._oci.reference import Reference, parse_reference
 from runbook.actions.registry import ImageExists
 from runbook.contract import PermanentError, TemporaryError
 from tests import container_registry as images

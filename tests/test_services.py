@@ -316,9 +316,9 @@ def test_prometheus_through_a_port_forward(tmp_path: Path, server: Server, monke
         opened.append((host, port, context, namespace))
         yield "127.0.0.1", server.port
 
-    stand_in = types.ModuleType("runbook.actions._kube_forward")
+    stand_in = types.ModuleType("runbook.actions._kube.forward")
     stand_in.open_service = open_service  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "runbook.actions._kube_forward", stand_in)
+    monkeypatch.setitem(sys.modules, "runbook.actions._kube.forward", stand_in)
     server.answers["/api/v1/query"] = vector(({}, "1"))
     given = {"url": "http://prometheus.shop:9090", "query": "up", "via": "k8s", "context": "prod", "namespace": "n"}
     with LocalContext(tmp_path) as ctx:
