@@ -56,7 +56,7 @@ def by_name(name: str) -> type[Change[Any]]:
 states = st.none() | st.tuples(st.binary(max_size=200), st.sampled_from([0o600, 0o644, 0o755, 0o400]))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     was=states,
     content=st.text(max_size=50),

@@ -175,7 +175,7 @@ def test_json_and_yaml_there_and_back(value: Any) -> None:
 
 
 @given(st.lists(printable, min_size=1, max_size=4))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_shell_reads_back_what_was_quoted(words: list[str]) -> None:
     assert shlex.split(shell_quote(words)) == words
     line = f"printf '%s\\0' {shell_quote(words)}"

@@ -129,7 +129,7 @@ def test_an_intent_without_a_result_is_settled_by_looking(host: Host, now: str, 
     assert found.inverse == intent.inverse
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(old=st.one_of(st.none(), st.integers(), st.text(max_size=5)), new=st.one_of(st.integers(), st.text(max_size=5)))
 def test_an_inverse_leads_back(host: Host, old: Any, new: Any) -> None:
     Cell.now = {"x": old}
@@ -339,7 +339,7 @@ def test_threads_are_used_again_and_a_hanging_one_holds_nobody() -> None:
     assert all(thread.daemon for thread in threading.enumerate() if thread.name.startswith("action-"))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.dictionaries(st.text(max_size=3), st.one_of(st.text(max_size=20), st.integers(), st.lists(st.text(max_size=4))))
 )

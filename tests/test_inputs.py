@@ -203,7 +203,7 @@ DECLARED = st.builds(
 ).filter(lambda one: not one.enum or one.type == "string")
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=2000)
 @given(DECLARED, ANYTHING, st.text(max_size=30))
 def test_nothing_raises_and_what_passes_passes_again(one: Input, anything: Any, text: str) -> None:
     values, problems = coerce((one,), {"x": anything}, {"X": text}, HERE)

@@ -65,7 +65,7 @@ def test_an_undo_is_the_identity_whoever_wrote_what_before(control_plane: Plane,
     space = control_plane.namespace()
     numbers = itertools.count()
 
-    @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=40, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(st.lists(st.tuples(WHO, DATA, DATA), max_size=4), DATA, DATA)
     def law(
         history: list[tuple[str, dict[str, str], dict[str, str]]], data: dict[str, str], labels: dict[str, str]
@@ -85,7 +85,7 @@ def test_an_undo_is_the_identity_for_lists_of_containers(control_plane: Plane, c
     space = control_plane.namespace()
     numbers = itertools.count()
 
-    @settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=30, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(st.lists(st.tuples(WHO, CONTAINERS), min_size=1, max_size=3), CONTAINERS)
     def law(history: list[tuple[str, list[dict[str, Any]]]], containers: list[dict[str, Any]]) -> None:
         name = f"it-{next(numbers)}"

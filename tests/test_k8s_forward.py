@@ -221,7 +221,7 @@ def test_what_goes_in_comes_out_whole_and_in_order(control_plane: Plane, caller:
         with forward.open_service(ctx, f"web.{space}", PORT) as at:
 
             @given(talks())
-            @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+            @settings(max_examples=30, suppress_health_check=list(HealthCheck), database=None)
             def law(talk: dict[str, Any]) -> None:
                 number = len(heard)
                 head = json.dumps(talk | {"number": number}).encode()

@@ -119,7 +119,7 @@ def test_what_is_no_frame_is_refused_and_nothing_else_happens(content: bytes, st
 
 
 @given(st.lists(st.binary(min_size=1, max_size=3000), max_size=5), st.data())
-@settings(deadline=None, suppress_health_check=list(HealthCheck))
+@settings(suppress_health_check=list(HealthCheck))
 def test_a_part_is_never_taken_for_the_whole(parts: list[bytes], data: st.DataObject) -> None:
     """Wherever the connection breaks: all of it came and it ended well, or a beginning came and it did not."""
     wire = BEGUN + b"".join(frame(0, part) for part in parts) + CLOSED

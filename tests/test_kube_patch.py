@@ -78,7 +78,7 @@ def undone(tree: Any, patch: Any, kind: str) -> tuple[Any, Any]:
     return after, applied(after, back, kind)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(maps(SCALARS), maps(st.one_of(SCALARS, st.none(), st.lists(SCALARS, max_size=2))))
 def test_a_merge_patch_and_its_inverse_are_nothing(tree: Any, patch: Any) -> None:
     assume(misfit(tree, touches(patch, "merge")) is None)
@@ -86,7 +86,7 @@ def test_a_merge_patch_and_its_inverse_are_nothing(tree: Any, patch: Any) -> Non
     assert bare(back) == bare(tree)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(PODS, POD_PATCHES)
 def test_a_strategic_patch_and_its_inverse_are_nothing(tree: Any, patch: Any) -> None:
     after, back = undone(tree, patch, "strategic")
@@ -94,7 +94,7 @@ def test_a_strategic_patch_and_its_inverse_are_nothing(tree: Any, patch: Any) ->
     assert is_there(after, patch, "strategic")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(PODS, POD_PATCHES, st.dictionaries(st.sampled_from(["other", "more"]), st.just("here")))
 def test_an_inverse_leaves_what_others_wrote_meanwhile(tree: Any, patch: Any, theirs: dict[str, str]) -> None:
     touched = touches(patch, "strategic")
@@ -104,7 +104,7 @@ def test_an_inverse_leaves_what_others_wrote_meanwhile(tree: Any, patch: Any, th
     assert (applied(meanwhile, back, "strategic")["metadata"].get("annotations") or {}) == theirs
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_a_json_patch_and_its_inverse_are_nothing(data: st.DataObject) -> None:
     tree = data.draw(maps(st.one_of(SCALARS, st.lists(SCALARS, max_size=3))))
@@ -136,7 +136,7 @@ def pointers(tree: Any, here: str) -> Any:
         yield from pointers(value, place)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(PODS, POD_PATCHES)
 def test_a_patch_touches_all_that_it_changes(tree: Any, patch: Any) -> None:
     touched = touches(patch, "strategic")

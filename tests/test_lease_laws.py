@@ -143,7 +143,7 @@ STEP = st.tuples(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.tuples(*[st.sampled_from([0.95, 1.0, 1.05])] * 3), st.lists(STEP, min_size=25, max_size=50))
 def test_two_are_never_sure_of_one_lock(rates: tuple[float, ...], course: list[Any]) -> None:
     actors = Actors(rates)

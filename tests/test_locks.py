@@ -130,7 +130,7 @@ def test_eight_processes_exclude_each_other_and_no_token_is_given_twice(tmp_path
     assert sorted(tokens) == list(range(1, 161))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=4),
     st.lists(st.sampled_from(["x", "y"]), max_size=3),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runbook.contract import Absent, Check, Context, Notify, Outputs, PermanentError, TemporaryError
@@ -111,7 +111,7 @@ def refused(ended: Ended) -> bool:
     return ended.exit == Exit.REFUSED
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=120)
 @given(st.lists(st.recursive(LEAF, blocks, max_leaves=8), min_size=1, max_size=3))
 def test_a_run_is_refused_exactly_when_it_would_fail_for_what_is_missing(steps: list[Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -165,7 +165,7 @@ CHANGES = st.lists(
 
 
 @given(CHANGES, st.sampled_from(["RollingUpdate", "Recreate"]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_world_comes_to_rest_where_it_was_told_to(changes: list[tuple[str, Any]], strategy: str) -> None:
     world = World()
     controllers = Controllers(world, SICK)

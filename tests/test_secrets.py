@@ -120,7 +120,7 @@ def test_base64_that_was_wrapped_into_lines_is_masked(box: Secrets, width: int, 
 
 
 @given(st.integers(8, 16), st.sampled_from(["plain", "base64", "hex", "url"]), st.integers(0, 3))
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_output_that_was_cut_inside_a_secret_shows_no_half_of_it(
     box: Secrets, shown: int, encoding: str, shape: int
 ) -> None:
@@ -194,7 +194,7 @@ around = st.text(max_size=12)
 
 
 @given(values, around, around, st.sampled_from(sorted(ENCODINGS)), st.integers(0, 3))
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_masked_text_never_holds_the_value_in_any_encoding(
     tmp_path: Path, value: str, before: str, after: str, encoding: str, shift: int
 ) -> None:
@@ -236,7 +236,7 @@ hostile = st.recursive(
 
 
 @given(hostile)
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_what_is_sealed_is_opened_to_the_same(box: Secrets, value: Any) -> None:
     wire = json.dumps(to_wire(box.seal(value)), ensure_ascii=False)
     assert box.reveal(from_wire(json.loads(wire)), None) == value
@@ -245,7 +245,7 @@ def test_what_is_sealed_is_opened_to_the_same(box: Secrets, value: Any) -> None:
 
 
 @given(hostile)
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_text_from_the_world_never_becomes_a_secret(box: Secrets, value: Any) -> None:
     masked = box.mask(value)
     back = from_wire(json.loads(json.dumps(to_wire(masked))))
