@@ -76,12 +76,23 @@ def newest_begun() -> str:
     """The newest run that began its work, or `last` where there is none."""
     for folder in store().runs()[-RECENT:][::-1]:
         try:
-            view, _ = view_of(folder)
+            if not _merely_refused(folder):
+                return folder.id
         except RunbookError:
             return folder.id  # damaged: whoever wants it is told so
-        if view.exit != int(Exit.REFUSED) or view.ended is None or view.changes() or view.unfinished:
-            return folder.id
     return "last"
+
+
+def _merely_refused(folder: RunFolder) -> bool:
+    """Whether a run ended before its work began. A record is read whole only where its last word leaves that open."""
+    journal = Journal.open(folder.journal, readonly=True)
+    try:
+        ended = journal.last("run.ended")
+        if ended is None or ended.data.get("exit") != int(Exit.REFUSED) or ended.data.get("unfinished"):
+            return False
+        return not fold(journal.events()).changes()
+    finally:
+        journal.close()
 
 
 @click.command(short_help="List the runs, newest first.")
