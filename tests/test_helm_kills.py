@@ -90,7 +90,9 @@ class Mortal(App):
 
     def last(self) -> tuple[int, str]:
         """Number and status of the newest revision; (0, "") where there is none."""
-        labels = [item["metadata"]["labels"] for item in self.plane.read(self.space, "secrets", "-lowner=helm")["items"]]
+        labels = [
+            item["metadata"]["labels"] for item in self.plane.read(self.space, "secrets", "-lowner=helm")["items"]
+        ]
         return max(((int(found["version"]), str(found["status"])) for found in labels), default=(0, ""))
 
     def killed(self, seconds: float, *, at_work: bool) -> Killed:
