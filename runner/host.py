@@ -206,6 +206,10 @@ class Host:
                 return []  # its step says so, better: here secrets are still sealed
             impl = kind()
             try:
+                self._may_rehearse(impl)
+            except PermanentError as error:
+                return [error.message]
+            try:
                 said = impl.preflight(args, ctx)
             except PermanentError as error:
                 said = [contract.Absent(error.message)]
@@ -225,6 +229,11 @@ class Host:
 
     # -- parts of phases
 
+    def _may_rehearse(self, impl: contract.Action[Any]) -> None:
+        """PermanentError in a sandbox for an action of somebody else's that does not say how it reaches out."""
+        if not impl.rehearsed and not type(impl).__module__.startswith("runbook."):
+            self.surroundings.permit("plug-in", impl.name)
+
     def _open(self, call: Call, ctx: HostContext) -> tuple[contract.Action[Any], Any, Mapping[str, Any] | None]:
         """The action with its parameters, revealed and checked; and its outputs, if the surroundings answer for it."""
         if ctx.opened is None:
@@ -236,7 +245,10 @@ class Host:
             wrong = list(impl.check(args))
             if wrong:
                 raise PermanentError("; ".join(wrong))
-            ctx.opened = impl, args, self.surroundings.answer(call.action, given)
+            answered = self.surroundings.answer(call.action, given)
+            if answered is None:
+                self._may_rehearse(impl)
+            ctx.opened = impl, args, answered
         found: tuple[contract.Action[Any], Any, Mapping[str, Any] | None] = ctx.opened
         return found
 

@@ -31,6 +31,10 @@ from runbook.sandbox.releases import Releases
 from runbook.sandbox.scenario import Answer, Answers, Scenario, built_in, read
 from runbook.sandbox.world import World
 
+_HINT_PLUGIN = (
+    "nobody says that it reaches nothing outside: give it an `answers:` entry in the scenario, or in its class "
+    "`rehearsed = True` once it asks ctx.permit (CONTRIBUTING.md)"
+)
 _HINT = "the sandbox reaches nothing but itself; give the action an `answers:` entry in the scenario"
 _PREFIX = "runbook-simulated-"
 _KEPT = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "TERM", "TMPDIR", "TZ", "USER", "LOGNAME", "NO_COLOR", "SHELL")
@@ -86,6 +90,8 @@ class SimulatedSurroundings:
             return
         if what == "process" and target in {"helm", str(Path(self.coordinates.tools) / "helm")}:
             return
+        if what == "plug-in":
+            raise PermanentError(f"SIMULATED: refused in the sandbox: {what} {target}", _HINT_PLUGIN)
         shown = _host(target) if what == "url" else target
         raise PermanentError(f"SIMULATED: refused in the sandbox: {what} {shown}", _HINT)
 

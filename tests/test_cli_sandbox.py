@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ from runbook.interpreter.errors import Exit
 from tests.command import Commands, Screen, end, until
 from tests.http_server import serving
 from tests.test_cli import the_run
+from tests.test_registry import PLUGIN, install_editable
 
 WORLD = """\
 scenario: 1
@@ -130,6 +132,38 @@ def test_what_would_reach_anything_else_is_refused(cli: Commands) -> None:
     planned = cli("plan", "outside.yaml", "--sandbox", "world.yaml", "--output", "json")
     rows = {row["id"]: row for row in json.loads(planned.out)["rows"]}
     assert [rows[name]["verdict"] for name in ("writes", "copies")] == ["failed", "failed"], "a plan says so, too"
+
+
+WEATHER = """\
+runbook: 1
+name: weather
+steps:
+  - {id: look, action: weather.dry, with: {file: flag}}
+  - {id: rain, action: weather.set, with: {file: flag, to: rain}}
+"""
+
+
+def test_a_plug_in_that_says_nothing_of_rehearsals_is_refused_in_one(cli: Commands) -> None:
+    """And in the plan; what says that it is rehearsed runs, what the scenario answers, too."""
+    flag = cli.folder / "flag"
+    flag.write_text("sun")
+    cli.write("weather.yaml", WEATHER)
+    path = os.pathsep.join([str(PLUGIN / "src"), str(install_editable(cli.folder / "site"))])
+    installed = {"PYTHONPATH": path}
+    refused = cli("run", "weather.yaml", "--sandbox", "world.yaml", "--yes", environ=installed)
+    assert refused.code == Exit.FAILED
+    assert "✓ look" in refused.out
+    assert "SIMULATED: refused in the sandbox: plug-in weather.set" in refused.out
+    planned = cli("plan", "weather.yaml", "--sandbox", "world.yaml", "--output", "json", environ=installed)
+    verdicts = {row["id"]: row["verdict"] for row in json.loads(planned.out)["rows"]}
+    assert verdicts == {"look": "yes", "rain": "failed"}
+    cli.write("answering.yaml", WORLD + "  - {action: weather.set, outputs: {previous: sun}}\n")
+    answered = cli("run", "weather.yaml", "--sandbox", "answering.yaml", "--yes", environ=installed)
+    assert answered.code == 0, answered.out + answered.err
+    assert flag.read_text() == "sun"
+    real = cli("run", "weather.yaml", "--yes", environ=installed)
+    assert real.code == 0, real.out + real.err
+    assert flag.read_text() == "rain"
 
 
 def _failed(event: dict[str, Any]) -> bool:

@@ -316,16 +316,19 @@ def test_an_installed_plugin_is_found_and_used(tmp_path: Path) -> None:
 
 
 def test_a_plugin_that_is_installed_editable_is_found_too(tmp_path: Path) -> None:
-    """As pip leaves it: a .dist-info that lists no package files, and a .pth with the source folder."""
     import os
 
-    site = tmp_path / "site"
+    run_with_plugin(install_editable(tmp_path / "site"), tmp_path, str(PLUGIN / "src") + os.pathsep)
+
+
+def install_editable(site: Path) -> Path:
+    """As pip leaves it: a .dist-info that lists no package files, and a .pth with the source folder."""
     info = site / "runbook_weather-0.1.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: runbook-weather\nVersion: 0.1\n")
     (info / "entry_points.txt").write_text("[runbook.actions]\nweather = runbook_weather.actions:ACTIONS\n")
     (info / "RECORD").write_text("runbook_weather.pth,,\n")
-    run_with_plugin(site, tmp_path, str(PLUGIN / "src") + os.pathsep)
+    return site
 
 
 def run_with_plugin(site: Path, tmp_path: Path, more: str = "") -> None:

@@ -249,6 +249,8 @@ class Action(Generic[A]):
     extra: ClassVar[str | None] = None  # the optional dependency that it needs (`postgres`)
     brings: ClassVar[bool] = False  # may make what later steps need and preflight misses: a namespace, a kind, a tool
     lane: ClassVar[str] = ""  # notify: '' = the family
+    rehearsed: ClassVar[bool] = False  # a plug-in's word that it reaches out by `ctx.permit` and `ctx.address` only;
+    # a sandbox lets no other one act or look
     depends: ClassVar[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {}
     # parameter -> literal value -> what then differs (`{"method": {"GET": {"effect": "read", "idempotent": True}}}`)
 
