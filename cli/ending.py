@@ -9,7 +9,7 @@ import click
 from runbook.cli.screen import PHASES
 from runbook.cli.terminal import Terminal
 from runbook.interpreter.errors import Exit, InvalidError, RunbookError
-from runbook.runner.run_tree import QuestionView, RoundView, StepView, step_of
+from runbook.runner.run_tree import CallView, QuestionView, RoundView, StepView, step_of
 from runbook.runner.view import RunView
 from runbook.runner.wording import end_of, moment, one_line, span, status_word, stop_reason, tame, value
 
@@ -68,14 +68,26 @@ def _round(view: RunView, later: RoundView, terminal: Terminal) -> list[str]:
     if later.exit:
         error = later.error or {}
         first, *more = tame(str(error.get("message") or status_word(later.status))).splitlines() or [""]
-        hint = [("", one_line(str(error["hint"])))] if error.get("hint") else []
+        said = error.get("hint") if not later.no_inverse else ""  # that one's stands below
+        hint = [("", one_line(str(said)))] if said else []
         rows = [("What", first), *(("", line) for line in more[:MANY]), *hint, *rows]
     rows += _left(view)
     if later.exit:
-        why = "when the reason is gone" if later.what == "undo" else "takes back what stands"
-        if later.what == "undo" or _can_be_undone(view):
-            rows.append(("Next", f"runbook undo {view.id}   ({why})"))
+        rows += _after_round(view, later)
     return ["", f"{terminal.status(later.status, title)}{simulated}", *_laid_out(rows, terminal)]
+
+
+def _after_round(view: RunView, later: RoundView) -> list[tuple[str, str]]:
+    """The commands that go on after an undo, or a clean-up, that did not come to its end."""
+    if later.what != "undo":
+        return [("Next", f"runbook undo {view.id}   (takes back what stands)")] if _can_be_undone(view) else []
+    again = [] if later.no_inverse else [f"runbook undo {view.id}   (when the reason is gone)"]
+    if later.stuck:
+        from runbook.cli.undoing import accepting
+
+        seen = f"you have seen to {one_line(later.stuck)}: it stays as it is, the others are taken back"
+        again.append(f"{accepting(view.id, later.stuck)}   ({seen})")
+    return _list("Next", again or [f"runbook undo {view.id}"])
 
 
 def _laid_out(rows: list[tuple[str, str]], terminal: Terminal) -> list[str]:
@@ -152,11 +164,19 @@ def _left(view: RunView) -> list[tuple[str, str]]:
     rows = []
     for call in view.left():
         state = "stands" if call.status == "succeeded" else f"{status_word(call.status)}: perhaps done, perhaps in part"
-        why = f": {one_line(call.undo_error)}" if call.undo_error else ", no undo for it" if call.irreversible else ""
-        rows.append(f"{call.op} ({call.action}) {state}{why}")
+        rows.append(f"{call.op} ({call.action}) {state}{_why_left(view, call)}")
     if not rows and not view.unfinished:
         return [("Left", "nothing: no change of this run stands" if view.changes() else "nothing: no change was made")]
     return [*_list("Left", rows), *_list("Clean-up", [phase_of(entry) for entry in view.unfinished])]
+
+
+def _why_left(view: RunView, call: CallView) -> str:
+    told = view.accepted_of(call.op)
+    if told is not None:
+        return f", accepted by {one_line(told.by)} {moment(told.wall)}" + (
+            f": {one_line(told.why)}" if told.why else ""
+        )
+    return f": {one_line(call.undo_error)}" if call.undo_error else ", no undo for it" if call.irreversible else ""
 
 
 def phase_of(entry: object) -> str:
@@ -207,7 +227,8 @@ def _asked(question: QuestionView) -> str:
 
 def _can_be_undone(view: RunView) -> bool:
     """Whether an undo may find anything: what is irreversible stays."""
-    return any(call.status == "succeeded" and not call.irreversible for call in view.left())
+    standing = (call for call in view.left() if view.accepted_of(call.op) is None)
+    return any(call.status == "succeeded" and not call.irreversible for call in standing)
 
 
 def choices_of(kind: str) -> str:

@@ -151,7 +151,7 @@ class _Line:
     initiator: str = ""
     simulated: bool = False
     error: str = ""
-    after: str = ""  # `undone`, where an undo came later
+    after: str = ""  # `undone`, where an undo came later, or how far it came
 
 
 def _line(folder: RunFolder) -> _Line:
@@ -176,7 +176,9 @@ def _after(view: RunView) -> str:
     later = view.last_round
     if later is None or later.what != "undo":
         return ""
-    return "undone" if later.status == "succeeded" else "undo failed" if later.ended else "undo not ended"
+    if later.status != "succeeded":
+        return "undo failed" if later.ended else "undo not ended"
+    return f"undone but for {len(view.accepted)} accepted" if view.accepted else "undone"
 
 
 @click.command(short_help="Show a run and what to do next.")

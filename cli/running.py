@@ -133,13 +133,19 @@ def resume(run: str, scenario: str, cleanup: bool, **flags: Any) -> int:
 @click.command(short_help="Take back what a run changed.")
 @click.argument("run", default="last", shell_complete=complete_runs)
 @preparing.sandbox_option
+@click.option("--accept", multiple=True, metavar="STEP", help="Leave what STEP did as it is: I have seen to it.")
+@click.option("--why", default="", help="Why it is accepted, for the journal and the report.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be taken back, and where it would stop.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @NO_PREFLIGHT
 @IN_DOUBT
 @OUTPUT
 @VERBOSE
-def undo(run: str, scenario: str, yes: bool, **flags: Any) -> int:
+def undo(run: str, scenario: str, accept: tuple[str, ...], dry_run: bool, yes: bool, **flags: Any) -> int:
     """Take back what a run changed, newest first. Durable: an undo that was killed is resumed.
+
+    It stops at a change that nothing takes back, and at one whose inverse fails or is refused (somebody else changed
+    the object). See to that one by hand, then go on without it: --accept STEP, which is kept in the journal.
 
     Without RUN, or with `last`: the newest one that was not merely refused.
     """
@@ -147,27 +153,24 @@ def undo(run: str, scenario: str, yes: bool, **flags: Any) -> int:
 
     run = acted_on(run)
     terminal = Terminal.of_process()
-    options = session.Options(in_doubt=flags["in_doubt"], preflight=not flags["no_preflight"])
-    if terminal.asks and not yes and flags["output"] == "text":
-        _agree_to_undo(run, terminal)
+    options = session.Options(
+        in_doubt=flags["in_doubt"], preflight=not flags["no_preflight"], accept=accept, why=flags["why"]
+    )
     with preparing.world(scenario) as around:
+        if dry_run or (terminal.asks and not yes and flags["output"] == "text"):
+            from runbook.cli import undoing
+
+            stands = session.undo_plan(run, world=around, options=options)
+            for line in undoing.lines(stands, run, terminal):
+                (click.echo if dry_run else terminal.say)(line)
+            if dry_run:
+                return int(Exit.SUCCEEDED)
+            terminal.confirm(undoing.question(stands))
 
         def play(world: World, listeners: list[Listener], ask: Ask | None) -> Ended:
             return session.undo(run, world=world, options=options, listeners=listeners, ask=ask)
 
         return follow(play, around, terminal, flags["output"], verbose=flags["verbose"], before=run)
-
-
-def _agree_to_undo(run: str, terminal: Terminal) -> None:
-    view, _ = view_of(store().find(run))
-    stands = view.left()
-    terminal.say(f"{view.name}  run {view.id}")
-    if not stands:
-        terminal.say("  no change of this run stands")
-    for call in reversed(stands):
-        note = "  nothing takes it back" if call.irreversible else ""
-        terminal.say(f"  take back {call.op}  {terminal.paint(call.action, 'dim')}{terminal.paint(note, 'yellow')}")
-    terminal.confirm("Undo?")
 
 
 @click.command(short_help="Stop a run; its clean-up runs.")

@@ -119,8 +119,8 @@ class Lines:
             case "stop" if event.key.startswith("@"):
                 then = STOPS.get(event.key.partition("~")[0], "")
                 yield f"{stamp}{paint('■', 'yellow')} {_said(data, 'why') or 'stopped'}{then}"
-            case "undone":
-                yield stamp + self._taken_back(event)
+            case "undo.begun" | "undone":
+                yield from (stamp + line for line in self._undoing(event))
             case "resumed":
                 yield f"{stamp}resumed"
             case "log" if self.view.is_own_word(event.key):
@@ -132,13 +132,18 @@ class Lines:
             case "log" if self._verbose:
                 yield stamp + paint(f"{step} | {_said(data, 'text')}", "dim")
 
-    def _taken_back(self, event: Event) -> str:
-        """One change of an undo."""
-        error = event.data.get("error")
-        why = f": {one_line(str(error))}" if error else ""
-        if event.data.get("ok", True):
-            return f"{self._terminal.paint('✓', 'green')} took back {event.key}"
-        return self._terminal.paint(f"✗ could not take back {event.key}{why}", "red")
+    def _undoing(self, event: Event) -> Iterator[str]:
+        """What an undo was told to leave, or one change of it."""
+        data, paint = event.data, self._terminal.paint
+        if event.kind == "undo.begun":
+            why = f": {_said(data, 'why')}" if data.get("why") else ""
+            for path in data.get("accepted") or ():
+                yield f"{paint('·', 'cyan')} {path} is left as it is, accepted by {_said(data, 'initiator')}{why}"
+        elif data.get("ok", True):
+            yield f"{paint('✓', 'green')} took back {event.key}"
+        else:
+            why = f": {_said(data, 'error')}" if data.get("error") else ""
+            yield paint(f"✗ could not take back {event.key}{why}", "red")
 
     def _retried(self, call_key: str) -> Iterator[str]:
         """Why there is another attempt; a poll's "not yet" is said once."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from runbook.interpreter.effects import Call, Record
@@ -29,6 +29,7 @@ class Done:
     returns: Done | None = None  # this change was the return of that temporary one
     open: bool = False  # a temporary change that is not back
     undone: bool = False
+    accepted: bool = False  # somebody saw to it by hand, or leaves it as it is: no undo touches it
     covered: bool = False  # the undo steps of an enclosing block stand for it
 
 
@@ -52,7 +53,13 @@ class Log(list[Done]):
     def within(self, path: str, *, own: bool = True) -> list[Done]:
         """What is to be taken back under `path`. `own`: the change of that very step too."""
         outer = plain(path)
-        return [d for d in self if not d.undone and not d.covered and _within(plain(d.path), outer, own)]
+        return [d for d in self if not (d.undone or d.covered or d.accepted) and _within(plain(d.path), outer, own)]
+
+    def accept(self, paths: Collection[str]) -> None:
+        """Leave these changes as they are, for good. With a temporary change goes its return: they are a pair."""
+        for done in self:
+            if done.path in paths or (done.returns is not None and done.returns.path in paths):
+                done.accepted, done.open = True, False
 
     def lend(self, path: str) -> None:
         """A temporary step ended that is more than one action: all that it changed is given back where it stands."""

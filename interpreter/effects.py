@@ -78,7 +78,7 @@ class Fault:
     message: str
     kind: str = "permanent"
     # permanent | temporary | timeout | cancelled | verdict (a check says no) | expression | refused | declined | lock |
-    # in_doubt | abandoned | not_started (a call whose intent was never written) | bug
+    # in_doubt | abandoned | not_started (a call whose intent was never written) | no_inverse (an undo's) | bug
     temporary: bool = False
     attempt: int = 1
     hint: str | None = None
@@ -221,6 +221,7 @@ class Effects(Protocol):
         """Tell the journal something that it need not answer. Idempotent by kind and key.
 
         `step.ended` and `warning` by step, `milestone` and `milestone.taken_back` by the step that met it (`name` says
-        which; it is met while one of its steps stands), `undone` by operation, `lane.left` by step.
+        which; it is met while one of its steps stands), `undone` by operation (one that failed by its phase, too),
+        `lane.left` by step.
         """
         ...

@@ -5,7 +5,7 @@ They come after a replay of the run, with keys and boxes of their own; a round t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from runbook.interpreter import lane
@@ -23,8 +23,12 @@ class Rounds(Run):
 
     playbook: Playbook
 
-    async def undo(self, number: int) -> Outcome:
-        """`runbook undo`: the whole log played back by the same code that plays it in a run."""
+    async def undo(self, number: int, accepted: Collection[str] = ()) -> Outcome:
+        """`runbook undo`: the whole log played back by the same code that plays it in a run.
+
+        `accepted`: paths of changes that somebody saw to by hand or leaves as they are, from this round on.
+        """
+        self.log.accept(accepted)
         key = f"@undo[{number}]"
         begun = await self._round(key)
         if begun.by is not None:

@@ -1,8 +1,12 @@
-"""Undo: inverses played back, newest first by journal number, `again` steps last; stops at the first that fails."""
+"""Undo: inverses played back, newest first by journal number, `again` steps last; stops at the first that fails.
+
+What somebody has accepted (`runbook undo RUN --accept STEP`) is not played: the log does not give it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -17,6 +21,11 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 3
 PAUSE = 1.0
+
+
+def in_order(changes: Iterable[Done]) -> list[Done]:
+    """As an undo plays them: newest first, what is done again last."""
+    return sorted(changes, key=lambda done: (done.again, -done.seq))
 
 
 @frozen
@@ -36,13 +45,13 @@ class Playback:
     async def play(self, changes: Sequence[Done], key: str, room: Box) -> Outcome:
         """All of `changes` in the right order; stops at the first inverse that fails."""
         at, played, sure = 0.0, 0, True
-        for done in sorted(changes, key=lambda d: (d.again, -d.seq)):
+        for done in in_order(changes):
             if done.again and self.erase and not played:
                 break  # only restarts are left, and nothing was undone that they would have to see
             out = await self._one(done, f"{key}[{done.seq}]", room)
             at, sure = max(at, out.at), sure and out.sure
             if self.erase:
-                self._erased(done, out)
+                self._erased(done, out, key)
             done.open = done.open and not out.ok
             if not out.ok:
                 message = f"stopped at {done.path}: {out.error.message if out.error else out.status}"
@@ -51,12 +60,12 @@ class Playback:
             played += 1
         return Outcome(outputs={"undone": played}, at=at, sure=sure)
 
-    def _erased(self, done: Done, out: Outcome) -> None:
+    def _erased(self, done: Done, out: Outcome, phase: str) -> None:
         done.undone = out.ok
         if done.returns is not None:  # even if it failed: it may have happened
             done.returns.open = True
-        error = {"error": out.error.message} if out.error is not None else {}
-        self.run.fx.emit("undone", done.path, {"seq": done.seq, "ok": out.ok, **error})
+        error = {"error": out.error.message, "why": out.error.kind} if out.error is not None else {}
+        self.run.fx.emit("undone", done.path, {"seq": done.seq, "ok": out.ok, "phase": phase, **error})
         if out.ok:
             if done.step is not None and done.step.id in done.scope.frame.views:
                 done.scope.frame.change(done.step.id, {"undone": True})
@@ -70,7 +79,7 @@ class Playback:
         if begun.by is not None:
             return stopped(begun, "not started")
         if done.irreversible:
-            return failed(Fault(f"nothing takes {done.action or 'it'} back"), begun, "", done.path)
+            return failed(self._no_inverse(done), begun, "", done.path)
         locks = tuple(name for name in done.locks if name not in self.held)
         if locks:
             record = await fx.lock(key, locks, room)
@@ -82,6 +91,11 @@ class Playback:
         if locks:
             await fx.unlock(key, locks)
         return replace(out, at=max(out.at, begun.at))
+
+    def _no_inverse(self, done: Done) -> Fault:
+        command = f"runbook undo {self.run.info.id} --accept {shlex.quote(done.path)}"
+        hint = f"see to it by hand, then: {command}"
+        return Fault(f"nothing takes {done.action or 'it'} back", kind="no_inverse", hint=hint)
 
     async def _authored(self, done: Done, key: str, room: Box) -> Outcome:
         """The author's `undo: {steps}`."""

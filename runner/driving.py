@@ -8,11 +8,11 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
-from runbook.interpreter.effects import Call, Fault, Question
+from runbook.interpreter.effects import Call, Effects, Fault, Question
 from runbook.interpreter.errors import CrashError, Exit, RefusedError, RunbookError
 from runbook.interpreter.frozen import frozen
 from runbook.interpreter.values import from_wire, to_wire
@@ -26,6 +26,7 @@ from runbook.runner.locks import LockError, Locks
 from runbook.runner.preempting import Ender
 from runbook.runner.questions import Ask
 from runbook.runner.records import Past, fault_to_wire
+from runbook.runner.rounds import Rounds
 from runbook.runner.step_logs import StepLogs
 from runbook.runner.store import RunFolder
 from runbook.runner.world import World, secrets_of
@@ -33,6 +34,7 @@ from runbook.runner.world import World, secrets_of
 if TYPE_CHECKING:
     from runbook.interpreter.engine import Engine, Outcome
     from runbook.interpreter.model import Playbook
+    from runbook.runner.standing import Standing
 
 Listener = Callable[[Event], None]
 
@@ -40,7 +42,8 @@ Listener = Callable[[Event], None]
 @frozen(kw_only=True)
 class Options:
     """What the command line decided. `cleanup_only`: on resume, end what is open and do nothing new. `preflight`: look
-    before the first change whether rights, tools and places are there."""
+    before the first change whether rights, tools and places are there. `accept`: steps whose changes an undo leaves as
+    they are; `why`: in the words of who says so."""
 
     initiator: str = ""
     wait_lock: bool = False
@@ -50,6 +53,8 @@ class Options:
     cleanup_only: bool = False
     yes: bool = False
     preflight: bool = True
+    accept: tuple[str, ...] = ()
+    why: str = ""
     parent: str | None = None
     trigger: Mapping[str, Any] | None = None
     locks: str = ""  # where they live (lock_place.parse); '' = as the playbook or the environment says
@@ -127,19 +132,7 @@ class Run:
         self.started_at = 0.0
         self.resumed_by: str | None = None
         self.plan: str | None = None  # the saved plan that this run applies
-        self.rounds: list[tuple[str, str]] = []  # undo and finish rounds, in order
-        self._closed_rounds: set[str] = set()
-
-    def note_round(self, event: Event) -> None:
-        """Undo and finish rounds that are on record."""
-        if event.kind in ("undo.begun", "finish.begun"):
-            self.rounds.append((event.kind.partition(".")[0], event.key))
-        elif event.kind in ("undo.ended", "finish.ended"):
-            self._closed_rounds.add(event.key)
-
-    def open_round(self) -> tuple[str, str] | None:
-        """The round that was begun and not ended."""
-        return next((round_ for round_ in self.rounds if round_[1] not in self._closed_rounds), None)
+        self.rounds = Rounds()
 
     def open(self, listeners: Sequence[Listener], ask: Ask | None) -> None:
         """Put the parts together."""
@@ -196,21 +189,19 @@ class Run:
                 raise RefusedError(str(held), "--wait-lock waits for it")
             time.sleep(POLL_FAR if self._locks.remote else POLL)
 
-    def drive(self, what: str, round_: str) -> Ended:
-        """Run the engine to its end: the run itself (`run`), an undo, or the clean-up that is left (`finish`)."""
-        from runbook.interpreter.engine import Engine, RunInfo
+    def drive(self, what: str, round_: str, accepted: Sequence[str] = ()) -> Ended:
+        """Run the engine to its end: the run itself (`run`), an undo, or the clean-up that is left (`finish`).
 
-        options = self._options
-        info = RunInfo(
-            self._folder.id, self._playbook.name, options.initiator, self.started_at, options.parent, options.trigger
-        )
-        engine = Engine(self._playbook, self._inputs, info, self.local, interactive=options.interactive)
+        `accepted`: paths of changes that this undo and all later ones leave as they are.
+        """
+        options, engine = self._options, self._engine(self.local)
         self.local.root = {"run": "@run"}.get(what, f"@{what}[{round_}]")
         if options.cleanup_only:
             self.local.cancel_now("only clean-up was asked for")
-        if what != "run" and (what, round_) not in self.rounds:
-            self.rounds.append((what, round_))
-            self.local.add(f"{what}.begun", round_, {"initiator": self.resumed_by})
+        if what != "run" and (what, round_) not in self.rounds.played:
+            self.rounds.begin(what, round_, tuple(accepted))
+            said = {"accepted": list(accepted), "why": options.why} if accepted else {}
+            self.local.add(f"{what}.begun", round_, {"initiator": self.resumed_by, **said})
         try:
             with _signals(self.local):
                 first, last = self.local.run(self._play(engine))
@@ -234,22 +225,52 @@ class Run:
             if refused is not None:
                 return refused, refused
         first = last = await engine.run()
-        for what, round_ in self.rounds:
-            last = await (engine.undo(int(round_)) if what == "undo" else engine.finish(int(round_)))
+        for what, round_ in self.rounds.played:
+            last = await self.rounds.play(engine, what, round_)
         return first, last
+
+    def _engine(self, fx: Effects) -> Engine:
+        from runbook.interpreter.engine import Engine, RunInfo
+
+        options = self._options
+        info = RunInfo(
+            self._folder.id, self._playbook.name, options.initiator, self.started_at, options.parent, options.trigger
+        )
+        return Engine(self._playbook, self._inputs, info, fx, interactive=options.interactive)
+
+    @property
+    def began(self) -> bool:
+        """Whether it is on record that the run began: what only preflight refused did not."""
+        return ("start", "") in self._past.answers
+
+    def standing(self) -> list[Standing]:
+        """What an undo would take back now, in its order, and what it was told to leave. Of a run that has ended."""
+        from runbook.runner import standing
+        from runbook.runner.recall import Recall
+
+        recall = Recall(self._past)
+        return standing.of_run(self._engine(recall), recall, self.rounds)
+
+    def accepting(self, stands: Sequence[Standing]) -> list[str]:
+        """The paths of what the options accept and nobody accepted before. InvalidError: nothing has to be accepted."""
+        from runbook.runner import standing
+
+        done = {str(intent["op"]) for intent in self._past.intents.values()}
+        before = {one.path for one in stands if one.accepted}
+        chosen = standing.chosen(self._options.accept, stands, self.rounds.gone, done)
+        return [path for path in dict.fromkeys(chosen) if path not in before]
 
     def _looks_ahead(self) -> bool:
         """Whether to look before anything is begun what the steps need; not of a run that had begun."""
         options = self._options
-        new = ("start", "") not in self._past.answers and not options.cleanup_only
-        return new and options.preflight and shape.looks_ahead(self._playbook)
+        return not self.began and not options.cleanup_only and options.preflight and shape.looks_ahead(self._playbook)
 
-    def look_before_undo(self) -> None:
-        """RefusedError where what would take back the changes lacks something."""
+    def look_before_undo(self, accepted: Collection[str]) -> None:
+        """RefusedError where what would take back the changes lacks something; not of those that are accepted."""
         from runbook.runner import gate
 
         if self._options.preflight and self._host is not None:
-            gate.before_undo(self.journal, self._past, self._host)
+            gate.before_undo(self.journal, self._past, self._host, accepted)
 
     def _ended(self, engine: Engine, outcome: Outcome, what: str, round_: str) -> Ended:
         from runbook.runner import objectives

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from runbook.runner.run_tree import (
+    AcceptedView,
     CallView,
     MilestoneView,
     QuestionView,
@@ -14,6 +15,7 @@ from runbook.runner.run_tree import (
     WarningView,
     is_inverse,
     parent_of,
+    stands_for,
     step_of,
 )
 from runbook.runner.wording import value
@@ -262,14 +264,34 @@ def _taken_back(view: RunView, event: Event) -> None:
 
 def _undone(view: RunView, event: Event) -> None:
     ok = bool(event.data.get("ok", True))
-    for call in (c for c in view.by_op.get(event.key, ()) if not c.is_inverse):  # its attempts are one change
-        call.undone, call.undone_at = ok, event.wall
-        error = event.data.get("error")
-        call.undo_error = error.get("message", "") if isinstance(error, Mapping) else str(error or "")
+    error = str(event.data.get("error") or "")
+    for call in _of_change(view, event.key):
+        call.undone, call.undone_at, call.undo_error = ok, event.wall, error
+    _taken(view, event, error, ok=ok)
     if event.key in view.steps and ok:
         view.steps[event.key].undone = True
     if ok and "!temporary[" in event.key:  # the giving back was taken back, so it is there again
         _returned(view, int(event.key.rpartition("[")[2].rstrip("]")), False)
+
+
+def _of_change(view: RunView, path: str) -> list[CallView]:
+    """The calls of one change: its attempts; where undo steps of a block stand for them, all inside that stand."""
+    if path in view.by_op:
+        return [call for call in view.by_op[path] if not call.is_inverse]
+    return [c for c in view.calls.values() if stands_for(path, c.op) and not c.is_inverse and not c.undone]
+
+
+def _taken(view: RunView, event: Event, error: str, *, ok: bool) -> None:
+    """Where in the tree it was played, and what an undo stopped at."""
+    phase = str(event.data.get("phase") or "")
+    node = view.steps.get(f"{phase}[{event.data.get('seq')}]")
+    if node is not None:
+        node.status, node.ended = "succeeded" if ok else "failed", event.wall
+        node.error = None if ok else {"message": error}
+        node.duration = max(0.0, event.wall - node.started) if node.started is not None else None
+    for made in view.rounds:
+        if made.what == "undo" and phase == f"@undo[{made.number}]" and not ok:
+            made.stuck, made.no_inverse = event.key, event.data.get("why") == "no_inverse"
 
 
 def _lane_left(view: RunView, event: Event) -> None:
@@ -283,6 +305,9 @@ def _waits(view: RunView, event: Event) -> None:
 
 
 def _round_begun(view: RunView, event: Event) -> None:
+    who, why = str(event.data.get("initiator") or ""), str(event.data.get("why") or "")
+    for path in event.data.get("accepted") or ():
+        view.accepted.setdefault(path, AcceptedView(path, who, event.wall, why))
     view.rounds.append(RoundView(event.kind.partition(".")[0], event.key, event.wall))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,12 +79,18 @@ def alone(playbook: Playbook, inputs: Mapping[str, Any], world: World) -> prefli
     return found
 
 
-def before_undo(journal: Journal, past: Past, host: Host) -> None:
-    """RefusedError where an inverse of what stands lacks something. What nobody can tell is left to the undo itself."""
+def before_undo(journal: Journal, past: Past, host: Host, accepted: Collection[str] = ()) -> None:
+    """RefusedError where an inverse of what stands lacks something. What nobody can tell is left to the undo itself.
+
+    `accepted`: paths of changes that it leaves as they are.
+    """
     from runbook.runner.view import fold
 
     calls = []
-    for stands in fold(journal.events()).left():
+    view = fold(journal.events())
+    for stands in view.left():
+        if view.accepted_of(stands.op) is not None or stands.op in accepted:
+            continue
         first = past.first.get(stands.op)
         call = call_from_wire(past.intents[first].get("inverse")) if first is not None else None
         if call is not None:

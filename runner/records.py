@@ -237,4 +237,7 @@ def emit_key(kind: str, key: str, data: Mapping[str, Any]) -> str:
     """What makes an emitted event the same one again; a step may have several warnings, an undo may be tried again."""
     if kind == "warning":
         return f"{key}\n{data.get('message')}"
-    return f"{key}\n{data.get('seq')}\n{data.get('ok')}" if kind == "undone" else key
+    if kind != "undone":
+        return key
+    phase = "" if data.get("ok") else data.get("phase")  # it may fail again, and otherwise, in a later round
+    return f"{key}\n{data.get('seq')}\n{data.get('ok')}\n{phase}"

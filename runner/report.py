@@ -54,8 +54,12 @@ def to_data(view: RunView) -> dict[str, Any]:
             for m in view.milestones.values()
         ],
         "steps": [_step(view, depth, step) for depth, step in view.walk()],
-        "changes": [_change(call) for call in view.changes()],
-        "left": [_change(call) for call in view.left()],
+        "changes": [_change(view, call) for call in view.changes()],
+        "left": [_change(view, call) for call in view.left()],
+        "accepted": [
+            {"step": told.step, "by": told.by, "at": moment(told.wall), "why": told.why}
+            for told in view.accepted.values()
+        ],
         "unfinished": unwired(view.unfinished),
         "warnings": [{"step": w.key, "message": w.message, "at": moment(w.wall)} for w in view.warnings],
         "notifications": [_notification(call) for call in view.calls.values() if call.effect == "notify"],
@@ -139,13 +143,15 @@ def _step(view: RunView, depth: int, step: StepView) -> dict[str, Any]:
     }
 
 
-def _change(call: CallView) -> dict[str, Any]:
+def _change(view: RunView, call: CallView) -> dict[str, Any]:
+    told = view.accepted_of(call.op)
     return {
         "step": call.op,
         "action": call.action,
         "status": call.status,
         "undone": call.undone,
         "undo_error": call.undo_error,
+        "accepted": None if told is None else told.by,
         "returned": call.returned,
         "irreversible": call.irreversible,
         "diff": change_lines(call.diff, call.before, call.after),
@@ -217,6 +223,11 @@ def _tables(facts: Mapping[str, Any]) -> Iterator[Table]:
         ("Step", "Action", "Status"),
         [[c["step"], c["action"], status_word(c["status"])] for c in facts["left"]] if facts["exit"] else [],
     )
+    yield (
+        "Accepted as they are",
+        ("Step", "By", "At", "Why"),
+        [[a["step"], a["by"], a["at"], a["why"]] for a in facts["accepted"]],
+    )
     yield "Open clean-up", ("What",), [[value(entry)] for entry in facts["unfinished"]]
     yield "Warnings", ("Step", "Warning"), [[w["step"], w["message"]] for w in facts["warnings"]]
     yield (
@@ -252,6 +263,8 @@ def _step_row(step: Mapping[str, Any]) -> list[str]:
 
 
 def _now(change: Mapping[str, Any]) -> str:
+    if change["accepted"] is not None and not change["undone"]:
+        return f"left as it is, accepted by {change['accepted']}"
     word = "given back" if change["returned"] else undo_word(change["undone"], change["irreversible"])
     if change["status"] != "succeeded" and word.startswith("stands"):
         return "perhaps done, perhaps in part"

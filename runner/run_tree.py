@@ -106,6 +106,18 @@ class RoundView:
     status: str = "running"
     exit: int | None = None
     error: Mapping[str, Any] | None = None
+    stuck: str = ""  # the change that an undo stopped at
+    no_inverse: bool = False  # nothing takes that one back: trying again does not help
+
+
+@dataclass(slots=True)
+class AcceptedView:
+    """A change that somebody saw to by hand, or leaves as it is: no undo touches it."""
+
+    step: str
+    by: str
+    wall: float
+    why: str = ""
 
 
 @dataclass(slots=True)
@@ -152,6 +164,18 @@ def parent_of(key: str) -> str | None:
     return key[:cut].rstrip("/") if cut > 0 else ""
 
 
+def stands_for(path: str, op: str) -> bool:
+    """Whether a change at `path` is that of the operation, or of a block whose undo steps stand for it. What the
+    block's own handlers changed is not meant."""
+    return op == path or (op.startswith(path) and op[len(path)] in "/[")
+
+
+def in_undo(op: str) -> bool:
+    """Whether an operation is one of an author's undo steps, played by an undo: `deploy!undo[17]/down`."""
+    return bool(_UNDO_STEPS.search(op))
+
+
+_UNDO_STEPS = re.compile(r"(!undo(~\d+)?|@undo\[\d+\])\[\d+\]/")
 _ATTEMPT = re.compile(r"(~\d+)?(#\w+)?[!?+]*$")
 
 

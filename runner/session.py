@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import runbook
-from runbook.interpreter.errors import InternalError, InvalidError, RefusedError
+from runbook.interpreter.errors import Exit, InternalError, InvalidError, RefusedError
 from runbook.interpreter.values import from_wire, to_wire
 from runbook.runner import lock_place, processes
 from runbook.runner.driving import Ended, Listener, Options, Run, Unfinished, exit_of
@@ -24,6 +24,7 @@ from runbook.runner.world import World, here, secrets_of
 
 if TYPE_CHECKING:
     from runbook.interpreter.load import Loaded
+    from runbook.runner.standing import Standing
 
 __all__ = [
     "PLAN",
@@ -41,6 +42,7 @@ __all__ = [
     "secrets_of",
     "start",
     "undo",
+    "undo_plan",
 ]
 
 PLAN = "<plan>"
@@ -134,7 +136,7 @@ def resume(
     folder = world.store.find(prefix)
     with _reopened(folder, world, options) as run:
         ended = run.journal.last("run.ended")
-        open_round = run.open_round()
+        open_round = run.rounds.open
         if ended is not None and open_round is None and not ended.data.get("unfinished"):
             how = status_word(end_of(str(ended.data.get("status")), ended.data.get("exit")))
             raise RefusedError(f"run {folder.id} has ended ({how}); nothing is left to do")
@@ -143,7 +145,7 @@ def resume(
         if open_round is not None:
             return run.drive(*open_round)
         if ended is not None:
-            return run.drive("finish", str(len(run.rounds) + 1))
+            return run.drive("finish", run.rounds.next)
         return run.drive("run", "")
 
 
@@ -155,19 +157,69 @@ def undo(
     listeners: Sequence[Listener] = (),
     ask: Ask | None = None,
 ) -> Ended:
-    """Take back what a finished run changed; durable and resumable itself. RefusedError when it has not ended."""
+    """Take back what a finished run changed; durable and resumable itself.
+
+    Raises RefusedError when the run has not ended or never began, InvalidError when `accept` names what an undo does
+    not stop at; nothing is done then.
+    """
     world = world or here()
     folder = world.store.find(prefix)
+    ended, was_open, accepted = _undo(folder, world, options, listeners, ask, Run.accepting)
+    if not was_open or not accepted or ended.exit is not Exit.FAILED:
+        return ended
+    # one that was killed is first played to its end, as it was begun; what it stopped at may be what was accepted
+
+    def still(_run: Run, stands: Sequence[Standing]) -> list[str]:
+        return [one.path for one in stands if one.path in accepted]
+
+    return _undo(folder, world, options, listeners, ask, still)[0]
+
+
+def _undo(
+    folder: RunFolder,
+    world: World,
+    options: Options | None,
+    listeners: Sequence[Listener],
+    ask: Ask | None,
+    accepting: Callable[[Run, Sequence[Standing]], list[str]],
+) -> tuple[Ended, bool, list[str]]:
+    """One round, new or begun before. Also whether it was begun before, and what is accepted."""
     with _reopened(folder, world, options) as run:
-        ended = run.journal.last("run.ended")
-        if ended is None or ended.data.get("unfinished"):
-            raise RefusedError(f"run {folder.id} has not ended", f"`runbook resume {folder.id}` first")
-        open_round = run.open_round()
+        _has_ended(run, folder)
+        accepted = accepting(run, run.standing()) if options is not None and options.accept else []
+        open_round = run.rounds.open
         run.open(listeners, ask)
         if open_round is None:
-            run.look_before_undo()
+            run.look_before_undo(accepted)
         run.retake()
-        return run.drive(*(open_round or ("undo", str(len(run.rounds) + 1))))
+        if open_round is not None:
+            return run.drive(*open_round), True, accepted
+        return run.drive("undo", run.rounds.next, accepted), False, accepted
+
+
+def undo_plan(prefix: str, *, world: World | None = None, options: Options | None = None) -> list[Standing]:
+    """What `undo` would do now, in its order. Nothing is touched, and nobody has to wait. Raises as `undo`."""
+    world = world or here()
+    folder = world.store.find(prefix)
+    journal = Journal.open(folder.journal, readonly=True)
+    try:
+        run = _reread(folder, world, options, journal)
+        _has_ended(run, folder)
+        from runbook.runner import standing
+
+        stands = run.standing()
+        return standing.accepted(stands, run.accepting(stands))
+    finally:
+        journal.close()
+
+
+def _has_ended(run: Run, folder: RunFolder) -> None:
+    """RefusedError where nothing can be undone yet, or ever."""
+    ended = run.journal.last("run.ended")
+    if ended is None or ended.data.get("unfinished"):
+        raise RefusedError(f"run {folder.id} has not ended", f"`runbook resume {folder.id}` first")
+    if not run.began:
+        raise RefusedError(f"run {folder.id} was refused before it began: there is nothing to take back")
 
 
 @contextlib.contextmanager
@@ -215,6 +267,8 @@ def _reread(folder: RunFolder, world: World, options: Options | None, journal: J
         preempt=given.preempt,
         cleanup_only=given.cleanup_only,
         preflight=given.preflight,
+        accept=given.accept,
+        why=given.why,
     )
     run = Run(
         world,
@@ -231,5 +285,5 @@ def _reread(folder: RunFolder, world: World, options: Options | None, journal: J
         run.plan = journal.file(PLAN)
     run.resumed_by = given.initiator or processes.user()
     for event in events:
-        run.note_round(event)
+        run.rounds.note(event)
     return run

@@ -11,7 +11,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from runbook.runner.folds import FOLDS
-from runbook.runner.run_tree import CallView, MilestoneView, QuestionView, RoundView, StepView, WarningView
+from runbook.runner.run_tree import (
+    AcceptedView,
+    CallView,
+    MilestoneView,
+    QuestionView,
+    RoundView,
+    StepView,
+    WarningView,
+    in_undo,
+    stands_for,
+)
 
 
 class Event(Protocol):
@@ -70,6 +80,7 @@ class RunView:
         self.stops: list[tuple[str, str, str]] = []  # box, kind, why
         self.resumed: list[Mapping[str, Any]] = []
         self.rounds: list[RoundView] = []
+        self.accepted: dict[str, AcceptedView] = {}  # path of a change -> who leaves it as it is
         self.lane_left: list[Mapping[str, Any]] = []
 
     def add(self, event: Event) -> None:
@@ -103,13 +114,21 @@ class RunView:
 
     def changes(self) -> list[CallView]:
         """What changed something outside, oldest first: no inverses, and of attempts the last."""
-        made = (c for c in self.calls.values() if not c.is_inverse and c.changed and c.effect in ("change", "opaque"))
+        made = (c for c in self._forward() if c.changed and c.effect in ("change", "opaque"))
         return list({call.op: call for call in made}.values())
 
     def left(self) -> list[CallView]:
         """Changes that still stand: made, or perhaps made, and not taken back; of attempts the last."""
-        standing = (c for c in self.calls.values() if not c.is_inverse and c.effective and not c.undone)
+        standing = (c for c in self._forward() if c.effective and not c.undone)
         return list({call.op: call for call in standing}.values())
+
+    def _forward(self) -> Iterator[CallView]:
+        """All calls but those that take something back: inverses, and an author's undo steps."""
+        return (call for call in self.calls.values() if not call.is_inverse and not in_undo(call.op))
+
+    def accepted_of(self, op: str) -> AcceptedView | None:
+        """Who leaves the change of this operation as it is: it, or the step around it whose undo steps stand for it."""
+        return next((told for path, told in self.accepted.items() if stands_for(path, op)), None)
 
     def undone(self) -> list[CallView]:
         """Changes that were taken back; of attempts the last."""

@@ -42,7 +42,8 @@ def main(folder: str, what: str, at: int, when: str) -> None:
         if what == "start":
             ended = lab.run(text)
         elif what == "undo":
-            ended = lab.undo(in_doubt=in_doubt)
+            accept = tuple(os.environ.get("ACCEPT", "").split())
+            ended = lab.undo(in_doubt=in_doubt, accept=accept)
         else:
             ended = lab.resume(in_doubt=in_doubt)
     except RunbookError as error:

@@ -190,9 +190,14 @@ def test_undo_shows_what_it_takes_back_and_asks(cli: Commands) -> None:
     cli.write("asks.yaml", ASKS.replace('manual.approve, with: {message: "Go on?"}', "flow.wait, with: {for: 10ms}"))
     assert cli("run", "asks.yaml").code == 0
     screen = Screen.start(cli, "undo")
-    screen.answer(("take back write", ""), ("Undo?", "n\n"))
+    screen.answer(("stop at after: nothing takes shell.run back", ""), ("--accept after", ""))
+    screen.answer(("not reached write", ""), ("Undo as far as that?", "n\n"))
     assert screen.end() == Exit.CANCELLED
     assert (cli.folder / "out.txt").exists()
+    screen = Screen.start(cli, "undo", "--accept", "after")
+    screen.answer(("leave as it is after", ""), ("take back write", ""), ("Undo?", "y\n"))
+    assert screen.end() == Exit.SUCCEEDED
+    assert not (cli.folder / "out.txt").exists()
 
 
 def test_escapes_from_the_world_do_not_reach_the_terminal(cli: Commands) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import pytest
 
 from runbook.interpreter.engine import Engine, Outcome
@@ -11,14 +13,17 @@ from tests.law import Case, everywhere
 from tests.playbooks_toy import CONTINUE, UNDO, act, block, book, engine, fail, foreach, parallel, play, put, wait
 
 
-def with_rounds(playbook: Playbook, toy: Toy, *rounds: tuple[str, int]) -> Outcome:
-    """The run (or its replay), then these rounds."""
+def with_rounds(
+    playbook: Playbook, toy: Toy, *rounds: tuple[str, int], accepted: Mapping[int, Sequence[str]] | None = None
+) -> Outcome:
+    """The run (or its replay), then these rounds. `accepted`: by an undo's number, what it leaves as it is."""
     made = engine(playbook, toy)
 
     async def main(one: Engine) -> Outcome:
         out = await one.run()
         for what, number in rounds:
-            out = await (one.undo(number) if what == "undo" else one.finish(number))
+            left = (accepted or {}).get(number, ())
+            out = await (one.undo(number, left) if what == "undo" else one.finish(number))
         return out
 
     out: Outcome = toy.play(made, main(made))
@@ -26,19 +31,23 @@ def with_rounds(playbook: Playbook, toy: Toy, *rounds: tuple[str, int]) -> Outco
 
 
 def killed_in(
-    playbook: Playbook, world: dict[str, object], cancels: tuple[float, ...], *rounds: tuple[str, int]
+    playbook: Playbook,
+    world: dict[str, object],
+    cancels: tuple[float, ...],
+    *rounds: tuple[str, int],
+    accepted: Mapping[int, Sequence[str]] | None = None,
 ) -> int:
     """Killed at every write of the rounds and resumed: the same end. How many kills."""
     first = Toy(dict(world), cancels=cancels)
     with_rounds(playbook, first)
     after_run = first.disk.copy()
     whole = Toy(dict(first.world), after_run.copy())
-    wanted = with_rounds(playbook, whole, *rounds)
+    wanted = with_rounds(playbook, whole, *rounds, accepted=accepted)
     for point in range(whole.writes):
         one = Toy(dict(first.world), after_run.copy(), crash_at=point)
-        assert with_rounds(playbook, one, *rounds) is None
+        assert with_rounds(playbook, one, *rounds, accepted=accepted) is None
         two = Toy(one.world, one.disk)
-        out = with_rounds(playbook, two, *rounds)
+        out = with_rounds(playbook, two, *rounds, accepted=accepted)
         assert (out.status, {k: v for k, v in two.world.items() if v is not None}) == (
             wanted.status,
             {k: v for k, v in whole.world.items() if v is not None},
@@ -92,6 +101,64 @@ def test_an_undo_that_fails_in_the_middle_is_taken_up_by_the_next() -> None:
     assert (out.status, toy.world) == ("failed", {"a": 1, "b": 1, "c": None})
     out = with_rounds(playbook, Toy(toy.world, toy.disk), ("undo", 1), ("undo", 2))
     assert (out.status, toy.world) == ("failed", {"a": 1, "b": 1, "c": None})  # c is not put back a second time
+
+
+# --- what somebody accepts
+
+STUCK = book(
+    put("a", "a", 1, back=1),
+    put("quiet", "quiet", True, temporary=True),
+    put("b", "b", 1, back_fails="somebody else was here"),
+    block("inner", act("post", "toy.run", {}), put("c", "c", 1)),
+    act("restart", "toy.restart", {"name": "app"}),
+)
+WORLD: dict[str, object] = {"a": "old", "quiet": False}
+
+
+def test_an_undo_goes_on_without_what_was_accepted_and_only_without_that() -> None:
+    toy = Toy(dict(WORLD))
+    out = with_rounds(STUCK, toy, ("undo", 1))
+    assert out.error is not None
+    assert (out.error.message, out.error.kind) == (
+        "stopped at inner/post: nothing takes toy.run back",
+        "no_inverse",
+    )
+    assert out.error.hint == "see to it by hand, then: runbook undo r1 --accept inner/post"
+    toy = Toy(toy.world, toy.disk)
+    out = with_rounds(STUCK, toy, ("undo", 1), ("undo", 2), accepted={2: ("inner/post",)})
+    assert out.error is not None
+    assert out.error.message == "stopped at b: somebody else was here"
+    assert (toy.world["a"], toy.world["b"], toy.world["c"]) == (1, 1, None)
+    toy = Toy(toy.world, toy.disk)
+    rounds = ("undo", 1), ("undo", 2), ("undo", 3)
+    out = with_rounds(STUCK, toy, *rounds, accepted={2: ("inner/post",), 3: ("b",)})
+    assert (out.status, toy.world["a"], toy.world["b"], toy.world["quiet"]) == ("succeeded", "old", 1, False)
+    later = Toy(toy.world, toy.disk)
+    out = with_rounds(STUCK, later, *rounds, ("undo", 4), accepted={2: ("inner/post",), 3: ("b",)})
+    assert (out.status, later.done) == ("succeeded", [])  # accepted once, for good
+
+
+def test_an_undo_that_was_told_what_to_leave_is_durable() -> None:
+    rounds = ("undo", 1), ("undo", 2), ("undo", 3)
+    assert killed_in(STUCK, WORLD, (), *rounds, accepted={2: ("inner/post",), 3: ("b",)}) > 15
+
+
+def test_with_a_temporary_change_its_return_is_accepted_too() -> None:
+    """Else the return would be taken back, and the change would stand again with nobody to give it back."""
+    playbook = book(put("a", "a"), put("quiet", "quiet", True, temporary=True, back_fails="not twice"))
+    toy = Toy({"quiet": False})
+    out = with_rounds(playbook, toy)
+    assert (out.status, toy.world) == ("failed", {"quiet": True, "a": 1})
+    toy = Toy(toy.world, toy.disk)
+    assert with_rounds(playbook, toy, ("undo", 1)).status == "failed"
+    toy = Toy(toy.world, toy.disk)
+    out = with_rounds(playbook, toy, ("undo", 1), ("undo", 2), accepted={2: ("quiet",)})
+    assert (out.status, toy.world) == ("succeeded", {"quiet": True, "a": None})
+    given_back = book(put("a", "a"), put("quiet", "quiet", True, temporary=True), put("b", "b"))
+    toy = Toy({"quiet": False})
+    out = with_rounds(given_back, toy, ("undo", 1), accepted={1: ("quiet",)})
+    assert (out.status, toy.world) == ("succeeded", {"quiet": False, "a": None, "b": None})
+    assert not [line for line in toy.done[4:] if "quiet" in line], toy.done
 
 
 # --- what a second cancel leaves
