@@ -142,14 +142,27 @@ _DURATION: Final = re.compile(
 class _Written(float):
     """A number of seconds that is printed as it was written."""
 
-    __slots__ = ("written",)
-    written: str
+    __slots__ = ("_written",)
+    _written: str | None
 
     def __new__(cls, seconds: float, written: str | None = None) -> Self:
-        """`written` must mean `seconds`; without it one is made."""
+        """`written` must mean `seconds`; without it one is made, when it is wanted: most are never printed."""
         self = super().__new__(cls, seconds)
-        self.written = cls._spell(float(seconds)) if written is None else written
+        if written is None:
+            cls._check(seconds)
+        self._written = written
         return self
+
+    @property
+    def written(self) -> str:
+        """As people read it."""
+        if self._written is None:
+            self._written = self._spell(float(self))
+        return self._written
+
+    @staticmethod
+    def _check(seconds: float) -> None:
+        raise NotImplementedError
 
     @staticmethod
     def _spell(seconds: float) -> str:
@@ -174,13 +187,16 @@ class Duration(_Written):
     __slots__ = ()
 
     @staticmethod
+    def _check(seconds: float) -> None:
+        if not math.isfinite(seconds):
+            raise ValueError("a duration is a finite number of seconds")
+
+    @staticmethod
     def _spell(seconds: float) -> str:
         return _spelled(seconds)
 
 
 def _spelled(seconds: float) -> str:
-    if not math.isfinite(seconds):
-        raise ValueError("a duration is a finite number of seconds")
     sign, rest = ("-", -seconds) if seconds < 0 else ("", seconds)
     if rest != int(rest):
         in_milliseconds = rest < 1 and abs(rest * 1000 - round(rest * 1000)) < 1e-6 and round(rest * 1000) > 0
@@ -207,6 +223,8 @@ def parse_duration(text: str) -> Duration:
     return Duration(seconds, written)
 
 
+_FIRST: Final = -62_135_596_800.0  # 0001-01-01T00:00:00Z
+_PAST: Final = 253_402_300_799.999_5  # 9999-12-31T23:59:59Z and what is not rounded up to the year 10000
 _TIMESTAMP: Final = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d)(:\d\d(?:\.\d{1,9})?)?\s?([Zz]|[+-]\d\d:?\d\d)", re.ASCII
 )
@@ -216,6 +234,11 @@ class Timestamp(_Written):
     """A moment: Unix seconds in comparison, printed ISO 8601 as it was written, else in UTC. Seconds may be added."""
 
     __slots__ = ()
+
+    @staticmethod
+    def _check(seconds: float) -> None:
+        if not _FIRST <= seconds < _PAST:
+            raise ValueError("a timestamp lies between the years 1 and 9999")
 
     @staticmethod
     def _spell(seconds: float) -> str:
@@ -235,10 +258,7 @@ class Timestamp(_Written):
 def _iso(seconds: float) -> str:
     from datetime import UTC, datetime, timedelta
 
-    try:
-        moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
-    except (OverflowError, ValueError):
-        raise ValueError("a timestamp lies between the years 1 and 9999") from None
+    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
     return moment.isoformat(timespec="milliseconds" if moment.microsecond else "seconds").replace("+00:00", "Z")
 
 
