@@ -195,7 +195,7 @@ class Logs(Rights, Local[LogsArgs]):
     """Save the logs of pods, all containers, into one file of the run's folder."""
 
     name = "k8s.logs"
-    returns = {"path": "the file", "bytes": "its size"}
+    returns = {"path": "the file", "bytes": "its size", "sha256": "its digest"}
 
     def check(self, args: LogsArgs) -> Iterator[str]:
         if not args.selector.strip():
@@ -220,7 +220,7 @@ class Logs(Rights, Local[LogsArgs]):
             for previous in ([True, False] if args.previous else [False])
         ]
         path = _log_file(ctx, args.selector)
-        read = 0
+        read, digest = 0, hashlib.sha256()
         with path.open("wb") as out:
             path.chmod(0o600)
             for number, (pod, container, previous) in enumerate(wanted):
@@ -228,8 +228,10 @@ class Logs(Rights, Local[LogsArgs]):
                 share = (args.max_bytes - read) // (len(wanted) - number)
                 content = _log(cluster, ctx, args, (pod, container, previous), share)[: max(0, share)]
                 read += len(content)
-                out.writelines(_masked(ctx, content, cut=len(content) >= share))
-        return {"path": str(path), "bytes": path.stat().st_size}
+                for piece in _masked(ctx, content, cut=len(content) >= share):
+                    out.write(piece)
+                    digest.update(piece)
+        return {"path": str(path), "bytes": path.stat().st_size, "sha256": digest.hexdigest()}
 
 
 def _containers(pod: Mapping[str, Any]) -> list[str]:

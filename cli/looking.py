@@ -289,22 +289,37 @@ def report(run: str, form: str | None, path: Path | None) -> None:
     click.echo(f"wrote {path}", err=True)
 
 
-@click.command(short_help="Was a run's journal changed after it was written?")
+@click.command(short_help="Was a run's journal, or an artifact, changed after it was written?")
 @click.argument("run", default="last", shell_complete=complete_runs)
 @click.option("--head", help="A digest that a report named: nothing up to it was changed.")
 def verify(run: str, head: str | None) -> None:
-    """Recompute every digest of a run's journal: was anything changed after it was written?"""
+    """Recompute every digest of a run's journal: was anything changed after it was written?
+
+    Then that of every file that the journal names with its digest: artifacts, reports that a step wrote, bytes that
+    were kept for an undo.
+    """
+    from runbook.runner import artifacts
+
     folder = store().find(run)
     journal = Journal.open(folder.journal, readonly=True)
     try:
         problems = journal.verify()
-        digests = [event.digest for event in journal.events()] if not problems else []
+        events = list(journal.events()) if not problems else []
     finally:
         journal.close()
+    digests = [event.digest for event in events]
+    files = artifacts.recorded(folder.path, events)
     if not problems and head is not None and head not in digests:
         problems = [f"no event has the digest {head}"]
     if problems:
         raise InternalError(f"the journal of {folder.id} was changed:\n" + "\n".join(f"  {line}" for line in problems))
+    wrong = artifacts.problems(files)
+    if wrong:
+        raise InternalError(
+            f"files of {folder.id} are not what its journal records:\n" + "\n".join(f"  {line}" for line in wrong),
+            hint="the journal itself is unchanged; `runbook show` and `runbook report` tell what happened",
+        )
     later = len(digests) - 1 - digests.index(head) if head is not None else 0
     note = f" ({later} of them after the given one)" if later else ""
-    click.echo(f"{folder.id}: {len(digests)} events{note}, unchanged; head {digests[-1] if digests else ''}")
+    kept = f" and {len(files)} file{'' if len(files) == 1 else 's'}" if files else ""
+    click.echo(f"{folder.id}: {len(digests)} events{note}{kept}, unchanged; head {digests[-1] if digests else ''}")
