@@ -10,8 +10,19 @@ from runbook.cli.screen import PHASES
 from runbook.cli.terminal import Terminal
 from runbook.interpreter.errors import Exit, InvalidError, RunbookError
 from runbook.runner.run_tree import CallView, QuestionView, RoundView, StepView, step_of
-from runbook.runner.view import RunView
-from runbook.runner.wording import end_of, moment, one_line, span, status_word, stop_reason, tame, value
+from runbook.runner.view import BAD, RunView, ways_of
+from runbook.runner.wording import (
+    end_of,
+    moment,
+    one_line,
+    span,
+    status_word,
+    stop_reason,
+    tame,
+    together,
+    value,
+    without_step,
+)
 
 GOES_ON = frozenset({Exit.WAITING, Exit.IN_DOUBT})
 MANY = 8  # rows of one list; what is more is counted
@@ -30,13 +41,13 @@ def show_error(error: RunbookError, terminal: Terminal) -> None:
 def lines(view: RunView, terminal: Terminal, report: str = "") -> list[str]:
     """The last lines of a run, or of the undo that came after it. `report`: the path of a report that was written."""
     later = view.last_round
-    if later is not None and (later.what == "undo" or later.exit):
+    if later is not None and not _tidied(view, later):
         return _round(view, later, terminal)
     status = _status(view)
     simulated = terminal.paint("  SIMULATED", "yellow") if view.simulated else ""
     title = f"{view.name} {status_word(end_of(status, view.exit))}"
     after = "" if status == "waiting" else f" after {span(view.elapsed())}"
-    rows = [*_objectives(view, terminal)]
+    rows = [] if title.endswith("refused") else _objectives(view, terminal)
     if view.exit == int(Exit.WAITING):
         rows += _list("Asked", [_asked(question) for question in view.open_questions()])
     elif view.exit not in (None, int(Exit.SUCCEEDED)):
@@ -60,10 +71,18 @@ def stopped(view: RunView, terminal: Terminal) -> list[str]:
     return ["", head, *_laid_out(rows, terminal)]
 
 
+def _tidied(view: RunView, later: RoundView) -> bool:
+    """Whether a round played to its end the clean-up that a run had left: then the run's own end is all there is."""
+    failed = (
+        step for _, step in view.walk() if step.phase and step.status in BAD and (step.started or 0.0) >= later.began
+    )
+    return later.what == "finish" and not view.unfinished and not any(failed)
+
+
 def _round(view: RunView, later: RoundView, terminal: Terminal) -> list[str]:
-    """How an undo ended."""
+    """How an undo ended, or clean-up that was left and did not come to its end this time either."""
     simulated = terminal.paint("  SIMULATED", "yellow") if view.simulated else ""
-    title = f"{later.what} of {view.name} {status_word(later.status)}"
+    title = f"{'undo' if later.what == 'undo' else 'clean-up'} of {view.name} {status_word(later.status)}"
     rows = _undone(view, later.began)
     if later.exit:
         error = later.error or {}
@@ -72,7 +91,9 @@ def _round(view: RunView, later: RoundView, terminal: Terminal) -> list[str]:
         hint = [("", one_line(str(said)))] if said else []
         rows = [("What", first), *(("", line) for line in more[:MANY]), *hint, *rows]
     rows += _left(view)
-    if later.exit:
+    if view.unfinished:
+        rows.append(("Next", f"runbook resume {view.id}   (finishes the clean-up that is left)"))
+    elif later.exit:
         rows += _after_round(view, later)
     return ["", f"{terminal.status(later.status, title)}{simulated}", *_laid_out(rows, terminal)]
 
@@ -109,6 +130,10 @@ def _objectives(view: RunView, terminal: Terminal) -> list[tuple[str, str]]:
         style = {"met": "green", "missed": "red"}.get(verdict, "dim")
         at, since = entry.get("at"), entry.get("since")
         took = f" after {span(at - since)}" if at is not None and since is not None else ""
+        if verdict == "missed" and at is None:
+            took = ", never reached"
+        elif verdict == "n/a":
+            took = ": its step was skipped" if since is not None else ": what it counts from did not happen"
         text = f"{entry.get('name', '')}: {terminal.paint(verdict, style)}{took} (within {span(entry.get('within'))})"
         rows.append(("Objective" if not rows else "", text))
     return rows
@@ -120,18 +145,28 @@ def _what(view: RunView) -> list[tuple[str, str]]:
     message = tame(str(error.get("message") or _reason(view)))
     if view.exit == int(Exit.CANCELLED):  # what was in flight is not to blame
         message = tame(_reason(view))
-    if culprit is not None:
-        message = message.removeprefix(f"{culprit.key}: ")
+    elif culprit is not None:
+        ways = ways_of(culprit)
+        message = "\n".join(["no alternative succeeded:", *(_way(view, way) for way in ways)]) if ways else message
+        message = without_step(message, culprit.key)
     first, *more = message.splitlines() or [""]
     rows = [("What", first), *(("", line) for line in more[:MANY])]
     if len(more) > MANY:
-        rows.append(("", f"… {len(more) - MANY} more lines: runbook logs {view.id}"))
+        rows.append(("", f"… {len(more) - MANY} more lines: runbook report {view.id}"))
     if error.get("hint"):
         rows.append(("", one_line(str(error["hint"]))))
     where = _where(culprit)
     if where:
         rows.append(("Where", where))
     return rows
+
+
+def _way(view: RunView, way: StepView) -> str:
+    """Why one way of a fallback failed, and where in it."""
+    inner = view.culprit(way) or way
+    where = "" if inner is way else f", {inner.key.removeprefix(f'{way.key}/')}"
+    error = inner.error or way.error or {}
+    return f"{way.id}{where}: {one_line(without_step(str(error.get('message') or status_word(way.status)), inner.key))}"
 
 
 def _reason(view: RunView) -> str:
@@ -146,7 +181,8 @@ def _reason(view: RunView) -> str:
 def _where(culprit: StepView | None) -> str:
     if culprit is None:
         return ""
-    parts = [culprit.key, culprit.place.rpartition(":")[0], culprit.action]
+    name = f" ({one_line(culprit.name)})" if culprit.name else ""
+    parts = [culprit.key + name, culprit.place.rpartition(":")[0], culprit.action]
     if culprit.attempts > 1 and not culprit.children:
         parts.append(f"{culprit.attempts} attempts")
     return " · ".join(part for part in parts if part)
@@ -176,7 +212,8 @@ def _why_left(view: RunView, call: CallView) -> str:
         return f", accepted by {one_line(told.by)} {moment(told.wall)}" + (
             f": {one_line(told.why)}" if told.why else ""
         )
-    return f": {one_line(call.undo_error)}" if call.undo_error else ", no undo for it" if call.irreversible else ""
+    none = " (`undo: none`)" if view.waived(call) else ", no undo for it" if call.irreversible else ""
+    return f": {one_line(call.undo_error)}" if call.undo_error else none
 
 
 def phase_of(entry: object) -> str:
@@ -188,13 +225,8 @@ def phase_of(entry: object) -> str:
 
 
 def _warnings(view: RunView) -> list[tuple[str, str]]:
-    return _list(
-        "Warning" if len(view.warnings) == 1 else "Warnings",
-        [
-            f"{warning.key}: {one_line(warning.message)}" if warning.key else one_line(warning.message)
-            for warning in view.warnings
-        ],
-    )
+    told = together(f"{warning.key}: {warning.message}".removeprefix(": ") for warning in view.warnings)
+    return _list("Warning" if len(told) == 1 else "Warnings", list(map(one_line, told)))
 
 
 def _undelivered(view: RunView) -> list[tuple[str, str]]:
@@ -226,8 +258,8 @@ def _asked(question: QuestionView) -> str:
 
 
 def _can_be_undone(view: RunView) -> bool:
-    """Whether an undo may find anything: what is irreversible stays."""
-    standing = (call for call in view.left() if view.accepted_of(call.op) is None)
+    """Whether an undo may find anything: what is irreversible, or has no undo, stays."""
+    standing = (c for c in view.left() if view.accepted_of(c.op) is None and not view.waived(c))
     return any(call.status == "succeeded" and not call.irreversible for call in standing)
 
 

@@ -55,15 +55,22 @@ class LiveScreen:
         self._live: Live | None = None
         self._over = False
         self._typing = False
+        self._known = 0  # the newest event that was there before
 
     def __enter__(self) -> LiveScreen:
+        self._known = self.view.seq
         self._start()
         return self
 
     def __exit__(self, *ended: object) -> None:
-        """The live part goes; the tree stays on the screen as it ended, folded when it is long."""
+        """The live part goes; the tree stays on the screen as it ended, folded when it is long.
+
+        Where nothing happened (somebody else runs it), there is nothing to show.
+        """
         self._over = True
         self._stop()
+        if self.view.seq == self._known:
+            return
         if self._typing:  # somebody else answered: the question's line ends here
             self._console.print()
         with self._lock:

@@ -22,6 +22,7 @@ from runbook.cli.terminal import Terminal, columns
 from runbook.interpreter.errors import Exit, InvalidError, RunbookError
 from runbook.runner.lacks import has_extra
 from runbook.runner.store import MOMENT, RunFolder
+from runbook.runner.wording import together
 
 if TYPE_CHECKING:
     from runbook.interpreter.model import Playbook, SecretSource
@@ -53,7 +54,9 @@ def doctor(file: str, given: tuple[str, ...], files: tuple[str, ...], locks: str
     terminal = Terminal.of_process()
     marks = {"ok": ("✓", "green"), "note": ("·", "yellow"), "bad": ("✗", "red")}
     found = [*_python(), *_home(), *_locks(file, locks), *_tools(), *_kubernetes(), *_plugins()]
-    found += _playbook(file, given, files) if file else ()
+    of_file = list(_playbook(file, given, files)) if file else []
+    worse = {what for what, state, _ in of_file if state == "bad"}  # said once, where it matters
+    found = [finding for finding in found if finding[1] == "bad" or finding[0] not in worse] + of_file
     rows = [[terminal.paint(*marks[state]), what, sentence] for what, state, sentence in found]
     for line in columns(rows):
         click.echo(line)
@@ -203,12 +206,13 @@ def _needs(playbook: Playbook, inputs: Mapping[str, Any]) -> Iterator[Finding]:
     if not shape.looks_ahead(playbook):
         return
     found = gate.alone(playbook, inputs, session.here())
-    yield from ((lack.step, "bad", lack.sentence) for lack in found.missing)
-    yield from (
-        (step or "not checked", "note", sentence.removeprefix("not checked: ")) for step, sentence in found.told()
-    )
+    told = together(f"{step}: {sentence}".removeprefix(": ") for step, sentence in found.told())
+    yield from (("missing", "bad", sentence) for sentence in together(map(str, found.missing)))
+    for sentence in told:
+        checked = sentence.removeprefix("not checked: ")
+        yield "steps lack" if checked == sentence else "not checked", "note", checked
     yield from (("not checked", "note", sentence) for sentence in found.later)
-    if not (found.missing or found.unchecked or found.later):
+    if not (found.missing or told or found.later):
         yield "preflight", "ok", "its steps find what they need"
 
 

@@ -184,9 +184,12 @@ def cancel(run: str, why: str) -> None:
     from runbook.runner import session
 
     run = acted_on(run)
-    told = session.cancel(run, why=why)
     folder = store().find(run)
-    if told:
+    again = any(box == "@run" for box, _, _ in view_of(folder)[0].stops)
+    told = session.cancel(run, why=why)
+    if told and again:
+        click.echo(f"{folder.id} was told again: its clean-up ends, runbook resume {folder.id} finishes it later")
+    elif told:
         click.echo(f"{folder.id} was told; it cleans up (runbook show {folder.id})")
     else:
         click.echo(f"nobody runs {folder.id} now; the cancel takes effect with: runbook resume {folder.id}")
@@ -255,18 +258,14 @@ def follow(
     screen = _screen(terminal, output, verbose, playbook)
     if before:
         screen.view = view_of(around.store.find(before))[0]
+    known = screen.view.seq
     sits_there = terminal if output == "text" else dataclasses.replace(terminal, asks=False)
     ask = preparing.asker(sits_there, around, screen.quiet)
     try:
         with outliving_the_window(), screen:
             ended = play(around, [screen], ask)
     except RunbookError as error:
-        begun = screen.view
-        if begun.started is not None and begun.ended is None:  # it was going on, and can: a full disk, a lost lease
-            if error.hint is None:
-                error.hint = f"when the reason is gone: runbook resume {begun.id}"
-            elif "resume the run" in error.hint:
-                error.hint = error.hint.replace("resume the run", f"runbook resume {begun.id}")
+        error.hint = _hint_of(error, screen.view, went_on=screen.view.seq > known)
         raise
     view = screen.view
     if output == "text":
@@ -274,6 +273,18 @@ def follow(
             click.echo(line)
     sys.stdout.flush()
     return int(ended.exit)
+
+
+def _hint_of(error: RunbookError, view: RunView, *, went_on: bool) -> str | None:
+    """What to do now, with the run's name in it: a full disk, a lost lease, somebody else who runs it."""
+    hint = error.hint
+    if view.started is None:  # not even its beginning is on record
+        return hint and hint.replace("resume the run", "run it again: nothing was begun")
+    if view.ended is None and hint is None and went_on:
+        return f"when the reason is gone: runbook resume {view.id}"
+    for command in ("runbook logs -f", "runbook cancel"):
+        hint = hint and hint.replace(f"`{command}`", f"`{command} {view.id}`")
+    return hint and hint.replace("resume the run", f"runbook resume {view.id}")
 
 
 def _screen(terminal: Terminal, output: str, verbose: bool, playbook: Playbook | None) -> Screen:

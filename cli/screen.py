@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from runbook.cli.terminal import STATUS_MARK, STATUS_STYLE, Terminal, cut
 from runbook.runner.run_tree import StepView
 from runbook.runner.view import RunView
-from runbook.runner.wording import change_lines, clock, one_line, span, status_word, value
+from runbook.runner.wording import change_lines, clock, one_line, span, status_word, value, without_step
 
 PHASES = {
     "undo": "undo",
@@ -70,7 +70,7 @@ def title(step: StepView) -> str:
 
 def said(step: StepView) -> str:
     """A failure's sentence in one line, without the name of the step that it stands beside."""
-    return one_line(str((step.error or {}).get("message", "")).removeprefix(f"{step.key}: "))
+    return one_line(without_step(str((step.error or {}).get("message", "")), step.key))
 
 
 def changed_lines(step: StepView) -> Iterator[str]:
@@ -85,7 +85,8 @@ def _below(step: StepView, verbose: bool) -> Iterator[str]:
     if step.error and not step.children and step.status not in ("succeeded", "skipped", "running"):
         yield said(step)
     for warning in step.warnings:
-        yield f"warning: {one_line(warning)}"
+        if one_line(warning) != said(step):
+            yield f"warning: {one_line(warning)}"
     if verbose and step.outputs:
         yield from (f"{name} = {value(given, 300)}" for name, given in step.outputs.items())
 

@@ -15,7 +15,7 @@ from runbook.cli.terminal import STATUS_STYLE, Terminal, silence
 from runbook.runner.journal import Event
 from runbook.runner.run_tree import StepView, step_of
 from runbook.runner.view import RunView
-from runbook.runner.wording import clock, one_line, span, status_word
+from runbook.runner.wording import clock, one_line, span, status_word, together, without_step
 
 STOPS = {
     "@run": ": the work ends, its clean-up runs (a second Ctrl-C stops that too)",
@@ -61,6 +61,7 @@ class Lines:
         self._stream = stream
         self._held: list[str] | None = None
         self._told: dict[str, str] = {}
+        self._foreseen: set[str] = set()  # what preflight warned of, all at once
         self._lock = threading.RLock()
 
     def __enter__(self) -> Lines:
@@ -111,12 +112,11 @@ class Lines:
                 yield f"{stamp}{paint('☐', 'cyan')} {step}  asks: {_said(data, 'text')}"
             case "answered" if data.get("status"):
                 yield f"{stamp}{paint('☐', 'cyan')} {step}  {_answer(data)}"
-            case "warning":
-                where = f"{event.key}: " if event.key else ""
-                yield f"{stamp}{paint(f'! {where}' + _said(data, 'message'), 'yellow')}"
+            case "preflight" | "warning":
+                yield from (stamp + paint(f"! {one_line(line)}", "yellow") for line in self._warned(event))
             case "milestone":
                 yield f"{stamp}{paint('◆', 'green')} milestone {data.get('name', event.key)}"
-            case "stop" if event.key.startswith("@"):
+            case "stop" if event.key.startswith("@") and "@background" not in event.key:
                 then = STOPS.get(event.key.partition("~")[0], "")
                 yield f"{stamp}{paint('■', 'yellow')} {_said(data, 'why') or 'stopped'}{then}"
             case "undo.begun" | "undone":
@@ -131,6 +131,16 @@ class Lines:
                 yield f"{stamp}{paint('·', 'cyan')} {where}{_said(data, 'text')}"
             case "log" if self._verbose:
                 yield stamp + paint(f"{step} | {_said(data, 'text')}", "dim")
+
+    def _warned(self, event: Event) -> list[str]:
+        """A warning; those of preflight all at once, each cause in one line."""
+        if event.kind == "preflight":
+            lacks = [str(lack) for lack in event.data.get("warnings") or ()]
+            self._foreseen = set(lacks)
+            return together(lacks)
+        self._told[event.key] = _said(event.data, "message")
+        line = f"{event.key}: {event.data.get('message') or ''}".removeprefix(": ")
+        return [] if line in self._foreseen else [line]
 
     def _undoing(self, event: Event) -> Iterator[str]:
         """What an undo was told to leave, or one change of it."""
@@ -149,6 +159,7 @@ class Lines:
         """Why there is another attempt; a poll's "not yet" is said once."""
         call = self.view.calls.get(call_key)
         message = _said(call.error, "message") if call is not None and call.error else ""
+        message = without_step(message, step_of(call_key))
         if message and self._told.get(step_of(call_key)) != message:
             self._told[step_of(call_key)] = message
             yield f"attempt {call_key.rpartition('#')[2]}: {message}; trying again"
@@ -162,7 +173,8 @@ class Lines:
         words = ", ".join(_words(step))
         yield f"{head}{step.key}{name}" + (terminal.paint(f"  {words}", "dim") if words else "")
         yield from (terminal.paint(line, "dim") for line in changed_lines(step))
-        if step.error and step.status not in ("succeeded", "skipped") and not step.children:
+        told = step.tolerated and self._told.get(step.key) == said(step)  # a moment ago, as a warning
+        if step.error and step.status not in ("succeeded", "skipped") and not step.children and not told:
             yield terminal.paint(said(step), STATUS_STYLE.get(step.status, "red"))
 
 

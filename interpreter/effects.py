@@ -170,7 +170,7 @@ class Effects(Protocol):
     async def start(self, key: str, box: Box, about: Mapping[str, Any]) -> Record:
         """A step or a phase begins (`status` running), or `by` forbids it.
 
-        `about` (id, kind, name, action; background, milestone) is for the journal only.
+        `about` (id, kind, name, action; background, milestone, undo: none) is for the journal only.
         """
         ...
 

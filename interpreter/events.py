@@ -41,6 +41,8 @@ def begun(step: Step, scope: Scope) -> dict[str, Any]:
         about["background"] = True
     if step.milestone is not None:
         about["milestone"] = scope.book.prefix + step.milestone
+    if step.undo.kind == "none":
+        about["undo"] = "none"
     return about
 
 

@@ -85,8 +85,19 @@ def _step_started(view: RunView, event: Event) -> None:
     node.status = "running"
     node.background = bool(data.get("background"))
     node.milestone = data.get("milestone") or ""
+    node.undo = data.get("undo") or ""
     if node.started is None:
         node.started = event.wall
+    _alternatives(view, event.key)
+
+
+def _alternatives(view: RunView, key: str) -> None:
+    """Of a fallback's steps, all but the last that was tried were given up for the next."""
+    above = view.steps.get(parent_of(key) or "")
+    if above is not None and above.kind == "fallback":
+        tried = [child for child in above.children if child.status != "skipped" and not child.phase]
+        for child in tried:
+            child.alternative = child is not tried[-1]
 
 
 def _step_ended(view: RunView, event: Event) -> None:
@@ -106,10 +117,10 @@ def _step_ended(view: RunView, event: Event) -> None:
     node.place = data.get("place") or ""
     node.others = list(data.get("others") or ())
     node.background = bool(data.get("background")) or node.background
-    node.alternative = bool(data.get("alternative"))
     node.undone = bool(data.get("undone")) or node.undone
     node.ended = event.wall
     node.waiting = ""
+    _alternatives(view, event.key)
     _iterations(view, node)
     if node.started is None and data.get("started") is not None and node.status != "skipped":
         node.started = data["started"]
@@ -245,7 +256,8 @@ def _stop(view: RunView, event: Event) -> None:
 def _warning(view: RunView, event: Event) -> None:
     message = str(event.data.get("message", ""))
     view.warnings.append(WarningView(event.key, message, event.wall))
-    node_of(view, event.key).warnings.append(message)
+    if event.key in view.steps:  # what was said of a step before it began stands with the run's warnings
+        view.steps[event.key].warnings.append(message)
 
 
 def _milestone(view: RunView, event: Event) -> None:

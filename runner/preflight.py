@@ -22,6 +22,7 @@ from runbook.runner import shape
 from runbook.runner.context import HostContext, cut_all
 from runbook.runner.outcomes import Result
 from runbook.runner.threads import Threads
+from runbook.runner.wording import listed, together
 
 if TYPE_CHECKING:
     from runbook.interpreter.engine import RunInfo
@@ -33,8 +34,6 @@ SECONDS = 3.0
 """For all looks of a run together: then it goes on, with a warning that says what was not checked."""
 WIDTH = 8
 """Looks at the same time."""
-SHOWN = 3
-"""Steps that are named where many have the same reason."""
 HINT = "--no-preflight runs it all the same"
 
 
@@ -65,7 +64,7 @@ class Findings:
             return None
         if len(self.missing) == 1:
             return Fault(f"nothing was begun: {self.missing[0]}", kind="refused", hint=HINT)
-        lines = ["nothing was begun, as something is missing:", *map(str, self.missing)]
+        lines = ["nothing was begun, as something is missing:", *together(map(str, self.missing))]
         return Fault("\n".join(lines), kind="refused", hint=HINT)
 
     def told(self) -> list[tuple[str, str]]:
@@ -129,12 +128,7 @@ def _unchecked(looked: Sequence[Looked]) -> tuple[str, ...]:
     for said in looked:
         if said.unchecked and said.call.step not in steps.setdefault(said.unchecked, []):
             steps[said.unchecked].append(said.call.step)
-    return tuple(f"{_listed(names)}: {reason}" for reason, names in steps.items())
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    return tuple(f"{listed(names)}: {reason}" for reason, names in steps.items())
 
 
 def judged(

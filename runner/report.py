@@ -13,7 +13,19 @@ from typing import Any
 from runbook.runner import gantt
 from runbook.runner.run_tree import CallView, StepView
 from runbook.runner.view import RunView
-from runbook.runner.wording import change_lines, end_of, moment, span, status_word, stop_reason, tame, unwired, value
+from runbook.runner.wording import (
+    change_lines,
+    end_of,
+    grouped,
+    moment,
+    span,
+    status_word,
+    stop_reason,
+    tame,
+    unwired,
+    value,
+    without_step,
+)
 
 FORMATS = ("md", "html", "json")
 
@@ -154,6 +166,7 @@ def _change(view: RunView, call: CallView) -> dict[str, Any]:
         "accepted": None if told is None else told.by,
         "returned": call.returned,
         "irreversible": call.irreversible,
+        "waived": view.waived(call),
         "diff": change_lines(call.diff, call.before, call.after),
     }
 
@@ -168,13 +181,15 @@ def _notification(call: CallView) -> dict[str, Any]:
     }
 
 
-def undo_word(undone: bool | None, irreversible: bool) -> str:
+def undo_word(change: Mapping[str, Any]) -> str:
     """What became of a change, in a word or two."""
-    if undone:
+    if change["undone"]:
         return "taken back"
-    if undone is False:
+    if change["undone"] is False:
         return "NOT taken back"
-    return "stands, irreversible" if irreversible else "stands"
+    if change["irreversible"]:
+        return "stands, no undo for it"
+    return "stands (`undo: none`)" if change["waived"] else "stands"
 
 
 # -- the parts that both texts share: (title, header, rows)
@@ -204,7 +219,7 @@ def _tables(facts: Mapping[str, Any]) -> Iterator[Table]:
         "Objectives",
         ("Objective", "Within", "Took", "Verdict"),
         [
-            [o["name"], span(o["within"]), span(o["took"]), o["verdict"] + (f" at {o['at']}" if o["at"] else "")]
+            [o["name"], span(o["within"]), span(o["took"]), f"{o['verdict']} at {o['at']}" if o["at"] else _unmet(o)]
             for o in facts["objectives"]
         ],
     )
@@ -220,8 +235,8 @@ def _tables(facts: Mapping[str, Any]) -> Iterator[Table]:
     )
     yield (
         "Left behind",
-        ("Step", "Action", "Status"),
-        [[c["step"], c["action"], status_word(c["status"])] for c in facts["left"]] if facts["exit"] else [],
+        ("Step", "Action", "Now"),
+        [[c["step"], c["action"], _now(c)] for c in facts["left"]] if facts["exit"] else [],
     )
     yield (
         "Accepted as they are",
@@ -229,7 +244,8 @@ def _tables(facts: Mapping[str, Any]) -> Iterator[Table]:
         [[a["step"], a["by"], a["at"], a["why"]] for a in facts["accepted"]],
     )
     yield "Open clean-up", ("What",), [[value(entry)] for entry in facts["unfinished"]]
-    yield "Warnings", ("Step", "Warning"), [[w["step"], w["message"]] for w in facts["warnings"]]
+    warned = grouped(f"{w['step']}: {w['message']}".removeprefix(": ") for w in facts["warnings"])
+    yield "Warnings", ("Step", "Warning"), [[steps, sentence] for steps, sentence in warned]
     yield (
         "People",
         ("Step", "Question", "Answer"),
@@ -248,6 +264,13 @@ def _tables(facts: Mapping[str, Any]) -> Iterator[Table]:
     yield "Not delivered", ("Notification",), [[value(entry)] for entry in facts["undelivered"]]
 
 
+def _unmet(objective: Mapping[str, Any]) -> str:
+    """Why an objective that was not reached has its verdict."""
+    if objective["verdict"] == "missed":
+        return "missed, never reached"
+    return "n/a, its step was skipped" if objective["since"] else "n/a, what it counts from did not happen"
+
+
 def _step_row(step: Mapping[str, Any]) -> list[str]:
     status = ("" if step["status"] == "pending" else status_word(step["status"])) + (
         ", tolerated" if step["tolerated"] else ""
@@ -255,7 +278,7 @@ def _step_row(step: Mapping[str, Any]) -> list[str]:
     status += ", next one tried" if step["alternative"] and step["status"] in ("failed", "timed_out") else ""
     status += ", undone" if step["undone"] else ""
     if step["error"] and step["status"] not in ("succeeded", "skipped") and not step["parts"]:
-        status += f": {value(str(step['error'].get('message', '')).removeprefix(step['key'] + ': '), 200)}"
+        status += f": {value(without_step(str(step['error'].get('message', '')), step['key']), 200)}"
     name = f"{'· ' * step['depth']}{step['id']}" + (f" ({value(step['name'], 60)})" if step["name"] else "")
     after = "" if step["after"] is None else span(step["after"])
     attempts = str(step["attempts"]) if step["attempts"] and step["attempts"] > 1 else ""
@@ -265,7 +288,7 @@ def _step_row(step: Mapping[str, Any]) -> list[str]:
 def _now(change: Mapping[str, Any]) -> str:
     if change["accepted"] is not None and not change["undone"]:
         return f"left as it is, accepted by {change['accepted']}"
-    word = "given back" if change["returned"] else undo_word(change["undone"], change["irreversible"])
+    word = "given back" if change["returned"] else undo_word(change)
     if change["status"] != "succeeded" and word.startswith("stands"):
         return "perhaps done, perhaps in part"
     return f"{word}: {change['undo_error']}" if change["undo_error"] else word
@@ -284,7 +307,7 @@ def _blame(facts: Mapping[str, Any]) -> str:
     stops = [stop for stop in facts["stops"] if str(stop["box"]).startswith("@run")]
     if facts["status"] == "cancelled" and stops:  # what was in flight is not to blame
         return stop_reason(str(stops[-1]["kind"]), str(stops[-1]["why"]))
-    return f"{facts['culprit']}: {message}" if facts["culprit"] else message
+    return f"{facts['culprit']}: {without_step(message, facts['culprit'])}" if facts["culprit"] else message
 
 
 # -- Markdown

@@ -66,8 +66,9 @@ class StepView:
     by: str | None = None
     chosen: Any = None
     background: bool = False
-    alternative: bool = False  # of a fallback: if it fails, the next one is tried
+    alternative: bool = False  # of a fallback: the next one was tried after it
     undone: bool = False
+    undo: str = ""  # `none`: nothing takes it back, which the playbook accepts
     milestone: str = ""
     others: list[Any] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from runbook.interpreter.errors import Exit, InternalError, InvalidError, Refuse
 from runbook.interpreter.values import from_wire, to_wire
 from runbook.runner import lock_place, processes
 from runbook.runner.driving import Ended, Listener, Options, Run, Unfinished, exit_of
-from runbook.runner.journal import Journal
+from runbook.runner.journal import Journal, JournalError
 from runbook.runner.orders import answer, cancel, questions
 from runbook.runner.questions import Ask
 from runbook.runner.records import Past, read_past
@@ -72,7 +73,11 @@ def start(
     options = dataclasses.replace(options, initiator=options.initiator or processes.user(), locks=place)
     cwd = _cwd()
     folder = world.store.new_run(loaded.playbook.name)
-    journal = Journal.create(folder.journal, folder.id)
+    try:
+        journal = Journal.create(folder.journal, folder.id)
+    except JournalError:  # a full disk: nothing was begun, and half a journal would look like damage
+        shutil.rmtree(folder.path, ignore_errors=True)
+        raise
     run = Run(
         world,
         options,

@@ -20,7 +20,9 @@ from runbook.runner.run_tree import (
     StepView,
     WarningView,
     in_undo,
+    parent_of,
     stands_for,
+    step_of,
 )
 
 
@@ -130,6 +132,15 @@ class RunView:
         """Who leaves the change of this operation as it is: it, or the step around it whose undo steps stand for it."""
         return next((told for path, told in self.accepted.items() if stands_for(path, op)), None)
 
+    def waived(self, call: CallView) -> bool:
+        """Whether nothing takes a change back and its playbook says so: `undo: none`, also of a block around it."""
+        key: str | None = step_of(call.key)
+        while key:
+            if key in self.steps and self.steps[key].undo == "none":
+                return True
+            key = parent_of(key)
+        return False
+
     def undone(self) -> list[CallView]:
         """Changes that were taken back; of attempts the last."""
         return list({call.op: call for call in self.calls.values() if call.undone and not call.is_inverse}.values())
@@ -138,12 +149,18 @@ class RunView:
         """Calls of which nobody knows whether they happened."""
         return [c for c in self.calls.values() if c.status == "in_doubt"]
 
-    def culprit(self) -> StepView | None:
-        """The step to blame for the end: the innermost of the first that failed and was not tolerated."""
+    def culprit(self, below: StepView | None = None) -> StepView | None:
+        """The step to blame for the end: the innermost of the first that failed and was not tolerated.
+
+        A fallback of which several ways failed is itself to blame, not the way that it tried first. `below`: the
+        innermost in a step instead of in the run.
+        """
         found: StepView | None = None
-        node = self.root
+        node = self.root if below is None else below
         while bad := list(_blamed(node)):
             node = found = min(bad, key=lambda step: (step.ended is None, step.ended or 0.0))
+            if ways_of(node):
+                break
         return found
 
     @property
@@ -163,18 +180,26 @@ class RunView:
         return max(0.0, until - self.started)
 
 
+def ways_of(step: StepView) -> list[StepView]:
+    """The ways of a fallback that failed where it tried several; nothing of any other step."""
+    if step.kind != "fallback" or step.status != "failed":
+        return []
+    failed = [way for way in step.children if way.status in BAD and not way.phase]
+    return failed if len(failed) > 1 else []
+
+
 def _blamed(node: StepView) -> Iterator[StepView]:
-    """What failed directly below a node. Iterations have no status of their own: they are looked through."""
+    """What failed directly below a node, and nothing was tried instead of it. Iterations are looked through."""
     for step in node.children:
-        if step.phase or step.tolerated or step.key.startswith("@"):
+        if step.phase or step.tolerated or step.alternative or step.key.startswith("@"):
             continue
-        if step.status in _BAD:
+        if step.status in BAD:
             yield step
         elif step.status == "pending":
             yield from _blamed(step)
 
 
-_BAD = frozenset({"failed", "timed_out", "cancelled", "in_doubt", "declined"})
+BAD = frozenset({"failed", "timed_out", "cancelled", "in_doubt", "declined"})
 
 
 def fold(events: Iterable[Event], view: RunView | None = None) -> RunView:

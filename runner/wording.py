@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -34,6 +34,41 @@ def stop_reason(kind: str, why: str) -> str:
     """Why a run was stopped: `cancelled: Ctrl-C`, `cancelled by root: wrong region`, `root declined`."""
     word = status_word(kind)
     return why if why.startswith(word) or "declined" in why else ": ".join(part for part in (word, why) if part)
+
+
+def without_step(message: str, key: str) -> str:
+    """A failure's sentence as it stands beside the step that it names: without the name."""
+    late = f"{key} was not done in its time"
+    if message.startswith(late):
+        return "not done in its time" + message[len(late) :]
+    return message.removeprefix(f"{key}: ")
+
+
+NAMED = 3
+"""Steps that are named where many have the same reason."""
+
+
+def listed(names: Sequence[str]) -> str:
+    """Some of many names: `a, b, c and 28 more`."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
+def together(lines: Iterable[str]) -> list[str]:
+    """Of lines `step: sentence` those of one sentence as one: one cause does not fill the screen."""
+    return [f"{steps}: {sentence}" if steps else sentence for steps, sentence in grouped(lines)]
+
+
+def grouped(lines: Iterable[str]) -> list[tuple[str, str]]:
+    """The same as (steps, sentence); '' where a line names no step."""
+    places: dict[str, list[str]] = {}
+    for line in lines:
+        place, colon, sentence = line.partition(": ")
+        stands = bool(colon) and " " not in place  # of a step; else the sentence has a colon of its own
+        named = places.setdefault(sentence if stands else line, [])
+        if stands and place not in named:
+            named.append(place)
+    return [(listed(named), sentence) for sentence, named in places.items()]
 
 
 def span(seconds: float | None) -> str:
