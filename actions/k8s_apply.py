@@ -156,11 +156,10 @@ class Apply(Warned, Lacking, Change[ApplyArgs]):
             put(found.cluster, ctx, one, before, found.op, force=args.force)
             if one.ref.kind.kind == "CustomResourceDefinition":
                 served(found.cluster, ctx, one.ref)
-        for stray in reversed(found.strays):
-            if stray.name in before:
-                uid = str(stray.live["metadata"]["uid"])
-                found.cluster.delete(ctx, stray.ref, uid, "Background")
-                gone(found.cluster, ctx, stray.ref, uid)
+        strays = [(s.ref, str(s.live["metadata"]["uid"])) for s in reversed(found.strays) if s.name in before]
+        for ref, uid in strays:
+            found.cluster.delete(ctx, ref, uid, "Background")
+        gone(found.cluster, ctx, *strays)
 
     def inverse(self, args: ApplyArgs, before: Observation, op: str) -> Call | None:
         assert self._set is not None

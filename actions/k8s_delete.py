@@ -80,7 +80,7 @@ class Delete(Warned, Rights, Change[DeleteArgs]):
             ctx.note("seen", uid)  # a second attempt does not complain that it is gone
             if state == "there":
                 cluster.delete(ctx, ref, uid, PROPAGATION[args.propagation])
-            gone(cluster, ctx, ref, uid)
+            gone(cluster, ctx, (ref, uid))
 
     def outputs(self, args: DeleteArgs, before: Observation, after: Observation) -> Outputs:
         return {"existed": bool(before)}

@@ -49,16 +49,20 @@ class DeletePods(Rights, Change[DeletePodsArgs]):
             raise PermanentError(problem)
         cluster = connect(ctx, args.context)
         found = workload.pods(cluster, ctx, args.namespace, _selector(args, cluster, ctx))
-        return {
-            f"{cluster.name(Ref(kinds.POD, args.namespace, pod['metadata']['name']))}@{pod['metadata']['uid']}": "there"
+        names = [
+            f"{cluster.name(Ref(kinds.POD, args.namespace, pod['metadata']['name']))}@{pod['metadata']['uid']}"
             for pod in found
-        }
+        ]
+        meant = ctx.notes.get("pods")  # those that came since an earlier attempt, or a crash in mid-way, are left
+        return {name: "there" for name in names if meant is None or name in meant}
 
     def expect(self, args: DeletePodsArgs, before: Observation, ctx: Context) -> Observation:
         return dict.fromkeys(before)
 
     def apply(self, args: DeletePodsArgs, before: Observation, ctx: Context) -> None:
         cluster = connect(ctx, args.context)
+        if "pods" not in ctx.notes:
+            ctx.note("pods", list(before))
         for number, entry in enumerate(before):
             name, uid = _pod(entry)
             cluster.delete(ctx, Ref(kinds.POD, args.namespace, name), uid)

@@ -15,7 +15,8 @@ from runbook.actions._manifest import back
 from runbook.actions._manifest import prune as pruning
 from runbook.actions._manifest.back import Step
 from runbook.actions._manifest.look import defined_kinds
-from runbook.contract import Call, Change, Context, Observation, Outputs, Settled, param
+from runbook.actions._manifest.put import gone
+from runbook.contract import Call, Change, Context, Observation, Outputs, PermanentError, Settled, param
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +50,14 @@ class Revert(Change[RevertArgs]):
     def expect(self, args: RevertArgs, before: Observation, ctx: Context) -> Observation:
         cluster = connect(ctx, args.context)
         after = dict(before)
+        stays = []
         for step in self._steps:
             live = self._live[step.name]
             if live is not None and step.there is None and (others := _inhabitants(cluster, ctx, step, self._steps)):
                 ctx.log(f"warning: {step.ref} stays: it holds {others}, which this run did not create")
+                continue
+            if back.frozen(step, live):
+                stays.append(step)
                 continue
             after |= step.wanted()
             if live is not None and step.there is not None:
@@ -60,17 +65,29 @@ class Revert(Change[RevertArgs]):
                     back.rehearse(cluster, ctx, step, live)
                 except ForbiddenError as error:
                     self.computed = f"computed here, not by the server's dry run: {error.message}"
+        if stays and after == before:
+            raise _immutable(stays)
         return after
 
     def apply(self, args: RevertArgs, before: Observation, ctx: Context) -> None:
         cluster = connect(ctx, args.context)
         steps = self._steps or _kept(args, ctx)
+        going: list[tuple[Ref, str]] = []
+        stays = []
         for number, step in enumerate(steps):
             ctx.checkpoint()
             ctx.progress(number, len(steps))
             if step.there is None and _inhabitants(cluster, ctx, step, steps):
                 continue
-            back.go(cluster, ctx, step)
+            if back.frozen(step, cluster.find(ctx, step.ref) if _can_freeze(step) else None):
+                stays.append(step)
+                continue
+            uid = back.go(cluster, ctx, step)
+            if uid is not None:
+                going.append((step.ref, uid))
+        gone(cluster, ctx, *going)  # at the end: one that something holds must not hold up what can be put back
+        if stays:
+            raise _immutable(stays)
 
     def inverse(self, args: RevertArgs, before: Observation, op: str) -> Call | None:
         assert self._ctx is not None
@@ -90,7 +107,8 @@ class Revert(Change[RevertArgs]):
         )
         verdict = super().settle(args, was, wanted, found, ctx)
         owned = all(now.get(name) == state for name, state in after.items() if back.is_owners(name))
-        return "partial" if verdict == "done" and not owned else verdict
+        stays = any(back.frozen(step, self._live.get(step.name)) for step in self._steps)
+        return "partial" if verdict == "done" and (stays or not owned) else verdict
 
     def effective(self, args: RevertArgs, after: Observation, ctx: Context) -> bool:
         cluster = connect(ctx, args.context)
@@ -128,6 +146,22 @@ def _inhabitants(cluster: Cluster, ctx: Context, step: Step, steps: list[Step]) 
     ]
     left = [f"{kind}/{name}" for kind, name in names if (kind, name) not in ours and name != "kube-root-ca.crt"]
     return ", ".join(left[:3])
+
+
+def _can_freeze(step: Step) -> bool:
+    return step.there is not None and step.ref.kind.kind in ("ConfigMap", "Secret")
+
+
+def _immutable(stays: list[Step]) -> PermanentError:
+    """What cannot be put back, said when all else is."""
+    several = len(stays) > 1
+    names = ", ".join(str(step.ref) for step in stays)
+    return PermanentError(
+        f"{names} {'are' if several else 'is'} immutable now, and {'stay' if several else 'stays'} as the apply left"
+        f" {'them' if several else 'it'}: all else of it is put back",
+        hint="delete what is immutable, make it again as it was before the apply (`runbook report` says what that apply"
+        " changed), then undo again",
+    )
 
 
 def title(name: str) -> str:

@@ -25,7 +25,7 @@ async def settled(run: Run, call: Call, box: Box) -> Record:
             record = replace(record, inverse=first.inverse)
         if record.status != "in_doubt":
             return record
-        answer, choice = await _asked(run, call, key, box.parent or box)
+        answer, choice = await _asked(run, call, key, box.parent or box, record.error)
         if answer.by is not None:
             return replace(record, status=answer.status, by=answer.by, seq=answer.seq, at=answer.at, changed=True)
         if choice == "done":
@@ -39,9 +39,13 @@ async def settled(run: Run, call: Call, box: Box) -> Record:
         key = f"{call.key}~{repeats}"
 
 
-async def _asked(run: Run, call: Call, key: str, box: Box) -> tuple[Record, str]:
-    """An intent without a result that observation could not settle. The answer: repeat, done or fail."""
-    text = f"{call.step}: nobody knows whether {call.action} happened"
+async def _asked(run: Run, call: Call, key: str, box: Box, why: Fault | None) -> tuple[Record, str]:
+    """An intent without a result that observation could not settle. The answer: repeat, done or fail.
+
+    `why`: what was found by looking, if anybody could look.
+    """
+    found = why.message if why is not None else ""
+    text = f"{call.step}: {found or f'nobody knows whether {call.action} happened'}"
     options = {"choices": list(IN_DOUBT), "call": key, "action": call.action, "args": call.args}
     record = await run.fx.ask(Question(f"{key}?", call.step, "in_doubt", text, options, call.maybe), box)
     return record, choice_of(record)

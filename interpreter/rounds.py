@@ -15,7 +15,7 @@ from runbook.interpreter.model import Playbook
 from runbook.interpreter.outcome import Outcome, stopped
 from runbook.interpreter.run import Run
 from runbook.interpreter.undo import Playback
-from runbook.interpreter.unwind import Left, Unwinding, handler
+from runbook.interpreter.unwind import Left, Unwinding, handler, not_done
 
 
 class Rounds(Run):
@@ -33,8 +33,11 @@ class Rounds(Run):
         begun = await self._round(key)
         if begun.by is not None:
             return stopped(begun, "not started")
-        changes = self.log.within("")
-        out = await Playback(self, "", erase=True).play(changes, key, self.work)
+        changes, cleanup = self.log.within(""), self.playbook.cleanup
+        room = self.box(f"{key}!undo", self.work, begun.at + cleanup)
+        out = await Playback(self, "", erase=True).play(changes, key, room)
+        if out.by == room.key:
+            out = replace(out, by=None, error=not_done(cleanup, out.error))
         return await self._tidied(key, replace(out, at=max(out.at, begun.at), undone=out.ok and bool(out.outputs)))
 
     async def finish(self, number: int) -> Outcome:

@@ -77,9 +77,7 @@ class Unwinding:
             self.played = True
             out = await play(key, room)
             if out.by == key:
-                out = replace(
-                    out, by=None, error=Fault(f"not done in the {self.cleanup:g}s of cleanup", kind="timeout")
-                )
+                out = replace(out, by=None, error=not_done(self.cleanup, out.error))
             self.run.fx.emit(
                 "step.ended",
                 key,
@@ -121,6 +119,12 @@ class Unwinding:
                 out, status="failed", error=fault, kind=kind, step=bad.step, path=bad.path, seq=bad.seq, tolerated=False
             )
         return out
+
+
+def not_done(cleanup: float, why: Fault | None) -> Fault:
+    """A phase's time is over. `why`: what held it up, where an action could say."""
+    said = f": {why.message}" if why is not None and why.hint is not None else ""
+    return Fault(f"not done in the {cleanup:g}s of cleanup{said}", kind="timeout", hint=why.hint if why else None)
 
 
 async def unwind(

@@ -17,7 +17,7 @@ from runbook.contract import Change, Opaque, PermanentError, Read, TemporaryErro
 from runbook.interpreter.effects import Call, Fault
 from runbook.interpreter.errors import RunbookError
 from runbook.interpreter.values import Unknown, why_unknown
-from runbook.runner import lacks
+from runbook.runner import lacks, unsettled
 from runbook.runner import outputs as output_limits
 from runbook.runner.clients import Clients
 from runbook.runner.context import HostContext, Outbox
@@ -169,9 +169,7 @@ class Host:
             if verdict == "done":
                 return self._done(call, ctx, impl, args, intent)
             if verdict == "unknown":
-                moved = sorted(name for name, state in now.items() if state not in (before.get(name), after.get(name)))
-                who = ", ".join(moved) or call.action
-                return self._in_doubt(f"{who} is neither as it was before nor as it was to become")
+                return self._in_doubt(unsettled.told(call.action, before, after, now, self.secrets.mask))
             return Again(
                 Intent(
                     before=self.secrets.seal(now),
@@ -312,7 +310,13 @@ class Host:
         except TemporaryError as error:
             kind = "timeout" if ctx.remaining() <= 0 else "temporary"
             return self._failed(
-                call, error.message, kind, temporary=True, outputs=error.outputs, retry_after=error.retry_after
+                call,
+                error.message,
+                kind,
+                temporary=True,
+                hint=error.hint,
+                outputs=error.outputs,
+                retry_after=error.retry_after,
             )
         except RefusedUndoError as error:
             return self._failed(call, error.message, "refused", hint=error.hint)

@@ -1,6 +1,7 @@
 """Processes of a run that die at a journal write or a request. A warm process forks one for each: imports cost most.
 
-`python -m tests.emergency_child` reads orders as JSON lines: {folder, playbook, what: start | resume | undo, at, when}.
+`python -m tests.emergency_child` reads orders as JSON lines: {folder, playbook, what: start | resume | undo, at, when,
+in_doubt}.
 `folder/coordinates.json` says where the world is: a sandbox in another process, or an environment for a real cluster.
 SIGKILL comes from itself: before, after, or a moment after (amid) the at-th commit (0: never). With `request`, {at,
 when, delay}, it comes at the at-th changing request to an API server: before it is sent, after its answer arrived and
@@ -150,13 +151,14 @@ def _go(order: dict[str, Any]) -> dict[str, Any]:
         store=Store(folder / "home"),
         surroundings=Real(where["environ"]) if real else surroundings.attach(folder / "coordinates.json", os.environ),
     )
+    options = session.Options(in_doubt=order.get("in_doubt") or "ask")
     try:
         if order["what"] == "start":
             ended = emergency.start(Path(order["playbook"]), around, order.get("inputs") or {})
         elif order["what"] == "undo":
-            ended = session.undo("last", world=around)
+            ended = session.undo("last", world=around, options=options)
         else:
-            ended = session.resume("last", world=around)
+            ended = session.resume("last", world=around, options=options)
     except RunbookError as error:
         return {"raised": type(error).__name__, "message": error.message, "exit": int(error.exit)}
     outcome = ended.outcome
@@ -166,6 +168,7 @@ def _go(order: dict[str, Any]) -> dict[str, Any]:
         "outputs": dict(outcome.outputs) if outcome is not None else None,
         "error": outcome.error.message if outcome is not None and outcome.error is not None else None,
         "questions": [question.key for question in ended.questions],
+        "asked": [question.text for question in ended.questions],
     }
 
 

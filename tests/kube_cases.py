@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from runbook.actions._kube.revisions import RESTARTED_BY
 from tests.kube import meaning
 from tests.testbed.plane import Plane
 
@@ -17,10 +18,24 @@ CONTAINER = {"name": "app", "image": "registry.invalid/app:1", "args": ["serve"]
 
 
 @dataclass(frozen=True)
+class Third:
+    """How somebody else brings an object into a state that is neither the one before the change nor the one after it.
+
+    `words`: of kubectl. `told`: what the question says of it. `again`: what is wrong when the change is repeated from
+    there; else it gives what it always gives, or `gives`, object -> JSON that must be in it.
+    """
+
+    words: tuple[str, ...]
+    told: str
+    again: str = ""
+    gives: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Case:
     """A change. `back`: its undo gives back the objects; `again`: a second run of it finds that it is already so.
 
-    `requests`: how many changing requests it takes.
+    `requests`: how many changing requests it takes. `third`: None where an object is there or is not, and no more.
     """
 
     action: str
@@ -29,11 +44,14 @@ class Case:
     again: bool = True
     requests: int = 1
     more: Mapping[str, Any] = field(default_factory=dict)  # keys of the step
+    first: tuple[Mapping[str, Any], ...] = ()  # steps before it
+    third: Third | None = None
 
     def playbook(self, space: str) -> str:
-        """A playbook of this one step."""
+        """A playbook of this one step, and of those before it."""
         step = {"id": "it", "action": self.action, "with": {"namespace": space, **self.given}, **self.more}
-        return json.dumps({"runbook": 1, "name": "one", "steps": [step]})
+        first = [{**one, "with": {"namespace": space, **one["with"]}} for one in self.first]
+        return json.dumps({"runbook": 1, "name": "one", "steps": [*first, step]})
 
 
 def _image(kind: str, name: str, tag: str) -> dict[str, Any]:
@@ -41,11 +59,50 @@ def _image(kind: str, name: str, tag: str) -> dict[str, Any]:
     return {"kind": kind, "name": name, "patch": {"spec": spec}}
 
 
+def _patched(what: str, patch: Any) -> tuple[str, ...]:
+    """Words of kubectl for a patch by hand."""
+    kind = "json" if isinstance(patch, list) else "merge"
+    return ("patch", *what.split("/"), f"--type={kind}", f"--patch={json.dumps(patch)}")
+
+
+def _set_image(what: str) -> tuple[str, ...]:
+    return ("set", "image", what, "app=registry.invalid/app:9")
+
+
+def _tags(*tags: str) -> list[str]:
+    return [f"registry.invalid/app:{tag}" for tag in tags]
+
+
+def _told(place: str, now: str, before: str, after: str) -> str:
+    return f"/{place} is {now}, neither {before} as before nor {after} as it was to become"
+
+
+def _third_version(kind: str, name: str) -> Third:
+    told = _told(f"{kind}/{name}#spec.template.spec.containers.name=app.image", *_tags("9", "2", "1"))
+    return Third(_set_image(f"{kind.lower()}/{name}"), told)
+
+
+_RESTARTED = {
+    "kubectl.kubernetes.io/restartedAt": "2020-01-01T00:00:00Z",
+    RESTARTED_BY: "another-run:it",
+}
+
 CASES: Mapping[str, Case] = {
-    "patch, strategic": Case("k8s.patch", _image("Deployment", "web", "3")),
+    "patch, strategic": Case(
+        "k8s.patch",
+        _image("Deployment", "web", "3"),
+        third=Third(
+            _set_image("deployment/web"),
+            _told("Deployment/web#spec.template.spec.containers[name=app].image", *_tags("9", "2", "3")),
+        ),
+    ),
     "patch, merge": Case(
         "k8s.patch",
         {"kind": "Service", "name": "web", "type": "merge", "patch": {"spec": {"selector": {"app": "other"}}}},
+        third=Third(
+            _patched("service/web", {"spec": {"selector": {"app": "third"}}}),
+            _told("Service/web#spec.selector.app", "third", "web", "other"),
+        ),
     ),
     "patch, json": Case(
         "k8s.patch",
@@ -60,6 +117,11 @@ CASES: Mapping[str, Case] = {
             ],
         },
         again=False,  # its own `test` says no, as it should
+        third=Third(
+            _patched("configmap/settings", {"data": {"level": "trace"}}),
+            _told("ConfigMap/settings#data.level", "trace", "info", "debug"),
+            again="does not fit",
+        ),
     ),
     "patch, json that appends": Case(
         "k8s.patch",
@@ -70,16 +132,61 @@ CASES: Mapping[str, Case] = {
             "patch": [{"op": "add", "path": "/spec/template/spec/containers/0/args/-", "value": "--verbose"}],
         },
         again=False,  # once more would be twice: what a kill must not lead to
+        third=Third(
+            _patched(
+                "deployment/web",
+                [{"op": "replace", "path": "/spec/template/spec/containers/0/args", "value": ["serve", "--quiet"]}],
+            ),
+            _told(
+                "Deployment/web#spec.template.spec.containers.0.args",
+                '["serve", "--quiet"]',
+                '["serve"]',
+                '["serve", "--verbose"]',
+            ),
+            gives={"Deployment/web": '["serve", "--quiet", "--verbose"]'},
+        ),
     ),
-    "scale": Case("k8s.scale", {"name": "web", "replicas": 4}),
-    "rollout_undo": Case("k8s.rollout_undo", {"name": "web"}, again=False),  # a second one finds nothing earlier
-    "rollout_undo of a StatefulSet": Case("k8s.rollout_undo", {"kind": "StatefulSet", "name": "db"}, again=False),
-    "rollout_undo of a DaemonSet": Case("k8s.rollout_undo", {"kind": "DaemonSet", "name": "agent"}, again=False),
-    "rollout_restart": Case("k8s.rollout_restart", {"name": "web"}, back=False, again=False),
+    "scale": Case(
+        "k8s.scale",
+        {"name": "web", "replicas": 4},
+        third=Third(("scale", "deployment/web", "--replicas=3"), _told("Deployment/web#spec.replicas", "3", "2", "4")),
+    ),
+    "rollout_undo": Case(
+        "k8s.rollout_undo",
+        {"name": "web"},
+        again=False,  # a second one finds nothing earlier
+        third=_third_version("Deployment", "web"),
+    ),
+    "rollout_undo of a StatefulSet": Case(
+        "k8s.rollout_undo",
+        {"kind": "StatefulSet", "name": "db"},
+        again=False,
+        third=_third_version("StatefulSet", "db"),
+    ),
+    "rollout_undo of a DaemonSet": Case(
+        "k8s.rollout_undo",
+        {"kind": "DaemonSet", "name": "agent"},
+        again=False,
+        third=_third_version("DaemonSet", "agent"),
+    ),
+    "rollout_restart": Case(
+        "k8s.rollout_restart",
+        {"name": "web"},
+        back=False,
+        again=False,
+        third=Third(
+            _patched("deployment/web", {"spec": {"template": {"metadata": {"annotations": _RESTARTED}}}}),
+            'annotations["runbook/restarted-by"] is another-run:it, neither nothing as before',
+        ),
+    ),
     "delete_pods": Case("k8s.delete_pods", {"deployment": "web"}, back=False, again=False, requests=2),
     "label": Case(
         "k8s.label",
         {"kind": "Service", "name": "web", "labels": {"tier": "front", "app": None}, "annotations": {"seen": "yes"}},
+        third=Third(
+            ("label", "service/web", "--overwrite", "tier=back"),
+            _told("Service/web#metadata.labels.tier", "back", "nothing", "front"),
+        ),
     ),
     "apply, changed and new": Case(
         "k8s.apply",
@@ -95,6 +202,11 @@ CASES: Mapping[str, Case] = {
             ]
         },
         requests=2,
+        third=Third(
+            _patched("configmap/applied", {"data": {"level": "trace"}}),
+            _told("ConfigMap/applied#data.level", "trace", "info", "debug"),
+            again="others own",
+        ),
     ),
     "apply, pruned": Case(
         "k8s.apply",
@@ -110,6 +222,11 @@ CASES: Mapping[str, Case] = {
             "prune": "set=shop",
         },
         requests=2,
+        third=Third(
+            _patched("configmap/kept", {"data": {"level": "trace"}}),
+            _told("ConfigMap/kept#data.level", "trace", "info", "debug"),
+            again="others own",
+        ),
     ),
     "delete": Case("k8s.delete", {"kind": "ConfigMap", "name": "settings"}, back=False),
 }
@@ -125,12 +242,21 @@ def install(plane: Plane, space: str) -> None:
         ]
         plane.kubectl("-n", space, "apply", "-f", "-", stdin=_list(objects))
         rest(plane, space)
-    service = {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 8080}]}
-    objects = [
-        {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "labels": {"app": "web"}}, "spec": service},
-        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "settings"}, "data": {"level": "info"}},
-    ]
-    plane.kubectl("-n", space, "create", "-f", "-", stdin=_list(objects))
+    spec = {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 8080}]}
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "web", "labels": {"app": "web"}},
+        "spec": spec,
+    }
+    plane.kubectl("-n", space, "create", "-f", "-", stdin=_list([service]))
+    _install_settings(plane, space)
+
+
+def _install_settings(plane: Plane, space: str) -> None:
+    """The ConfigMaps: one as people make it, others as an earlier apply left them."""
+    settings = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "settings"}, "data": {"level": "info"}}
+    plane.kubectl("-n", space, "create", "-f", "-", stdin=_list([settings]))
     applied = [
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"level": "info", "old": "1"}}
         for metadata in (
@@ -140,6 +266,21 @@ def install(plane: Plane, space: str) -> None:
         )
     ]
     plane.kubectl("-n", space, "apply", "--server-side", "--field-manager=runbook", "-f", "-", stdin=_list(applied))
+
+
+def put_right(plane: Plane, space: str, begin: Seen) -> None:
+    """What somebody does by hand: the objects as they were."""
+    found = look(plane, space).objects
+    wrong = [name for name in {*found, *begin.objects} if found.get(name) != begin.objects.get(name)]
+    if any(name.startswith("ConfigMap/") for name in wrong):
+        names = {name.partition("/")[2] for name in found if name.startswith("ConfigMap/")}
+        plane.kubectl("-n", space, "delete", "configmap", *names)
+        _install_settings(plane, space)
+    for item in (begin.objects[name] for name in wrong if not name.startswith("ConfigMap/")):
+        group = "api/v1" if item["apiVersion"] == "v1" else f"apis/{item['apiVersion']}"
+        where = f"/{group}/namespaces/{space}/{item['kind'].lower()}s/{item['metadata']['name']}"
+        plane.kubectl("replace", "--raw", where, "-f", "-", stdin=json.dumps(item))
+    rest(plane, space)
 
 
 def rest(plane: Plane, space: str) -> None:

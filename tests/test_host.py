@@ -126,6 +126,9 @@ def test_an_intent_without_a_result_is_settled_by_looking(host: Host, now: str, 
         return
     assert isinstance(found, Result)
     assert found.status == {"done": "succeeded", "in_doubt": "in_doubt"}[verdict]
+    if verdict == "in_doubt":
+        assert found.error is not None
+        assert "x.value is third, neither old as before nor new as it was to become" in found.error.message
     assert found.inverse == intent.inverse
 
 

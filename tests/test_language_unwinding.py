@@ -233,6 +233,20 @@ finally: {{steps: [{slow.replace("id: handler", "id: three")}]}}
     assert "0.7s of cleanup" in played.step("b")["others"][0]["message"]
 
 
+def test_an_undo_afterwards_has_the_roots_cleanup_for_its_time(room: Room) -> None:
+    played = room.played(f"""
+cleanup: 700ms
+steps:
+  - {{id: b, steps: [{note("work")}], undo: {{steps: [{{id: long, action: toy.polite, undo: none}}]}}}}
+""")
+    assert played.exit == Exit.SUCCEEDED
+    undone = room.undo()
+    assert undone.exit == Exit.FAILED
+    assert undone.outcome is not None
+    assert undone.outcome.error is not None
+    assert undone.outcome.error.message == "not done in the 0.7s of cleanup"
+
+
 # --- a second cancel
 
 LEFT = f"""

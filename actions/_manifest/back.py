@@ -20,7 +20,7 @@ from runbook.actions._manifest import places
 from runbook.actions._manifest.documents import SERVERS
 from runbook.actions._manifest.look import Seen, state
 from runbook.actions._manifest.prune import Stray
-from runbook.actions._manifest.put import NOBODY, gone
+from runbook.actions._manifest.put import NOBODY
 from runbook.contract import Context, Observation, PermanentError, TemporaryError
 
 OURS, THEIRS = "as before", "to be put back"
@@ -31,6 +31,9 @@ PATIENCE = 20
 
 STRICT = 5
 """So often the whole object must be as it was read; then, where many write, only the places that are put back."""
+
+FROZEN = frozenset({"immutable", "data", "binaryData"})
+"""What nobody can change of a ConfigMap or Secret that is immutable, but by deleting it."""
 
 ALLOCATED = frozenset({"nodePort", "healthCheckNodePort", "clusterIP", "clusterIPs"})
 """Fields of a Service whose value the server draws: in its dry run another one than in the run."""
@@ -130,15 +133,18 @@ def steps(seen: Iterable[Seen], strays: Iterable[Stray], before: Observation, op
     return [*again, *reversed(back)]
 
 
-def go(cluster: Cluster, ctx: Context, step: Step) -> None:
-    """Bring one object to its other end. PermanentError where somebody else changed what is to be put back."""
+def go(cluster: Cluster, ctx: Context, step: Step) -> str | None:
+    """Bring one object to its other end. PermanentError where somebody else changed what is to be put back.
+
+    Of an object that is to go, it is deleted and not waited for: its uid, if it was there.
+    """
     for attempt in range(PATIENCE):
         strict = attempt < STRICT
         live = cluster.find(ctx, step.ref)
         try:
             if step.there is None:
-                _remove(cluster, ctx, step, live)
-            elif live is None:
+                return _remove(cluster, ctx, step, live)
+            if live is None:
                 _make(cluster, ctx, step, step.there)
             else:
                 _restore(cluster, ctx, step, live, strict=strict)
@@ -149,7 +155,7 @@ def go(cluster: Cluster, ctx: Context, step: Step) -> None:
                 raise
             ctx.sleep(min(0.5, 0.01 * 2**attempt))
         else:
-            return
+            return None
     raise TemporaryError(f"{step.ref} was changed by others {PATIENCE} times while it was to be put back")
 
 
@@ -176,6 +182,13 @@ def rehearse(cluster: Cluster, ctx: Context, step: Step, live: Mapping[str, Any]
             raise
 
 
+def frozen(step: Step, live: Mapping[str, Any] | None) -> bool:
+    """Is it immutable now, and would have to be changed? The API server never takes that back."""
+    if live is None or step.there is None or live.get("immutable") is not True or kinds.custom(step.ref.kind):
+        return False
+    return any(str(one["path"]).split("/")[1] in FROZEN for one in _patch(live, target(step, live)))
+
+
 def target(step: Step, live: Mapping[str, Any]) -> dict[str, Any]:
     """The object as it was, with what others have changed since."""
     assert step.there is not None
@@ -183,16 +196,16 @@ def target(step: Step, live: Mapping[str, Any]) -> dict[str, Any]:
     return dict(merged)
 
 
-def _remove(cluster: Cluster, ctx: Context, step: Step, live: Mapping[str, Any] | None) -> None:
+def _remove(cluster: Cluster, ctx: Context, step: Step, live: Mapping[str, Any] | None) -> str | None:
     if live is None:
-        return
+        return None
     now = state(step.name, live, (), secret=False)[step.name]
     if now != step.was.get(step.name):
         raise PermanentError(f"{step.ref} is not the one that this run created: it is left", hint="look at it")
     uid = str(live["metadata"]["uid"])
     if not live["metadata"].get("deletionTimestamp"):
         cluster.delete(ctx, step.ref, uid, "Background")
-    gone(cluster, ctx, step.ref, uid)
+    return uid
 
 
 def _make(cluster: Cluster, ctx: Context, step: Step, wanted: Mapping[str, Any]) -> None:

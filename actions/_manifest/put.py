@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from runbook.actions._kube import workload
@@ -22,6 +22,18 @@ SERVED_WITHIN = 30.0
 
 HEARD_WITHIN = 10.0
 """Seconds in which objects of a kind are taken after it was."""
+
+
+SILENT = 1.0
+"""Seconds that a deletion may take before it is said what it waits for."""
+
+NAMED = 3
+"""Objects that are named in one sentence."""
+
+HELD = (
+    "who set the finalizer has to remove it when its work is done; where nobody does any more, remove it by hand"
+    " (metadata.finalizers), then go on"
+)
 
 
 def put(cluster: Cluster, ctx: Context, one: Seen, before: Observation, op: str, *, force: bool) -> None:
@@ -94,25 +106,52 @@ def served(cluster: Cluster, ctx: Context, ref: Ref) -> None:
     raise TemporaryError(f"{ref} was not served within {SERVED_WITHIN:.0f} s")
 
 
-def gone(cluster: Cluster, ctx: Context, ref: Ref, uid: str) -> None:
-    """Wait until the object with this uid is no more. TemporaryError, at the deadline, says what holds it."""
-    pause, found = 0.05, None
+def gone(cluster: Cluster, ctx: Context, *objects: tuple[Ref, str]) -> None:
+    """Wait until the objects, each with this uid, are no more, and say in the log what holds them.
+
+    TemporaryError, at the deadline, says it, too, and what a person can do about it.
+    """
+    pause, waited, told = 0.05, 0.0, ""
+    left: list[tuple[Ref, dict[str, Any]]] = []
     try:
         while True:
-            found = cluster.find(ctx, ref)
-            if found is None or found["metadata"].get("uid") != uid:
+            looks = [(ref, uid, cluster.find(ctx, ref)) for ref, uid in objects]
+            left = [(ref, found) for ref, uid, found in looks if found and found["metadata"].get("uid") == uid]
+            if not left:
                 return
+            why = "; ".join(f"{ref} is still there{held(found)}" for ref, found in left[:NAMED])
+            if waited >= SILENT and why != told:
+                ctx.log(f"waiting: {why}")
+                told = why
             ctx.sleep(pause)
-            pause = min(2 * pause, 1.0)
+            waited, pause = waited + pause, min(2 * pause, 1.0)
     except TemporaryError as error:
-        if found is None or ctx.remaining() > 0:
+        if not left or ctx.remaining() > 0:
             raise
-        raise TemporaryError(f"{ref} is still there{held(found)}") from error
+        more = f"; and {len(left) - NAMED} more" if len(left) > NAMED else ""
+        why = "; ".join(f"{ref} is still there{held(found)}" for ref, found in left[:NAMED])
+        raise TemporaryError(
+            f"{why}{more}", hint=HELD if any(_finalizers(found) for _, found in left) else None
+        ) from error
 
 
 def held(found: Mapping[str, Any]) -> str:
     """What an object that was deleted waits for."""
-    finalizers = found["metadata"].get("finalizers") or (found.get("spec") or {}).get("finalizers")
+    finalizers = _finalizers(found)
     if finalizers:
-        return ": it waits for " + shorten(", ".join(map(str, finalizers)), 300)
+        inside = "".join(f" ({shorten(text, 300)})" for text in _inside(found))
+        return ": it waits for " + shorten(", ".join(map(str, finalizers)), 300) + inside
     return ": it is being terminated" if found["metadata"].get("deletionTimestamp") else ""
+
+
+def _finalizers(found: Mapping[str, Any]) -> Any:
+    return found["metadata"].get("finalizers") or (found.get("spec") or {}).get("finalizers")
+
+
+def _inside(found: Mapping[str, Any]) -> Iterator[str]:
+    """What is left in a namespace that is being deleted, as its controller says it."""
+    if found.get("kind") == "Namespace":
+        for name in ("NamespaceContentRemaining", "NamespaceFinalizersRemaining"):
+            said = workload.condition(found, name) or {}
+            if said.get("status") == "True" and said.get("message"):
+                yield str(said["message"])

@@ -60,13 +60,20 @@ Settled = Literal["done", "not_done", "partial", "unknown"]
 
 
 class TemporaryError(Exception):
-    """It may work if tried again. `retry_after`: seconds that the other side asked for. `outputs`: see below."""
+    """It may work if tried again. `retry_after`: seconds that the other side asked for; the rest as below."""
 
-    def __init__(self, message: str, retry_after: float | None = None, outputs: Outputs | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        retry_after: float | None = None,
+        outputs: Outputs | None = None,
+        hint: str | None = None,
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.retry_after = retry_after
         self.outputs = outputs
+        self.hint = hint
 
 
 class PermanentError(Exception):
