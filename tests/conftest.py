@@ -50,17 +50,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """`make test` has two halves: what the first one skipped is listed once more at the end of the second."""
-    half, cache = config.getoption("markexpr"), getattr(config, "cache", None)  # -p no:cacheprovider
-    if cache is None or half not in ("not timed", "timed"):
-        return
+    """What was skipped, a line for each reason, last. `make test` has two halves: the second one lists both."""
     reports = terminalreporter.stats.get("skipped", [])
     reasons = Counter(one.longrepr[2] if isinstance(one.longrepr, tuple) else str(one.longrepr) for one in reports)
-    if half == "not timed":
+    half, cache = config.getoption("markexpr"), getattr(config, "cache", None)  # -p no:cacheprovider
+    if cache is not None and half == "not timed":
         cache.set("runbook/skipped", dict(reasons))
-    elif earlier := cache.get("runbook/skipped", {}):
-        terminalreporter.section("skipped in the first half")
-        for reason, count in sorted(earlier.items()):
+    if cache is not None and half == "timed":
+        reasons.update(cache.get("runbook/skipped", {}))
+    if reasons:
+        terminalreporter.section("skipped")
+        for reason, count in sorted(reasons.items()):
             terminalreporter.line(f"SKIPPED [{count}] {reason.removeprefix('Skipped: ')}")
 
 
