@@ -37,6 +37,9 @@ Verdict = Literal[
 """What a row says. change: would change; same: already so; read: was read; yes/no: a check's verdict as of now;
 skip: `when` is false; opaque: cannot be previewed; block: holds other rows; failed: could not be looked at."""
 
+BEHIND = "as of now, before the planned changes"
+"""What a row's `detail` says where something was looked at behind a planned change."""
+
 
 @frozen
 class Row:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from runbook.runner.plan import Plan, Row
-from runbook.runner.wording import difference_lines, one_line, span, value
+from runbook.runner.plan import BEHIND, Plan, Row
+from runbook.runner.wording import difference_lines, one_line, span, together, value
 
 MARKS = {
     "change": ("~", "yellow"),
@@ -45,7 +45,23 @@ WORDS = {
     "failed": "would fail",
     "forbidden": "not allowed",
 }
+BEFORE = {
+    "read": "read, before the planned changes",
+    "yes": "holds now, before the planned changes",
+    "no": "does not hold now, before the planned changes; the run waits for it or fails",
+}
+"""Of what was looked at behind a planned change."""
+TAKEN_BACK = {
+    "again": "undo repeats it",
+    "author": "undo by its own steps",
+    "none": "no undo, accepted",
+    "no": "CANNOT BE UNDONE",
+}
 WIDTH = 100
+SCREEN = 40
+"""Lines of a plan of which the end is not all that is seen: what it changes is said again there, in short."""
+SHORT = 15
+"""Lines of that."""
 
 
 def render(plan: Plan, *, color: bool = False) -> str:
@@ -55,6 +71,8 @@ def render(plan: Plan, *, color: bool = False) -> str:
     lines.append("")
     for group in _groups(plan.rows):
         lines += _skipped(group, color) if group[0].verdict == "skip" else _row(group[0], color)
+    if len(lines) > SCREEN:
+        lines += _in_short(plan.rows, color)
     lines += ["", *_summary(plan, color)]
     return "\n".join(lines) + "\n"
 
@@ -106,7 +124,7 @@ def _row(row: Row, color: bool) -> Iterator[str]:
     pad = indent + "    "
     for line in difference_lines(row.diff, WIDTH):
         yield pad + _painted(line, "yellow", color)
-    if row.detail:
+    if row.detail and row.detail != BEHIND:
         yield from (pad + one_line(line) for line in row.detail.splitlines())
     if row.error:
         yield pad + _painted(one_line(row.error), "red", color)
@@ -115,21 +133,31 @@ def _row(row: Row, color: bool) -> Iterator[str]:
 
 
 def _words(row: Row) -> str:
-    parts = [WORDS.get(row.verdict, "")]
+    words = BEFORE if row.detail == BEHIND and row.verdict in BEFORE else WORDS
+    parts = [words.get(row.verdict, "")]
     if row.verdict == "wait":
         parts = [f"waits {span(row.seconds)}"]
-    if row.verdict == "change":
-        undo = {
-            "yes": "",
-            "again": "undo repeats it",
-            "author": "undo by its own steps",
-            "none": "no undo, accepted",
-            "no": "CANNOT BE UNDONE",
-        }
-        parts = [undo.get(row.undo, ""), f"computed here, not by the server: {row.computed}" if row.computed else ""]
+    if row.verdict in ("change", "opaque"):
+        parts.append(TAKEN_BACK.get(row.undo, ""))
+        parts.append(f"computed here, not by the server: {row.computed}" if row.computed else "")
     if row.tolerated and row.verdict in ("failed", "forbidden"):
         parts = [f"{parts[0]} now, which does not end the run"]
-    return ", ".join(part for part in parts if part)
+    return "; ".join(part for part in parts if part)
+
+
+def _in_short(rows: Sequence[Row], color: bool) -> Iterator[str]:
+    """What a long plan changes, a line each: it is read, and agreed to, at the plan's end."""
+    changes = [row for row in rows if row.verdict in ("change", "opaque")]
+    if changes:
+        yield from ("", _painted("In short:", "bold", color))
+    for row in changes[:SHORT]:
+        mark, style = MARKS[row.verdict]
+        first, *more = difference_lines(row.diff, WIDTH) or [f"{row.key} · {row.action}"]
+        maybe = "only if needed: " if row.maybe else ""
+        rest = f"  (and {len(more)} more)" if more else ""
+        yield f"  {_painted(mark, style, color)} {maybe}{first}{rest}"
+    if len(changes) > SHORT:
+        yield f"  … and {len(changes) - SHORT} more"
 
 
 def _summary(plan: Plan, color: bool) -> Iterator[str]:
@@ -162,9 +190,9 @@ def _summary(plan: Plan, color: bool) -> Iterator[str]:
         yield f"Time: at most {span(plan.work_seconds)} of work{cleanup}."
     if plan.locks:
         yield f"Locks: {', '.join(plan.locks)}{_where(plan)}."
-    for warning in plan.warnings:
+    for warning in together(plan.warnings):
         yield _painted(f"warning: {warning}", "yellow", color)
-    for sentence in plan.missing:
+    for sentence in together(plan.missing):
         yield _painted(f"missing: {sentence}", "red", color)
     if plan.outcome != "succeeded":
         yield _painted(f"As things are now the run would end {plan.outcome}: {plan.error}", "red", color)

@@ -20,7 +20,7 @@ from runbook.runner.context import HostContext, cut_all
 from runbook.runner.diff import Difference
 from runbook.runner.host import Host
 from runbook.runner.outcomes import Intent, Result
-from runbook.runner.plan import Row, Verdict
+from runbook.runner.plan import BEHIND, Row, Verdict
 from runbook.runner.preflight import Looked, said_of
 from runbook.runner.threads import Threads
 from runbook.runner.walk import looks_ahead
@@ -159,7 +159,7 @@ class Preview:
         label = f"{call.step} at the run"
         if unknown is not None:
             await self._preflight(call, box)
-            self._row(call.op, verdict="read", detail=f"known after {unknown}")
+            self._row(call.op, verdict="read", detail=f"depends on {unknown}")
             return self._record(outputs=Unknown(label))
         if call.attempt > 1 and (call.effect == "check" or call.op in self._asked_before):
             return self._record(outputs=Unknown(label))  # a poll: tried once here, the run goes on trying
@@ -172,7 +172,7 @@ class Preview:
         verdict: Verdict = "read"
         if call.effect == "check":
             verdict = "yes" if isinstance(result.outputs, Mapping) and result.outputs.get("ok", True) else "no"
-        note = "as of now, before the planned changes" if behind else ""
+        note = BEHIND if behind else ""
         self._row(call.op, verdict=verdict, detail=note)
         if behind or verdict == "no":
             return self._record(outputs=Unknown(label))
@@ -193,7 +193,7 @@ class Preview:
         after_run = Unknown(f"the run of {call.step}")
         await self._preflight(call, box)
         if unknown is not None:
-            self._row(call.op, verdict=_verdict(call), detail=f"with what is known after {unknown}", undo="unknown")
+            self._row(call.op, verdict=_verdict(call), detail=f"depends on {unknown}", undo="unknown")
             self._touched(call, kind)
             return self._record(outputs=after_run, changed=call.effect == "change")
         if call.effect != "change":
