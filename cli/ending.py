@@ -163,7 +163,7 @@ def _what(view: RunView) -> list[tuple[str, str]]:
 
 def _way(view: RunView, way: StepView) -> str:
     """Why one way of a fallback failed, and where in it."""
-    inner = view.culprit(way) or way
+    inner = way if ways_of(way) else view.culprit(way) or way
     where = "" if inner is way else f", {inner.key.removeprefix(f'{way.key}/')}"
     error = inner.error or way.error or {}
     return f"{way.id}{where}: {one_line(without_step(str(error.get('message') or status_word(way.status)), inner.key))}"

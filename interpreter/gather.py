@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -215,12 +215,20 @@ def _none_won(
         return replace(
             failed(fault, begun, step.id, path), outputs=counts.outputs, at=counts.at or begun.at, others=others
         )
-    reasons = "; ".join(f"{name}: {out.error.message if out.error else out.status}" for name, out in tried)
+    reasons = "; ".join(f"{name}: {message}" for name, message in _reasons(path, tried))
     last = tried[-1][1]
-    fault = replace(last.error or Fault(""), message=f"no alternative succeeded ({reasons})")
-    return replace(
-        last, status="failed", error=fault, outputs=counts.outputs, at=counts.at, others=others, undone=False
-    )
+    fault = replace(last.error or Fault(""), message=f"no alternative succeeded ({reasons})", hint=None)
+    blamed = replace(last, status="failed", error=fault, step=step.id, path=path)  # none of them is it alone
+    return replace(blamed, outputs=counts.outputs, at=counts.at, others=others, undone=False)
+
+
+def _reasons(path: str, tried: Sequence[tuple[str, Outcome]]) -> Iterator[tuple[str, str]]:
+    """Why each alternative failed, first first: the step that is to blame (as seen from the fallback), and what."""
+    for name, out in tried:
+        mine = join(path, name)
+        inner = out.path.removeprefix(join(path, "")) if out.path.startswith(f"{mine}/") else name
+        message = out.error.message if out.error is not None else out.status
+        yield inner, message.removeprefix(f"{out.path}: ")
 
 
 async def choose(run: Run, step: Choose, scope: Scope, path: str, box: Box, begun: Record) -> Outcome:
