@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import sys
 import threading
 import time
@@ -10,7 +11,7 @@ from contextlib import AbstractContextManager
 
 import click
 
-from runbook.cli.terminal import Terminal
+from runbook.cli.terminal import Terminal, drop_typed
 from runbook.interpreter.effects import Question
 from runbook.runner import people, processes
 from runbook.runner.wording import one_line, tame, value
@@ -28,22 +29,44 @@ FAILURE = {
 }
 
 
-class Asker:
-    """Asks a person on this terminal. `quiet`: keeps the live screen off the lines while somebody types."""
+LOOK = 0.2
+"""Seconds between two looks whether somebody else has answered."""
 
-    def __init__(self, terminal: Terminal, quiet: Callable[[], AbstractContextManager[None]]) -> None:
+
+class SettledError(Exception):
+    """The question was answered elsewhere, or its time is over: nobody needs to type any more."""
+
+
+class Asker:
+    """Asks a person on this terminal. `quiet`: keeps the live screen off the lines while somebody types.
+
+    `settled`: what became of a question that is not open any more, in words; '' while it is.
+    """
+
+    def __init__(
+        self,
+        terminal: Terminal,
+        quiet: Callable[[], AbstractContextManager[None]],
+        settled: Callable[[str], str] = lambda _key: "",
+    ) -> None:
         self._terminal = terminal
         self._quiet = quiet
+        self._settled = settled
+        self._key = ""
         self._one = threading.Lock()
 
     def __call__(self, question: Question) -> people.Answer | None:
         """The answer; None when nobody is there (end of input)."""
         with self._one, self._quiet():
+            self._key = question.key
             self._terminal.say(f"\n{self._terminal.paint('☐ ' + one_line(question.step), 'cyan')}")
             if question.text:
                 self._terminal.say("  " + tame(question.text).replace("\n", "\n  "))
             try:
                 return self._ask(question)
+            except SettledError as settled:
+                self._terminal.say(f"\n  {settled}; nothing more to answer here")
+                return self._answer("")  # counts no more, and the next question is asked here as well
             except (EOFError, click.Abort, OSError):
                 self._terminal.say("\n  no answer here; the run waits for one (runbook answer)")
                 return None
@@ -100,10 +123,23 @@ class Asker:
     def _line(self, prompt: str) -> str:
         """A line of the terminal. Not `input`: its readline belongs to the main thread."""
         self._terminal.say(f"  {prompt}: ", nl=False)
+        self._until_typed()
         line = sys.stdin.readline()
         if not line:
             raise EOFError
         return line.strip()
+
+    def _until_typed(self) -> None:
+        """Wait for a line, or (SettledError) until the question is settled without one."""
+        try:
+            keyboard = sys.stdin.fileno()
+        except (OSError, ValueError):
+            return
+        while not select.select([keyboard], [], [], LOOK)[0]:
+            settled = self._settled(self._key)
+            if settled:
+                drop_typed()
+                raise SettledError(settled)
 
 
 def chosen(typed: str, choices: Sequence[str]) -> str | None:

@@ -23,6 +23,7 @@ from runbook.runner.wording import clock, one_line, span
 FRAMES = 8  # a second
 TAIL = 3  # lines of what the running step says
 ROOM = 8  # lines of the screen that are not the tree
+ASKED = 6  # lines of a question below it
 WHOLE = 200  # lines of the tree that stay at the end
 BAR = 20  # characters of a progress bar
 SIGNS = "Ctrl-C cancels and cleans up; a second one, after a second, stops at once"
@@ -85,9 +86,13 @@ class LiveScreen:
 
     @contextlib.contextmanager
     def quiet(self) -> Iterator[None]:
-        """Nothing is drawn while a person types."""
+        """Nothing is drawn while a person types; how far the run is stands above the question."""
         self._stop()
         self._typing = True
+        with self._lock:
+            now, height = time.time() + self._skew, self._console.size.height
+            for line in (self._head(now), *self._shown(now, max(3, height - ROOM - ASKED))):
+                self._console.print(Text.from_ansi(line), soft_wrap=True)
         try:
             yield
         finally:
@@ -142,9 +147,7 @@ class LiveScreen:
     def lines(self, now: float, height: int) -> Iterator[str]:
         """The picture at Unix time `now`, no more than `height` lines."""
         paint = self._terminal.paint
-        simulated = paint("  SIMULATED", "yellow") if self.view.simulated else ""
-        elapsed = clock(self.view.elapsed(now))
-        yield f"{paint(self.view.name, 'bold')}  {elapsed}  {paint(self.view.id, 'dim')}{simulated}"
+        yield self._head(now)
         clocks = "   ".join(self._clock(entry, now) for entry in self._clocks)
         if clocks:
             yield clocks
@@ -160,6 +163,13 @@ class LiveScreen:
             yield paint(CUT, "yellow")
         else:
             yield paint(CANCELLED, "yellow") if "@run" in stopped else paint(SIGNS, "dim")
+
+    def _head(self, now: float) -> str:
+        paint = self._terminal.paint
+        simulated = paint("  SIMULATED", "yellow") if self.view.simulated else ""
+        return (
+            f"{paint(self.view.name, 'bold')}  {clock(self.view.elapsed(now))}  {paint(self.view.id, 'dim')}{simulated}"
+        )
 
     def _running(self) -> list[StepView]:
         return [s for _, s in self.view.walk() if s.status == "running" and not s.children][:2]

@@ -260,12 +260,18 @@ def world(scenario: str, playbook: Playbook | None = None) -> Iterator[session.W
 
 
 def asker(
-    terminal: Terminal, around: session.World, quiet: Callable[[], contextlib.AbstractContextManager[None]]
+    terminal: Terminal,
+    around: session.World,
+    quiet: Callable[[], contextlib.AbstractContextManager[None]],
+    settled: Callable[[str], str],
 ) -> Callable[[Question], people.Answer | None] | None:
-    """Who answers questions: the scenario of a rehearsal, then whoever sits at the terminal; None: nobody."""
+    """Who answers questions: the scenario of a rehearsal, then whoever sits at the terminal; None: nobody.
+
+    `settled`: as the `Asker` has it.
+    """
     from runbook.cli.asking import Asker
 
-    here = Asker(terminal, quiet) if terminal.asks else None
+    here = Asker(terminal, quiet, settled) if terminal.asks else None
     if not around.surroundings.simulated:
         return here
 

@@ -13,7 +13,7 @@ import click
 from runbook.cli import ending, preparing
 from runbook.cli.looking import acted_on, complete_runs, store, view_of
 from runbook.cli.preparing import Prepared
-from runbook.cli.telling import JsonLines, Lines, Screen
+from runbook.cli.telling import JsonLines, Lines, Screen, settled
 from runbook.cli.terminal import Terminal, outliving_the_window
 from runbook.interpreter.errors import Exit, InvalidError, RefusedError, RunbookError
 from runbook.runner.view import RunView
@@ -236,7 +236,8 @@ def _show_questions(run: str, open_now: list[Any]) -> None:
         click.echo(f"{folder.id} asks nothing")
         return
     for question in open_now:
-        click.echo(f"{question.step}: {one_line(question.text)}")
+        text = one_line(question.text)
+        click.echo(text if text.startswith(f"{question.step} ") else f"{question.step}: {text}")
         for choice in people.choices(question):
             click.echo(f"  runbook answer {folder.id} {question.step} {choice}")
 
@@ -260,7 +261,7 @@ def follow(
         screen.view = view_of(around.store.find(before))[0]
     known = screen.view.seq
     sits_there = terminal if output == "text" else dataclasses.replace(terminal, asks=False)
-    ask = preparing.asker(sits_there, around, screen.quiet)
+    ask = preparing.asker(sits_there, around, screen.quiet, lambda key: settled(screen.view.questions.get(key)))
     try:
         with outliving_the_window(), screen:
             ended = play(around, [screen], ask)

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TextIO
 from runbook.cli.screen import changed_lines, said, title
 from runbook.cli.terminal import STATUS_STYLE, Terminal, silence
 from runbook.runner.journal import Event
-from runbook.runner.run_tree import StepView, step_of
+from runbook.runner.run_tree import QuestionView, StepView, step_of
 from runbook.runner.view import RunView
 from runbook.runner.wording import clock, one_line, span, status_word, together, without_step
 
@@ -111,7 +111,7 @@ class Lines:
             case "asked":
                 yield f"{stamp}{paint('☐', 'cyan')} {step}  asks: {_said(data, 'text')}"
             case "answered" if data.get("status"):
-                yield f"{stamp}{paint('☐', 'cyan')} {step}  {_answer(data)}"
+                yield f"{stamp}{paint('☐', 'cyan')} {step}  {settled(self.view.questions[event.key])}"
             case "preflight" | "warning":
                 yield from (stamp + paint(f"! {one_line(line)}", "yellow") for line in self._warned(event))
             case "milestone":
@@ -197,15 +197,18 @@ def _words(step: StepView) -> Iterator[str]:
         yield "already so"
 
 
-def _answer(data: Mapping[str, Any]) -> str:
-    """What was answered, by whom; a question that nobody answered ended with its step."""
-    given = data.get("outputs")
-    if not isinstance(given, Mapping) or data["status"] != "succeeded":
-        return status_word(str(data["status"]))
+def settled(question: QuestionView | None) -> str:
+    """What was answered, by whom; '' while a question is open. One that nobody answered ended with its step."""
+    if question is None or not question.status:
+        return ""
+    given = question.answer if isinstance(question.answer, Mapping) else {}
     who = given.get("by") or given.get("who")
     people = ", ".join(map(str, who)) if isinstance(who, list) else str(who or "")
+    by = f" (by {one_line(people)})" if people else ""
+    if question.status != "succeeded":
+        return status_word(question.status) + by
     choice = one_line(str(given.get("choice") or ""))
-    return f"answered{': ' if choice else ''}{choice}" + (f" (by {one_line(people)})" if people else "")
+    return ("approved" if question.kind == "approve" else f"answered{': ' if choice else ''}{choice}") + by
 
 
 def _said(data: Mapping[str, Any], name: str) -> str:

@@ -106,10 +106,7 @@ class Terminal:
         """Yes or the end (click.Abort). What was typed before the question stood there is no answer to it."""
         import click
 
-        with contextlib.suppress(ImportError, OSError, ValueError):
-            import termios
-
-            termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
+        drop_typed()
         click.confirm(self.paint(question, "bold"), abort=True, err=self.aside)
 
     def status(self, status: str, text: str | None = None) -> str:
@@ -118,6 +115,14 @@ class Terminal:
 
         shown = status_word(status) if text is None else text
         return self.paint(f"{STATUS_MARK.get(status, '·')} {shown}", STATUS_STYLE.get(status, "dim"))
+
+
+def drop_typed() -> None:
+    """What was typed and not read yet is an answer to nothing that will be asked."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import termios
+
+        termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
 
 
 def silence() -> None:

@@ -16,6 +16,7 @@ WIDTH = 1100
 MARGIN = 110  # px, room for the words after the last bar
 ROW = 20
 ROWS = 400  # more would make a browser crawl; what is left out is said
+PAGE = 100  # rows that can still be read on one printed page
 TICKS = (0.01, 0.05, 0.1, 0.5, 1, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600, 43200, 86400)
 
 COLOURS: Mapping[str, str] = {
@@ -57,9 +58,10 @@ def svg(view: RunView) -> str:
     rows = [(depth, step) for depth, step in view.walk() if step.started is not None]
     left_out = len(rows) - ROWS
     height = ROW * (len(view.objectives) + min(len(rows), ROWS) + 2 + (left_out > 0))
+    page = 'class="page" ' if len(rows) <= PAGE else ""
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="100%" role="img" '
-        f'aria-label="Steps and objectives against time" font-family="system-ui, sans-serif" font-size="12">',
+        f'{page}aria-label="Steps and objectives against time" font-family="system-ui, sans-serif" font-size="12">',
         *_ticks(axis, height),
     ]
     top = ROW

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from html import escape
 from typing import Any
 
-from runbook.runner import gantt
+from runbook.runner import gantt, report_page
 from runbook.runner.run_tree import CallView, StepView
 from runbook.runner.view import RunView
 from runbook.runner.wording import (
     change_lines,
     end_of,
     grouped,
+    listed,
     moment,
     span,
     status_word,
@@ -107,14 +107,7 @@ def to_markdown(view: RunView) -> str:
 def to_html(view: RunView) -> str:
     """The report as one file: no scripts, no links to elsewhere, everything escaped."""
     facts = to_data(view)
-    title = f"{facts['name']} · {status_word(end_of(facts['status'], facts['exit']))}"
-    body = "\n".join(_html(facts, gantt.svg(view)))
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
-        f'<meta name="viewport" content="width=device-width">\n<title>{_text(title)}</title>\n'
-        f"<style>{_STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
-    )
+    return report_page.document(facts, gantt.svg(view), _blame(facts), _head(facts), _tables(facts))
 
 
 # -- facts
@@ -194,8 +187,6 @@ def undo_word(change: Mapping[str, Any]) -> str:
 
 # -- the parts that both texts share: (title, header, rows)
 
-Table = tuple[str, Sequence[str], list[list[str]]]
-
 
 def _head(facts: Mapping[str, Any]) -> list[list[str]]:
     rows = [
@@ -205,6 +196,7 @@ def _head(facts: Mapping[str, Any]) -> list[list[str]]:
         ["Ended", facts["ended"] or "not yet"],
         ["Took", span(facts["elapsed"])],
         ["Exit code", "" if facts["exit"] is None else str(facts["exit"])],
+        ["Changes", _changed(facts)],
         ["Inputs", ", ".join(f"{name}={value(given, 60)}" for name, given in (facts["inputs"] or {}).items())],
         ["Outputs", ", ".join(f"{name}={value(given, 60)}" for name, given in (facts["outputs"] or {}).items())],
         ["Called by", value(facts["parent"]) if facts["parent"] else ""],
@@ -214,7 +206,15 @@ def _head(facts: Mapping[str, Any]) -> list[list[str]]:
     return [row for row in rows if row[1]]
 
 
-def _tables(facts: Mapping[str, Any]) -> Iterator[Table]:
+def _changed(facts: Mapping[str, Any]) -> str:
+    """How much was changed, how much of it was taken back, and what is left where a run did not end well."""
+    back = sum(bool(change["undone"] or change["returned"]) for change in facts["changes"])
+    left = listed([change["step"] for change in facts["left"]]) or "nothing"
+    taken = f", {back} taken back" if back else ""
+    return f"{len(facts['changes'])} made{taken}" + (f"; left: {left}" if back or facts["exit"] else "")
+
+
+def _tables(facts: Mapping[str, Any]) -> Iterator[report_page.Table]:
     yield (
         "Objectives",
         ("Objective", "Within", "Took", "Verdict"),
@@ -347,59 +347,3 @@ def _cell(text: str) -> str:
     for mark in "\\`*_[]|#":
         shown = shown.replace(mark, f"\\{mark}")
     return "<br>".join(shown.splitlines())
-
-
-# -- HTML
-
-_STYLE = (
-    ":root{color-scheme:light dark}"
-    "body{font:15px/1.45 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;"
-    "color:#222;background:#fff}"
-    "table{border-collapse:collapse;margin:.5em 0 1.5em;display:block;overflow-x:auto}"
-    "td,th{border-bottom:1px solid #8885;padding:.25em .8em .25em 0;text-align:left;vertical-align:top;"
-    "white-space:pre-wrap}td.long{overflow-wrap:anywhere;min-width:20em}th{font-weight:600}"
-    ".simulated{background:#fff3cd;color:#222;border:2px solid #b8860b;padding:.6em 1em;font-weight:600}"
-    ".what{border-left:4px solid #c62828;padding:.3em 1em;background:#c6282818;white-space:pre-wrap}"
-    "code{overflow-wrap:anywhere}"
-    "@media(prefers-color-scheme:dark){body{color:#ddd;background:#181a1b}}"
-    "@media print{body{max-width:none}}"
-)
-LONG = 36  # characters of a word that may be broken; shorter ones keep their column wide enough
-
-
-def _html(facts: Mapping[str, Any], chart: str) -> Iterator[str]:
-    yield f"<h1>{_text(str(facts['name']))}: {_text(status_word(end_of(facts['status'], facts['exit'])))}</h1>"
-    if facts["simulated"]:
-        yield '<p class="simulated">SIMULATED. This run was a rehearsal in a sandbox; nothing of it happened.</p>'
-    if _blame(facts):
-        yield f'<p class="what">{_text(_blame(facts))}</p>'
-    yield from _html_table((), _head(facts))
-    yield "<h2>Time</h2>"
-    yield chart
-    for title, header, rows in _tables(facts):
-        if rows:
-            yield f"<h2>{_text(title)}</h2>"
-            yield from _html_table(header, rows)
-    yield "<h2>Integrity</h2>"
-    yield (
-        f"<p>Journal head <code>{_text(str(facts['head']))}</code>. "
-        f"<code>runbook verify {_text(str(facts['run']))}</code> recomputes it from every record.</p>"
-    )
-
-
-def _text(text: str) -> str:
-    """Text of the world in HTML: escaped, control characters visible."""
-    return escape(tame(text))
-
-
-def _html_table(header: Sequence[str], rows: list[list[str]]) -> Iterator[str]:
-    yield "<table>"
-    if header:
-        yield "<tr>" + "".join(f"<th>{_text(cell)}</th>" for cell in header) + "</tr>"
-    for row in rows:
-        yield "<tr>" + "".join(f"<td{_class(cell)}>{_text(cell)}</td>" for cell in row) + "</tr>"
-    yield "</table>"
-
-
-def _class(cell: str) -> str:
-    return ' class="long"' if any(len(word) > LONG for word in cell.split()) else ""

@@ -92,6 +92,19 @@ def test_questions_are_answered_on_the_terminal(cli: Commands) -> None:
     assert (cli.folder / "told.txt").read_text() == "green 1"
 
 
+def test_a_question_that_somebody_else_answers_is_asked_no_more(cli: Commands) -> None:
+    """The person at the terminal is told who answered, and is asked the next question; a half typed line is dropped."""
+    cli.write("all.yaml", ASKS + ASKS_MORE.partition("  - id: list")[0])
+    screen = Screen.start(cli, "run", "all.yaml", "--yes")
+    screen.until("waits for a person")  # how far the run is stands above the question
+    screen.until("answer:")
+    screen.type("dec")
+    assert cli("answer", "last", "agree", "approve").code == 0
+    screen.until("approved (by ")
+    screen.answer(("Which?", ""), ("answer:", "2\n"))
+    assert screen.end() == Exit.SUCCEEDED, screen.shown
+
+
 def test_a_missing_input_is_asked_for_until_it_fits(cli: Commands) -> None:
     cli.write("needs.yaml", GOOD.replace("{type: string, default: you}", "{type: integer, description: How many.}"))
     screen = Screen.start(cli, "run", "needs.yaml", "--yes")

@@ -237,7 +237,7 @@ class Text(HTMLParser):
 
 GOLDEN = Path(__file__).parent / "golden" / "report.md"
 
-TAGS = "html head meta title style body h1 h2 p table tr td th code svg rect text line circle"
+TAGS = "html head meta title style body h1 h2 p table tr td th code svg rect text line circle thead tbody"
 ALLOWED = set(TAGS.split())
 
 
@@ -278,6 +278,14 @@ def test_every_text_of_the_world_goes_through_one_place_to_the_page() -> None:
         if line.startswith("|"):
             assert len(re.findall(r"(?<!\\)\|", line)) in (3, 4, 5, 7), line
     assert EVIL in list(strings(report.to_data(view)))
+
+
+def test_a_printed_page_cuts_nothing_off_and_repeats_the_heads_of_tables() -> None:
+    page = report.to_html(fold(a_failed_run()))
+    printed = page.partition("@media print")[2].partition("</style>")[0]
+    assert "overflow:visible" in printed, "a table that scrolls on a screen would be cut off on paper"
+    assert page.count("<thead>") == page.count("<h2>") - 2, "each table with a heading; Time and Integrity have none"
+    assert 'class="page"' in gantt.svg(fold(a_failed_run())), "on one page"
 
 
 def test_the_chart_is_well_formed_and_says_everything() -> None:
