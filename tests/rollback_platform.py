@@ -126,25 +126,40 @@ class Platform:
             own += [SERVICE.format(name=name, selector=labels, port=80, target=8000)]
         own += [ROUTE.format(green=GREEN, blue=BLUE)]
         plane.kubectl("-n", SPACE, "apply", "-f", "-", stdin="---".join(own))
-        chart = folder / "notification"
-        (chart / "templates").mkdir(parents=True)
-        (chart / "Chart.yaml").write_text("{apiVersion: v2, name: notification, version: 1.0.0, appVersion: 2.4.0}\n")
+        (folder / "notification/templates").mkdir(parents=True)
         text = cls.deployment(
             "notification-service", "{app: notification-service}", "notification-service:{{ .Values.tag }}"
         )
-        (chart / "templates/deployment.yaml").write_text(text)
-        for tag in ("2.3.1", "2.4.0"):
-            (chart / "Chart.yaml").write_text(
-                f"{{apiVersion: v2, name: notification, version: 1.0.0, appVersion: {tag}}}\n"
-            )
-            release = ("upgrade", "--install", "tracktion-notification-service", str(chart), "--set", f"tag={tag}")
-            plane.helm(4, "-n", SPACE, *release, "--wait")
+        (folder / "notification/templates/deployment.yaml").write_text(text)
         platform = cls(plane, folder)
+        platform.deploy("notification-service", "2.3.1")
         platform.rest()
-        for name in ("file-watcher", "tracklist-service"):
-            plane.kubectl("-n", SPACE, "set", "image", f"deployment/{name}", f"app=registry.invalid/{name}:2.4.0")
+        for name in ("notification-service", "file-watcher", "tracklist-service"):
+            platform.deploy(name, "2.4.0")
         platform.rest()
         return platform
+
+    def deploy(self, name: str, tag: str) -> None:
+        """A version as it is released: by Helm, or with a new image."""
+        if name != "notification-service":
+            image = f"app=registry.invalid/{name}:{tag}"
+            self.plane.kubectl("-n", SPACE, "set", "image", f"deployment/{name}", image)
+            return
+        chart = self.folder / "notification"
+        text = f"{{apiVersion: v2, name: notification, version: 1.0.0, appVersion: {tag}}}\n"
+        (chart / "Chart.yaml").write_text(text)
+        release = ("upgrade", "--install", "tracktion-notification-service", str(chart), "--set", f"tag={tag}")
+        self.plane.helm(4, "-n", SPACE, *release, "--wait")
+
+    def go_back(self, name: str, tag: str) -> None:
+        """To an earlier version, as people do it by hand."""
+        if name != "notification-service":
+            self.deploy(name, tag)  # the same ReplicaSet
+            return
+        release = "tracktion-notification-service"
+        history = json.loads(self.plane.helm(4, "-n", SPACE, "history", release, "--output", "json"))
+        found = max(int(one["revision"]) for one in history if one["app_version"] == tag)
+        self.plane.helm(4, "-n", SPACE, "rollback", release, str(found), "--wait")
 
     @staticmethod
     def deployment(name: str, labels: str, image: str, *, replicas: int = 1, port: int = 8000) -> str:

@@ -80,6 +80,48 @@ def test_service_whose_earlier_version_is_sick(platform: Platform, nursery: Nurs
         assert made.killed_and_resumed(points, calm) >= 2, "a poll fewer, and the last write never comes"
 
 
+@pytest.mark.parametrize("service", ["file-watcher", "notification-service"])
+def test_service_rolled_back_twice_never_returns_to_the_version_that_was_left(
+    platform: Platform, nursery: Nursery, tmp_path: Path, service: str
+) -> None:
+    made = scene(platform, nursery, tmp_path, "service-rollback", service=service)
+    before = platform.objects()
+
+    def rolled_back(version: str) -> Path:
+        folder = made.fresh()
+        ended = made.order(folder, "start")
+        assert (ended["exit"], ended["outputs"]["to_version"]) == (0, version), ended
+        platform.rest()
+        assert platform.image(service) == version
+        return folder
+
+    def refused() -> None:
+        versions = platform.versions()
+        ended = made.order(made.fresh(), "start")
+        assert ended["exit"] == 3, ended
+        assert f"{service} has no earlier version to go back to" in ended["error"]
+        assert platform.versions() == versions, "nothing is changed"
+
+    def undone(folder: Path, version: str) -> None:
+        assert made.order(folder, "undo")["exit"] == 0
+        platform.rest()
+        assert platform.image(service) == version
+
+    with answering(platform.plane):
+        once = rolled_back("2.3.1")
+        refused()  # not back to 2.4.0
+        undone(once, "2.4.0")
+        platform.deploy(service, "2.5.0")
+        platform.rest()
+        once, twice = rolled_back("2.4.0"), rolled_back("2.3.1")  # not back to 2.5.0
+        refused()
+        undone(twice, "2.4.0")
+        undone(once, "2.5.0")
+        platform.go_back(service, "2.4.0")
+        platform.rest()
+    assert platform.objects() == before
+
+
 ROLLING = {"services": ["file-watcher", "tracklist-service"], "grace": "400ms", "patience": "60s", "verify": "none"}
 
 
