@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from runbook.cli.completing import complete_runs, complete_steps
 from runbook.cli.terminal import Terminal, columns
 from runbook.interpreter.errors import Exit, InternalError, RunbookError
 from runbook.interpreter.frozen import frozen
@@ -28,11 +29,6 @@ FOLLOW_EVERY = 0.3  # seconds between looks at a journal that another process wr
 def store() -> Store:
     """The store of this process's environment."""
     return Store(home(os.environ))
-
-
-def complete_runs(_ctx: click.Context, _param: click.Parameter, typed: str) -> list[str]:
-    """For the shell: the runs that begin so, newest first."""
-    return [name for name in ("last", *(folder.id for folder in store().runs()[::-1])) if name.startswith(typed)]
 
 
 def view_of(folder: RunFolder) -> tuple[RunView, str]:
@@ -186,7 +182,10 @@ def _after(view: RunView) -> str:
 @click.option("-v", "--verbose", is_flag=True, help="Also what each step gave back.")
 @click.option("--output", type=click.Choice(["text", "json"]), default="text", help="json: the report's data.")
 def show(run: str, verbose: bool, output: str) -> None:
-    """Show a run: its steps, changes, questions, and what to do next. RUN: an id, a part of it, or `last`."""
+    """Show a run: its steps, changes, questions, and what to do next.
+
+    RUN: an id, its beginning or its last letters, or `last`.
+    """
     from runbook.cli import ending, screen
 
     terminal = Terminal.of_process()
@@ -222,15 +221,24 @@ def show(run: str, verbose: bool, output: str) -> None:
 
 @click.command(short_help="Print what the actions wrote (-f follows).")
 @click.argument("run", default="last", shell_complete=complete_runs)
-@click.argument("step", default="")
+@click.argument("step", default="", shell_complete=complete_steps)
 @click.option("-f", "--follow", is_flag=True, help="Go on until the run ends.")
 def logs(run: str, step: str, follow: bool) -> None:
-    """Print what the actions of a run wrote (of one STEP: its log as it is)."""
+    """Print what the actions of a run wrote (of one STEP: its log as it is).
+
+    RUN: an id, its beginning or its last letters, or `last`. STEP: its path, or its last part.
+    """
     folder = store().find(run)
     said = False
-    for line in _log_lines(folder, step, follow):
-        click.echo(line)
-        said = True
+    try:
+        for line in _log_lines(folder, step, follow):
+            click.echo(line)
+            said = True
+    except KeyboardInterrupt:
+        if not follow or view_of(folder)[1] == "":
+            raise
+        click.echo(f"\n{folder.id} goes on; runbook cancel {folder.id} stops it", err=True)
+        return
     if not said:
         click.echo(f"{folder.id}: {f'step {step} wrote nothing' if step else 'no step wrote anything'}", err=True)
 
@@ -274,7 +282,10 @@ def _said(line: bytes, step: str) -> Iterator[str]:
 )
 @click.option("-o", "--output", "path", type=click.Path(path_type=Path), help="Write it there instead of stdout.")
 def report(run: str, form: str | None, path: Path | None) -> None:
-    """The report of a run: Markdown, HTML (one file, with the steps against time) or JSON."""
+    """The report of a run: Markdown, HTML (one file, with the steps against time) or JSON.
+
+    RUN: an id, its beginning or its last letters, or `last`.
+    """
     from runbook.runner import report as reports
 
     view, _ = view_of(store().find(run))
@@ -296,7 +307,7 @@ def verify(run: str, head: str | None) -> None:
     """Recompute every digest of a run's journal: was anything changed after it was written?
 
     Then that of every file that the journal names with its digest: artifacts, reports that a step wrote, bytes that
-    were kept for an undo.
+    were kept for an undo. RUN: an id, its beginning or its last letters, or `last`.
     """
     from runbook.runner import artifacts
 

@@ -312,7 +312,7 @@ def _made_before(folder: RunFolder, limit: float) -> bool:
 @click.command(short_help="Shell completion for bash, zsh and fish.")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print what makes SHELL complete commands: eval "$(runbook completion bash)"."""
+    """Print what makes SHELL complete commands, options, runs, actions and what may be answered."""
     from click.shell_completion import get_completion_class
 
     from runbook.cli.main import cli

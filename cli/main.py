@@ -75,7 +75,12 @@ class Commands(click.Group):
 
             near = difflib.get_close_matches(name, COMMANDS, n=1)
             ctx.fail(f"there is no command {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-        return super().resolve_command(ctx, args)
+        found = super().resolve_command(ctx, args)
+        if found[1] is not None and not {"-h", "--help"}.isdisjoint(args):
+            from runbook.cli.examples import shown
+
+            found[1].epilog = shown(name)
+        return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for section, names in SECTIONS.items():

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from runbook.cli import ending, preparing
-from runbook.cli.looking import acted_on, complete_runs, store, view_of
+from runbook.cli.completing import complete_choices, complete_questions, complete_runs
+from runbook.cli.looking import acted_on, store, view_of
 from runbook.cli.preparing import Prepared
 from runbook.cli.telling import JsonLines, Lines, Screen, settled
 from runbook.cli.terminal import Terminal, outliving_the_window
@@ -116,7 +117,8 @@ def _agree(prepared: Prepared, around: World, terminal: Terminal, *, locks: str,
 def resume(run: str, scenario: str, cleanup: bool, **flags: Any) -> int:
     """Go on with a run that was killed, that waited for an answer, or whose clean-up is open.
 
-    Without RUN, or with `last`: the newest one that was not merely refused.
+    RUN: an id, its beginning or its last letters. Without it, or with `last`: the newest one that was not merely
+    refused.
     """
     from runbook.runner import session
 
@@ -147,7 +149,8 @@ def undo(run: str, scenario: str, accept: tuple[str, ...], dry_run: bool, yes: b
     It stops at a change that nothing takes back, and at one whose inverse fails or is refused (somebody else changed
     the object). See to that one by hand, then go on without it: --accept STEP, which is kept in the journal.
 
-    Without RUN, or with `last`: the newest one that was not merely refused.
+    RUN: an id, its beginning or its last letters. Without it, or with `last`: the newest one that was not merely
+    refused.
     """
     from runbook.runner import session
 
@@ -179,7 +182,8 @@ def undo(run: str, scenario: str, accept: tuple[str, ...], dry_run: bool, yes: b
 def cancel(run: str, why: str) -> None:
     """Stop a run: its work ends, its clean-up runs. A second cancel ends the clean-up too.
 
-    Without RUN, or with `last`: the newest one that was not merely refused.
+    RUN: an id, its beginning or its last letters. Without it, or with `last`: the newest one that was not merely
+    refused.
     """
     from runbook.runner import session
 
@@ -197,12 +201,17 @@ def cancel(run: str, why: str) -> None:
 
 @click.command(short_help="Answer what a run asks.")
 @click.argument("run", shell_complete=complete_runs)
-@click.argument("step", default="")
-@click.argument("choice", default="")
+@click.argument("step", default="", shell_complete=complete_questions)
+@click.argument("choice", default="", shell_complete=complete_choices)
 @click.option("--comment", default="", help="For the journal and the report.")
 @click.option("--check", "checked", multiple=True, metavar="TEXT", help="Checklists: this item is done.")
 def answer(run: str, step: str, choice: str, comment: str, checked: tuple[str, ...]) -> None:
-    """Answer what a run asks: RUN STEP CHOICE. Without STEP it shows the open questions."""
+    """Answer what a run asks: RUN STEP CHOICE. Without STEP it shows the open questions and what may be answered.
+
+    RUN: an id, its beginning or its last letters, or `last`. STEP: its path, or its last part. CHOICE: approve or
+    decline; one of the choices; of a checklist all or none, else --check; of a failure retry, continue, undo or abort;
+    of a doubt done, repeat or fail.
+    """
     from runbook.runner import people, processes, session
 
     run = acted_on(run)

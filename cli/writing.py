@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -135,7 +136,7 @@ def new(file: Path, name: str | None) -> None:
         raise InvalidError(f"{path} is there already", hint="nothing was written; choose another name") from None
     except OSError as error:
         raise InvalidError(f"{path}: {error.strerror}") from None
-    click.echo(f"wrote {path}\n  runbook validate {path}\n  runbook plan {path}")
+    click.echo(f"wrote {path}\n  runbook validate {shlex.quote(str(path))}\n  runbook plan {shlex.quote(str(path))}")
 
 
 def _schema(folder: Path) -> str:

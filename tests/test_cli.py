@@ -8,6 +8,7 @@ import json
 import os
 import re
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,10 +19,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
 
 from runbook.cli import crash, main
+from runbook.cli.examples import EXAMPLES
 from runbook.interpreter.errors import Exit
 from runbook.runner import report
 from runbook.runner.journal import Event, Journal
@@ -603,6 +606,22 @@ def test_every_command_has_help_of_one_line() -> None:
         assert runner.invoke(main.cli, [name, "--help"]).exit_code == 0
     assert "..." not in listed[listed.index("Run:") :]
     assert {name for names in main.SECTIONS.values() for name in names} == set(main.COMMANDS)
+
+
+@pytest.mark.parametrize("name", main.COMMANDS)
+def test_every_help_ends_with_examples_that_are_commands(name: str) -> None:
+    """Each is parsed as it stands; without --help nobody pays for them."""
+    shown = CliRunner().invoke(main.cli, [name, "--help"]).output
+    lines = shown[shown.index("Example") :].splitlines()[1:]
+    assert [line.strip().split("   ")[0] for line in lines] == [line for line, _ in EXAMPLES[name]]
+    for line, _ in EXAMPLES[name]:
+        found = re.search(r"runbook ([^)|]+)", line)
+        assert found is not None
+        words = shlex.split(found[1])
+        assert words[0] == name
+        command = main.cli.get_command(click.Context(main.cli), name)
+        assert command is not None
+        command.make_context(name, words[1:])
 
 
 # -- bad input as commands

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ from runbook.interpreter.errors import Exit
 from runbook.runner.journal import Event
 from runbook.runner.view import fold
 from runbook.runner.wording import together, without_step
-from tests.command import PATIENCE, Commands
+from tests.command import PATIENCE, Commands, end
 
 PLAIN = Terminal(live=False, asks=False, color=False)
 START = 1_763_766_000.0
@@ -47,6 +48,13 @@ steps:
   - {id: talk, action: shell.run, with: {command: "true"}, undo: none}
   - {id: fail, action: shell.run, with: {command: "exit 3"}, effect: read}
 """
+SLOW = """\
+runbook: 1
+name: slow
+steps:
+  - {id: say, action: shell.run, with: {command: "echo hello"}, effect: read}
+  - {id: nap, action: flow.wait, with: {for: 60s}}
+"""
 GROUND = "no kubeconfig was found"
 
 
@@ -72,13 +80,13 @@ def test_a_fallback_is_blamed_with_each_of_its_ways(cli: Commands) -> None:
     cli.write("ways.yaml", WAYS)
     told = cli("run", "ways.yaml")
     assert told.code == Exit.FAILED
-    end = told.out[told.out.index("✗ ways failed") :].splitlines()
-    assert end[1:4] == [
+    last_lines = told.out[told.out.index("✗ ways failed") :].splitlines()
+    assert last_lines[1:4] == [
         "  What      no alternative succeeded:",
         "            first, try: exit status 3: no light",
         "            second, again: exit status 4: no wind",
     ]
-    assert "  Where     recover (One of several ways) · ways.yaml:4" in end
+    assert "  Where     recover (One of several ways) · ways.yaml:4" in last_lines
     shown = cli("show").out
     assert re.search(r"✗ first +failed, next one tried", shown)
     assert re.search(r"✗ second +failed, \d", shown), "nothing was tried after it"
@@ -144,8 +152,8 @@ def test_objectives_say_why_they_were_not_met() -> None:
         ({**base, "verdict": "n/a"}, "up: n/a: its step was skipped (within 1m)"),
         ({**base, "verdict": "n/a", "since": None}, "up: n/a: what it counts from did not happen (within 1m)"),
     ):
-        end = {"status": "failed", "exit": 1, "objectives": [objective]}
-        view = fold(said(("run.begun", "", {"run": "r", "name": "n"}), ("run.ended", "", end)))
+        ended = {"status": "failed", "exit": 1, "objectives": [objective]}
+        view = fold(said(("run.begun", "", {"run": "r", "name": "n"}), ("run.ended", "", ended)))
         assert f"  Objective {words}" in ending.lines(view, PLAIN)
 
 
@@ -205,8 +213,8 @@ def test_a_disk_that_takes_no_journal_leaves_no_torso_behind(cli: Commands) -> N
 
 
 def test_who_wants_a_run_that_somebody_runs_is_told_its_commands(cli: Commands) -> None:
-    cli.write("asks.yaml", "runbook: 1\nname: slow\nsteps: [{id: nap, action: flow.wait, with: {for: 60s}}]\n")
-    process = cli.start("run", "asks.yaml")
+    cli.write("slow.yaml", SLOW)
+    process = cli.start("run", "slow.yaml")
     try:
         assert process.stdout is not None
         run = process.stdout.readline().split()[1]
@@ -214,6 +222,11 @@ def test_who_wants_a_run_that_somebody_runs_is_told_its_commands(cli: Commands) 
         assert told.code == Exit.REFUSED
         assert f"`runbook logs -f {run}`" in told.err
         assert f"`runbook cancel {run}`" in told.err
+        following = cli.start("logs", "-f")
+        assert following.stdout is not None
+        assert "hello" in following.stdout.readline()
+        code, _, err = end(following, signal.SIGINT)
+        assert (code, err) == (Exit.SUCCEEDED, f"\n{run} goes on; runbook cancel {run} stops it\n")
         assert "it cleans up" in cli("cancel").out
     finally:
         process.kill()

@@ -24,6 +24,15 @@ steps:
   - {id: chat, action: shell.run, with: {command: [sh, -c, "seq 200; sleep 1; seq 200"]}, effect: read}
   - {id: mark, action: file.write, with: {content: "done", to: mark}}
 """
+ASKING = """
+runbook: 1
+name: asking
+steps:
+  - {id: say, action: shell.run, with: {command: "echo hello"}, effect: read}
+  - id: part
+    steps:
+      - {id: agree, action: manual.approve, with: {message: "Go on?"}}
+"""
 
 
 @pytest.fixture
@@ -195,6 +204,21 @@ def test_the_shell_completes_runs(cli: Commands) -> None:
     assert cli("run", "chatty.yaml").code == Exit.SUCCEEDED
     asked = {"_RUNBOOK_COMPLETE": "bash_complete", "COMP_WORDS": "runbook show ", "COMP_CWORD": "2"}
     assert [line.partition(",")[2][:4] for line in cli(environ=asked).out.splitlines()] == ["last", "2026"]
+
+
+def test_the_shell_completes_what_may_be_answered(cli: Commands) -> None:
+    cli.write("agree.yaml", ASKING)
+    assert cli("run", "agree.yaml").code == Exit.WAITING
+
+    def completed(line: str) -> list[str]:
+        words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1), "_RUNBOOK_COMPLETE": "bash_complete"}
+        return [entry.partition(",")[2] for entry in cli(environ=words).out.splitlines() if entry]
+
+    assert completed("runbook answer last ") == ["part/agree"]
+    assert completed("runbook answer last part/agree ") == ["approve", "decline"]
+    assert completed("runbook answer last agree d") == ["decline"]
+    assert completed("runbook logs last ") == ["say"]
+    assert completed("runbook logs nothing ") == []
 
 
 def test_an_undo_that_was_refused_can_be_tried_again(cli: Commands) -> None:
