@@ -1,0 +1,6 @@
+"""The command line: click commands, a module a group, and the screens.
+
+- `main` (begin here); `running`, `planning`, `looking`, `writing`, `reference`, `machine`: the commands;
+- `preparing`: from a command line to what a run starts with; `asking`: questions on a terminal;
+- what is said: `terminal`, `screen`, `telling`, `live`, `undoing`, `ending`, `problems`, `crash`.
+"""
