@@ -207,12 +207,13 @@ def _needs(playbook: Playbook, inputs: Mapping[str, Any]) -> Iterator[Finding]:
         return
     found = gate.alone(playbook, inputs, session.here())
     told = together(f"{step}: {sentence}".removeprefix(": ") for step, sentence in found.told())
-    yield from (("missing", "bad", sentence) for sentence in together(map(str, found.missing)))
+    missing = together(str(lack) for lack in found.missing if not lack.secret)  # those have lines of their own
+    yield from (("missing", "bad", sentence) for sentence in missing)
     for sentence in told:
         checked = sentence.removeprefix("not checked: ")
         yield "steps lack" if checked == sentence else "not checked", "note", checked
     yield from (("not checked", "note", sentence) for sentence in found.later)
-    if not (found.missing or told or found.later):
+    if not (missing or told or found.later):
         yield "preflight", "ok", "its steps find what they need"
 
 

@@ -128,12 +128,18 @@ class Question:
 
 @frozen
 class SecretRef:
-    """A secret's rendered coordinates: kind env, file or k8s."""
+    """A secret's rendered coordinates: kind env, file or k8s. `place`: where it is declared.
+
+    `maybe` and `spare` (looks ahead): as those of a call, of the playbook that declares it.
+    """
 
     name: str
     kind: Literal["env", "file", "k8s"]
     where: Any
     optional: bool = False
+    place: str = ""
+    maybe: bool = False
+    spare: bool = False
 
 
 @frozen

@@ -59,7 +59,7 @@ async def prepared(run: Run, scope: Scope, box: Box, begun: Record) -> Scope:
         for name, template in playbook.vars:
             names["vars"][name] = render(template.data, scope.at(begun.at))
         limit = seconds(playbook.timeout, scope.at(begun.at))
-        refs = _refs(playbook, scope.at(begun.at))
+        refs = _refs(scope, scope.at(begun.at))
     except ExpressionError as error:
         raise Unprepared(failed(error.message, begun)) from None
     if limit is not None:
@@ -80,10 +80,18 @@ async def prepared(run: Run, scope: Scope, box: Box, begun: Record) -> Scope:
     return scope
 
 
-def _refs(playbook: Playbook, names: Mapping[str, Any]) -> tuple[SecretRef, ...]:
+def _refs(scope: Scope, names: Mapping[str, Any]) -> tuple[SecretRef, ...]:
     return tuple(
-        SecretRef(source.name, source.kind, render(source.where.data, names), source.optional)
-        for source in playbook.secrets
+        SecretRef(
+            source.name,
+            source.kind,
+            render(source.where.data, names),
+            source.optional,
+            place=str(source.place) if source.place.line else "",
+            maybe=scope.maybe,
+            spare=scope.spare,
+        )
+        for source in scope.book.playbook.secrets
     )
 
 

@@ -58,6 +58,8 @@ def make(loaded: Loaded, inputs: Mapping[str, Any], *, world: World, initiator: 
             walk = preflight.walked(playbook, inputs, info, host)
             looked += preflight.look(host, [call for call in walk.calls if call.op not in preview.rows])
             behind |= walk.behind
+            seen = {said.call.op for said in looked if said.secret}
+            looked += preflight.lacking(host, [one for one in walk.secrets_wanted if one.at not in seen])
         host.clients.close()
     bound = worst_case(playbook)
     skipped = [row.key for row in preview.rows.values() if row.verdict == "skip"]

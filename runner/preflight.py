@@ -18,9 +18,10 @@ from runbook.contract import Absent
 from runbook.interpreter.effects import Call, Fault
 from runbook.interpreter.frozen import frozen
 from runbook.interpreter.values import Unknown, to_wire
-from runbook.runner import shape
+from runbook.runner import secret_looks, shape
 from runbook.runner.context import HostContext, cut_all
 from runbook.runner.outcomes import Result
+from runbook.runner.secret_looks import SecretLack, SecretLooks, Wanted
 from runbook.runner.threads import Threads
 from runbook.runner.wording import listed, together
 
@@ -39,11 +40,13 @@ HINT = "--no-preflight runs it all the same"
 
 @frozen
 class Lack:
-    """What a step needs and does not find. `why`: why that is only a warning; '' where it refuses the run."""
+    """What a step needs and does not find. `why`: why that is only a warning; '' where it refuses the run. `secret`: it
+    is one, which a run cannot do without either."""
 
     step: str
     sentence: str
     why: str = ""
+    secret: bool = False
 
     def __str__(self) -> str:
         return (f"{self.step}: " if self.step else "") + self.sentence + (f" ({self.why})" if self.why else "")
@@ -62,10 +65,11 @@ class Findings:
         """Why the run is refused; None when it may begin."""
         if not self.missing:
             return None
+        hint = secret_looks.HINT if any(lack.secret for lack in self.missing) else HINT
         if len(self.missing) == 1:
-            return Fault(f"nothing was begun: {self.missing[0]}", kind="refused", hint=HINT)
+            return Fault(f"nothing was begun: {self.missing[0]}", kind="refused", hint=hint)
         lines = ["nothing was begun, as something is missing:", *together(map(str, self.missing))]
-        return Fault("\n".join(lines), kind="refused", hint=HINT)
+        return Fault("\n".join(lines), kind="refused", hint=hint)
 
     def told(self) -> list[tuple[str, str]]:
         """What to warn of: a step ('' none) and a sentence each."""
@@ -91,6 +95,7 @@ class Looked:
     sentences: tuple[str, ...] = ()
     unchecked: str = ""
     later: str = ""
+    secret: bool = False
 
 
 def find(playbook: Playbook, inputs: Mapping[str, Any], info: RunInfo, host: Host) -> Findings:
@@ -98,12 +103,25 @@ def find(playbook: Playbook, inputs: Mapping[str, Any], info: RunInfo, host: Hos
     if not shape.looks_ahead(playbook):
         return Findings()
     try:
-        walk = walked(playbook, inputs, info, host)
-        found = judged(playbook, look(host, walk.calls), walk.behind, walk.skipped)
+        walk, until = walked(playbook, inputs, info, host), time.monotonic() + SECONDS
+        secrets = SecretLooks(host, walk.secrets_wanted)
+        looked = look(host, walk.calls)
+        found = judged(playbook, [*_lacks(secrets.until(until)), *looked], walk.behind, walk.skipped)
         rest = f"what comes after {len(walk.calls)} calls: too many to look at before the run"
         return found if walk.whole else replace(found, later=(*found.later, rest))
     except (Exception, Unknown.Reached) as error:  # noqa: BLE001  # a bug of ours must not stand in a recovery's way
         return Findings(unchecked=(f"what the steps need ({type(error).__name__}: {host.secrets.mask(str(error))})",))
+
+
+def lacking(host: Host, wanted: Sequence[Wanted]) -> list[Looked]:
+    """Which of these secrets are not there."""
+    return _lacks(SecretLooks(host, wanted).until(time.monotonic() + SECONDS))
+
+
+def _lacks(secrets: Sequence[SecretLack]) -> list[Looked]:
+    return [
+        Looked(lack.call, (lack.sentence,) if lack.sentence else (), lack.unchecked, secret=True) for lack in secrets
+    ]
 
 
 def walked(playbook: Playbook, inputs: Mapping[str, Any], info: RunInfo, host: Host) -> Walk:
@@ -140,16 +158,17 @@ def judged(
     """
     from runbook.runner.tolerance import reasons
 
-    lacking = [(said.call, sentence) for said in looked for sentence in said.sentences]
+    lacking = [(said.call, sentence, said.secret) for said in looked for sentence in said.sentences]
     later = frozenset(behind)
-    why = reasons(playbook, [call for call, sentence in lacking if not _brought(call, sentence, later)], skipped)
+    why = reasons(playbook, [call for call, sentence, _ in lacking if not _brought(call, sentence, later)], skipped)
     lacks = [
         Lack(
             call.step,
             str(sentence),
             "an earlier step may bring it" if _brought(call, sentence, later) else why[call.op],
+            secret,
         )
-        for call, sentence in lacking
+        for call, sentence, secret in lacking
     ]
     return Findings(
         missing=tuple(dict.fromkeys(lack for lack in lacks if not lack.why)),

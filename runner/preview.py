@@ -22,6 +22,7 @@ from runbook.runner.host import Host
 from runbook.runner.outcomes import Intent, Result
 from runbook.runner.plan import BEHIND, Row, Verdict
 from runbook.runner.preflight import Looked, said_of
+from runbook.runner.secret_looks import looked_for
 from runbook.runner.threads import Threads
 from runbook.runner.walk import looks_ahead
 
@@ -129,8 +130,14 @@ class Preview:
 
         await self._in_thread(resolve, LOOK_SECONDS, lambda: None)
         at = key.partition("@")[0].strip("/")
-        absent = tuple(_absent(ref) for ref in refs if not present.get(ref.name) and not ref.optional)
-        self.looked.append(Looked(Call(at, at, at, action="", args={}, effect="read"), absent))
+        absent = tuple(
+            f"a secret is not there: {looked_for(ref)}"
+            for ref in refs
+            if not present.get(ref.name) and not ref.optional
+        )
+        maybe, spare = (refs[0].maybe, refs[0].spare) if refs else (False, False)
+        call = Call(at, at, at, action="", args={}, effect="read", maybe=maybe, spare=spare)
+        self.looked.append(Looked(call, absent, secret=True))
         self.warnings += sentences
         return self._record(outputs=present)
 
@@ -326,11 +333,6 @@ class Preview:
 def depth_of(key: str) -> int:
     """How deep a step's key is nested."""
     return key.count("/") + key.count("!") + key.count("[") - key.startswith("!")
-
-
-def _absent(ref: SecretRef) -> str:
-    where = "/".join(map(str, ref.where.values())) if isinstance(ref.where, Mapping) else ref.where
-    return f"secret {ref.name} is not there ({'environment variable' if ref.kind == 'env' else ref.kind} {where})"
 
 
 def _step_key(key: str) -> str:

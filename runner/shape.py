@@ -37,7 +37,14 @@ def walk(playbook: model.Playbook) -> Iterator[tuple[str, model.Step]]:
 
 def looks_ahead(playbook: model.Playbook) -> bool:
     """Whether preflight has anything to look for. Most runs have nothing to wait for."""
-    return any(isinstance(step, model.Action) and step.preflight for _, step in walk(playbook))
+    return any(_looks(step) for _, step in walk(playbook))
+
+
+def _looks(step: model.Step) -> bool:
+    """An action that looks, or a called playbook with secrets: the run's own are looked for anyway as it begins."""
+    if isinstance(step, model.SubPlaybook):
+        return any(not secret.optional for secret in step.playbook.secrets)
+    return isinstance(step, model.Action) and step.preflight
 
 
 def is_irreversible(step: model.Step) -> bool:

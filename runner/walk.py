@@ -9,6 +9,7 @@ from runbook.contract import Action
 from runbook.interpreter.effects import Box, Call, Question, Record, SecretRef, Status, StopKind
 from runbook.interpreter.values import Unknown, why_unknown
 from runbook.runner.quiet import QuietLoop
+from runbook.runner.secret_looks import Wanted
 
 if TYPE_CHECKING:
     from runbook.interpreter.engine import RunInfo
@@ -38,6 +39,7 @@ class Walk:
         self._seq = 0
         self._brought = False
         self.calls: list[Call] = []
+        self.secrets_wanted: list[Wanted] = []  # that must be there
         self.behind: set[str] = set()  # operations behind one that may bring what they miss
         self.whole = True  # False: there are more calls than MANY
         self.skipped: set[str] = set()  # keys of steps that are not needed
@@ -89,7 +91,10 @@ class Walk:
         return self._record()
 
     async def secrets(self, key: str, refs: tuple[SecretRef, ...], box: Box) -> Record:
-        """None is looked up: what must be there is, and of the optional ones only an environment variable can tell."""
+        """None is looked up now: what must be there is, and of the optional ones only an environment variable can
+        tell."""
+        at = key.partition("@")[0].strip("/")
+        self.secrets_wanted += [Wanted(at, ref) for ref in refs if not ref.optional]
         environ = self._host.surroundings.environ
         there = {ref.name: not ref.optional or ref.kind != "env" or bool(environ.get(str(ref.where))) for ref in refs}
         return self._record(outputs=there)
