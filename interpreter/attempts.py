@@ -12,10 +12,10 @@ from runbook.interpreter.doubt import settled
 from runbook.interpreter.effects import Box, Call, Fault, Record
 from runbook.interpreter.expressions import ExpressionError, decide, evaluate, render
 from runbook.interpreter.model import Action, Poll, Retry
-from runbook.interpreter.outcome import Outcome, error_view, failed, stopped
+from runbook.interpreter.outcome import Outcome, error_view, failed, stopped, untried
 from runbook.interpreter.run import Run
 from runbook.interpreter.scope import Scope, as_seconds, seconds
-from runbook.interpreter.values import Unknown
+from runbook.interpreter.values import Duration, Unknown
 
 ONCE = Retry(max_attempts=1)
 TOLD_TWICE = Retry(max_attempts=2)  # language.md: notifications get two attempts
@@ -120,6 +120,7 @@ class _Action:
             wall=record.wall,
             attempts=attempt,
             sure=record.sure,
+            open=untried(record),
         )
         if record.by == one.key:
             fault = record.error or Fault(f"no answer within {limit:g}s", kind="timeout", temporary=True)
@@ -178,6 +179,7 @@ class _Action:
                 wall=record.wall,
                 attempts=attempt,
                 sure=record.sure,
+                open=untried(record),
             )
             fault = Fault(f"not yet: {_said(record) or poll.until.source}", "timeout", temporary=True, attempt=attempt)
             if record.status != "succeeded":
@@ -210,6 +212,7 @@ class _Action:
             pause = max(LEAST_PAUSE, since + every - record.at)
             if good is not None:
                 pause = max(LEAST_PAUSE, min(pause, good + hold - record.at))
+                fault = replace(fault, message=f"it holds, but not yet for {Duration(hold)}: {poll.until.source}")
             rest = await self.run.fx.sleep(f"{key}+", pause, self.box)
             if rest.by is not None:
                 return replace(stopped(rest), error=fault, outputs=out.outputs, attempts=attempt)

@@ -35,7 +35,7 @@ from runbook.interpreter.model import (
 )
 from runbook.interpreter.outcome import Outcome, failed, stopped
 from runbook.interpreter.rounds import Rounds
-from runbook.interpreter.scope import RunInfo, Scope, seconds
+from runbook.interpreter.scope import RunInfo, Scope, all_of, seconds
 from runbook.interpreter.unwind import Handlers, looked, unwind
 from runbook.interpreter.values import Unknown
 
@@ -66,6 +66,8 @@ class Engine(Rounds):
         )
         if begun.by is not None:
             return stopped(begun, "not started")
+        if not begun.sure:
+            self.scope = replace(self.scope, book=self.scope.book.foreseen())
         try:
             self.scope = await playing.prepared(self, self.scope, self.work, begun)
             locks = playing.known_locks(self.scope, begun.at)
@@ -122,22 +124,20 @@ class Engine(Rounds):
             out = replace(out, tolerated=True)  # a failure of the work, never one of its unwinding
             self.warn(path, out.error.message if out.error is not None else out.status)
         self.ended(step, scope, path, begun, out, alternative=alternative)
+        if out.open and step.on_failure.then == "continue":
+            scope.frame.doubt(all_of(step))
+            return replace(out, excused=True)
         return out
 
     async def _joined(self, step: Step, scope: Scope) -> Outcome | None:
         """Wait for the background steps and notifications that the step's own templates name; the first failure."""
-        bad: list[Outcome] = []
         named = step.sees
         if isinstance(step, Action) and step.effect == "notify":  # waits in its lane, unless its `when` asks
             named = named - step.with_.reads | (step.when.reads if step.when is not None else frozenset())
         for name in sorted(named):
             if (telling := scope.frame.notification(name)) is not None:
                 await telling
-        for name in sorted(step.sees):
-            task = scope.frame.task(name, scope.beside)
-            if task is not None and not (late := await task).ok:
-                bad.append(late)
-        return min(bad, key=lambda out: out.seq) if bad else None
+        return await gather.late(step.sees, scope)
 
     async def _decided(
         self, step: Step, scope: Scope, path: str, box: Box, begun: Record, *, alternative: bool
@@ -176,7 +176,7 @@ class Engine(Rounds):
         out = await self._body(step, scope, path, mine, begun, args)
         self._cover(step, scope, path, out)
         scope.frame.close(step.id, out, begun)  # its handlers see how it ended
-        handlers = Handlers(step.on_failure, step.finally_, step.cleanup)
+        handlers = Handlers(step, step.on_failure, step.finally_, step.cleanup)
         if not isinstance(step, Action) or step.finally_ or step.on_failure.undo or step.on_failure.steps:
             out = await unwind(self, handlers, path, scope, out, view=scope.frame.views[step.id])
         if step.temporary and not isinstance(step, Action):
@@ -219,8 +219,7 @@ class Engine(Rounds):
         if out.status != "succeeded" or not step.outputs or isinstance(step, Foreach):
             return out
         try:
-            names = scope.at(out.at, result=out.outputs, error=None)
-            own = {name: evaluate(bare.source, names) for name, bare in step.outputs}
+            return await gather.own_outputs(step, scope, out)
         except ExpressionError as error:  # after the record: the change and its inverse stay
             return replace(
                 out,
@@ -230,7 +229,6 @@ class Engine(Rounds):
                 step=step.id,
                 path=path,
             )
-        return replace(out, outputs={**out.outputs, **own} if isinstance(out.outputs, Mapping) else out.outputs)
 
     async def _kind(
         self, step: Step, scope: Scope, path: str, box: Box, begun: Record, args: Mapping[str, Any] | None

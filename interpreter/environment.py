@@ -87,7 +87,7 @@ class Environment(ImmutableSandboxedEnvironment):
             if attribute in _MAP_METHODS:
                 return getattr(obj, attribute)
         elif isinstance(obj, Unknown):
-            return Unknown(obj.why)
+            return obj[attribute]
         elif isinstance(obj, str) and attribute in _STRING_METHODS:
             if attribute in ("format", "format_map"):
                 bounds.check_format(obj)
@@ -102,7 +102,7 @@ class Environment(ImmutableSandboxedEnvironment):
     def getitem(self, obj: Any, argument: Any) -> Any:
         """`obj[argument]`: a key of a map, a position in a list or text. Never a method."""
         if isinstance(obj, Unknown):
-            return Unknown(obj.why)
+            return obj[argument]
         if isinstance(argument, Unknown):
             raise Unknown.Reached(argument)
         if not isinstance(obj, Undefined):

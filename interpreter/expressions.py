@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, TypeAlias
 from runbook.interpreter.bounds import MAX_TEXT
 from runbook.interpreter.frozen import frozen
 from runbook.interpreter.plain_expressions import NotPlainError, plain_expression
-from runbook.interpreter.values import Unknown, joined, kind_of, text_of
+from runbook.interpreter.values import NOTHING, Unknown, joined, kind_of, likely, text_of
 
 Names: TypeAlias = Mapping[str, Any]
 
@@ -243,4 +243,15 @@ def _raw(source: str, names: Names) -> Any:
 
         return compiled(source)(names)
     except Unknown.Reached as reached:
-        return reached.unknown
+        return _foreseen(source, names, reached.unknown)
+
+
+def _foreseen(source: str, names: Names, reached: Unknown) -> Unknown:
+    """What an expression comes to that needed an unknown value: unknown, and likely what it is with the likely ones."""
+    if reached.likely is NOTHING:
+        return Unknown(reached.why)
+    try:
+        value = _raw(source, likely(names))
+    except ExpressionError:
+        return Unknown(reached.why)
+    return Unknown(reached.why) if value is ABSENT or isinstance(value, Unknown) else Unknown(reached.why, likely=value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from runbook.interpreter.frozen import frozen
 from runbook.interpreter.model import Choose, Fallback, Foreach, Parallel, Step, Template, Tolerance
 from runbook.interpreter.outcome import Outcome, error_view, failed, stopped, worst
 from runbook.interpreter.run import Run, join
-from runbook.interpreter.scope import Scope
+from runbook.interpreter.scope import Scope, all_of
 from runbook.interpreter.unwind import give_back
 from runbook.interpreter.values import Unknown, kind_of
 
@@ -20,6 +20,7 @@ Ended = tuple[str, str, Outcome]  # id, name, outcome
 Job = Callable[[Box], Awaitable[Outcome]]
 
 LABEL = 60  # characters of an item that is shown whole
+_COUNTED = ("succeeded", "failed", "failures")
 
 
 @frozen
@@ -51,6 +52,26 @@ def bound(tolerance: Tolerance, total: int, names: Mapping[str, Any]) -> Bound:
     raise ExpressionError(f"keep_going is true, a number or a percentage, not {kind_of(value)}")
 
 
+async def late(names: Iterable[str], scope: Scope) -> Outcome | None:
+    """Wait for the background steps that a template names; the first failure."""
+    bad: list[Outcome] = []
+    for name in sorted(names):
+        task = scope.frame.task(name, scope.beside)
+        if task is not None and not (out := await task).ok:
+            bad.append(out)
+    return min(bad, key=lambda out: out.seq) if bad else None
+
+
+async def own_outputs(step: Step, scope: Scope, out: Outcome) -> Outcome:
+    """A block's or an action's outcome with the outputs that its step declares. ExpressionError."""
+    missed = await late((name for _, bare in step.outputs for name in bare.reads), scope)
+    if missed is not None:
+        return replace(missed, outputs=out.outputs, at=max(out.at, missed.at), wall=max(out.wall, missed.wall))
+    names = scope.at(out.at, result=out.outputs, error=None)
+    own = {name: evaluate(bare.source, names) for name, bare in step.outputs}
+    return replace(out, outputs={**out.outputs, **own} if isinstance(out.outputs, Mapping) else out.outputs)
+
+
 async def sequence(
     run: Run, steps: Sequence[Step], scope: Scope, path: str, box: Box, tolerance: Tolerance = None, at: float = 0.0
 ) -> Outcome:
@@ -71,6 +92,8 @@ async def sequence(
         out = await run.execute(step, scope, join(path, step.id), box)
         if out.status == "pending" or step.id in scope.frame.views:  # else what it would have read has failed
             ended.append((step.id, step.name, out))
+        if limit.run_all and out.open:
+            scope.frame.doubt(all_of(step))
         if not out.ok:
             bad.append(out)
             if out.by is not None or not limit.run_all:
@@ -96,7 +119,7 @@ def _notifies(step: Step) -> bool:
 def _summary(ended: Sequence[Ended], total: int, bad: Sequence[Outcome], limit: Bound) -> Outcome:
     """The outcome of a block: its counts, and the first failure in the journal where it failed."""
     failures = [(step, name, out) for step, name, out in ended if out.status not in ("succeeded", "skipped", "pending")]
-    outputs = {
+    outputs: dict[str, Any] = {
         "total": total,
         "succeeded": sum(out.status == "succeeded" for _, _, out in ended),
         "failed": len(failures),
@@ -105,9 +128,13 @@ def _summary(ended: Sequence[Ended], total: int, bad: Sequence[Outcome], limit: 
             {"id": step, "name": name, "error": error_view(out.error, out.attempts)} for step, name, out in failures
         ],
     }
+    waits_for = next((step for step, _, out in ended if out.excused or (out.open and limit.run_all)), None)
+    if waits_for is not None:  # a plan does not know how many of them fail
+        outputs |= {name: Unknown(f"the run of {waits_for}", likely=outputs[name]) for name in _COUNTED}
     last = max((out.at for _, _, out in ended), default=0.0)
     wall = max((out.wall for _, _, out in ended), default=0.0)
     sure = all(out.sure for _, _, out in ended)
+    open_ = any(out.open for _, _, out in ended)
     unwound = any(out.unwound for _, _, out in ended)
     if limit.exceeded(bad):
         first = worst(bad)
@@ -117,7 +144,7 @@ def _summary(ended: Sequence[Ended], total: int, bad: Sequence[Outcome], limit: 
     skipped = bool(ended) and all(out.status == "skipped" for _, _, out in ended)
     seq = max((out.seq for _, _, out in ended), default=0)
     status: Status = "skipped" if skipped else "succeeded"
-    return Outcome(status, outputs, seq=seq, at=last, wall=wall, sure=sure, unwound=unwound)
+    return Outcome(status, outputs, seq=seq, at=last, wall=wall, sure=sure, open=open_, unwound=unwound)
 
 
 async def parallel(run: Run, step: Parallel, scope: Scope, path: str, box: Box, begun: Record) -> Outcome:
@@ -132,6 +159,8 @@ async def parallel(run: Run, step: Parallel, scope: Scope, path: str, box: Box, 
     outs = await _together(run, [job(child) for child in step.steps], width, path, box, limit)
     ended = [(child.id, child.name, out) for child, out in zip(step.steps, outs, strict=True) if out is not None]
     out = _summary(ended, len(outs), [out for _, _, out in ended if not out.ok], limit)
+    if limit.run_all and out.open:
+        scope.frame.doubt(inner for child in step.steps for inner in all_of(child))
     return out if out.at else replace(out, at=begun.at)
 
 
@@ -193,7 +222,9 @@ async def fallback(run: Run, step: Fallback, scope: Scope, path: str, box: Box, 
                 break
         else:
             others += out.others
-    counts = _summary(ended, len(step.steps), [], Bound())
+    counts = _summary(ended, len(step.steps), [], Bound(run_all=True))
+    if counts.open:
+        scope.frame.doubt(inner for child in step.steps for inner in all_of(child))
     if not winners:
         return _none_won(step, path, begun, ended, others, counts)
     if len(winners) > 1 or not winners[0][1].sure:
@@ -248,7 +279,7 @@ async def choose(run: Run, step: Choose, scope: Scope, path: str, box: Box, begu
     if not shown:
         return failed(Fault("no branch holds"), begun, step.id, path)
     unknown = Unknown(f"which branch of {step.id} holds")
-    return Outcome("succeeded", unknown, seq=shown[-1].seq, at=max(out.at for out in shown), sure=False)
+    return Outcome("succeeded", unknown, seq=shown[-1].seq, at=max(out.at for out in shown), sure=False, open=True)
 
 
 async def foreach(run: Run, step: Foreach, scope: Scope, path: str, box: Box, begun: Record) -> Outcome:
@@ -258,14 +289,24 @@ async def foreach(run: Run, step: Foreach, scope: Scope, path: str, box: Box, be
     if isinstance(items, Unknown):
         return await _unknown_items(run, step, scope, path, box, begun, items)
     if not isinstance(items, (list, tuple)):
-        raise ExpressionError(f"foreach.items is a list, not {kind_of(items)}")
+        hint = " (`| dictsort` makes a list of its pairs)" if isinstance(items, Mapping) else ""
+        raise ExpressionError(f"foreach.items is a list, not {kind_of(items)}{hint}")
     limit = bound(step.keep_going, len(items), names)
-    jobs = [_iteration(run, step, scope, path, box, item, number, len(items)) for number, item in enumerate(items)]
+    jobs = [
+        _iteration(run, step, scope, path, box, item, number, _loop(number, len(items)))
+        for number, item in enumerate(items)
+    ]
     outs = await _together(run, jobs, _width(step.max_concurrent, len(items), names), path, box, limit)
     ended = [(str(number), "", out) for number, out in enumerate(outs) if out is not None]
     out = _summary(ended, len(items), [out for _, _, out in ended if not out.ok], limit)
     results = [_result(item, number, one) for number, (item, one) in enumerate(zip(items, outs, strict=True))]
+    if limit.run_all and out.open:
+        results = [_foreseen(step.id, result) for result in results]
     return replace(out, outputs={**out.outputs, "results": results}, at=max(out.at, begun.at))
+
+
+def _loop(number: int, total: int) -> dict[str, Any]:
+    return {"index": number + 1, "first": number == 0, "last": number == total - 1, "length": total}
 
 
 def _result(item: Any, number: int, out: Outcome | None) -> dict[str, Any]:
@@ -280,6 +321,11 @@ def _result(item: Any, number: int, out: Outcome | None) -> dict[str, Any]:
     }
 
 
+def _foreseen(step: str, result: Mapping[str, Any]) -> dict[str, Any]:
+    """A result in a plan that does not know how it ends, and goes on anyway."""
+    return {**result, **{name: Unknown(f"the run of {step}", likely=result[name]) for name in ("status", "error")}}
+
+
 def label(item: Any) -> str:
     """What people call an iteration: the item itself where it is short text or a number, or its name."""
     if isinstance(item, Mapping):
@@ -287,9 +333,8 @@ def label(item: Any) -> str:
     return str(item) if isinstance(item, (str, int, float)) and len(str(item)) <= LABEL else ""
 
 
-def _iteration(run: Run, step: Foreach, scope: Scope, path: str, box: Box, item: Any, number: int, total: int) -> Job:
+def _iteration(run: Run, step: Foreach, scope: Scope, path: str, box: Box, item: Any, number: int, loop: Any) -> Job:
     key = f"{path}[{number}]"
-    loop = {"index": number + 1, "first": number == 0, "last": number == total - 1, "length": total}
 
     async def job(gate: Box) -> Outcome:
         about = {"id": str(number), "kind": "iteration", "name": label(item), "action": ""}
@@ -301,9 +346,7 @@ def _iteration(run: Run, step: Foreach, scope: Scope, path: str, box: Box, item:
         out = replace(out, at=max(out.at, begun.at), outputs=_outputs(step, inner))
         if out.status == "succeeded" and step.outputs:
             try:
-                names = inner.at(out.at, result=out.outputs, error=None)
-                own = {name: evaluate(bare.source, names) for name, bare in step.outputs}
-                out = replace(out, outputs={**out.outputs, **own})
+                out = await own_outputs(step, inner, out)
             except ExpressionError as error:
                 out = replace(failed(error.message, begun, step.id, key), outputs=out.outputs, at=out.at)
         return await give_back(run, step.cleanup, key, out, scope.held)
@@ -321,8 +364,8 @@ async def _unknown_items(
     run: Run, step: Foreach, scope: Scope, path: str, box: Box, begun: Record, items: Unknown
 ) -> Outcome:
     """A plan that does not know the items shows the body once."""
-    job = _iteration(run, step, scope.perhaps(), path, box, items["item"], 0, 1)
+    job = _iteration(run, step, scope.perhaps(), path, box, Unknown(items.why), 0, Unknown(items.why))
     out = await job(run.box(f"{path}@gate", box))
     if out.by is not None:
         return out
-    return Outcome("succeeded", Unknown(items.why), seq=out.seq, at=max(out.at, begun.at), sure=False)
+    return Outcome("succeeded", Unknown(items.why), seq=out.seq, at=max(out.at, begun.at), sure=False, open=True)

@@ -58,6 +58,8 @@ async def _tell(
         run.warn(path, f"not delivered: {out.error.message if out.error is not None else out.status}")
     out = replace(out, tolerated=not out.ok or out.tolerated)
     run.ended(step, scope, path, begun, out)
+    if not out.sure:  # a plan: its failure would stop nothing
+        scope.frame.doubt([step.id])
     return out
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from runbook.interpreter.effects import Fault, Record, Status
 from runbook.interpreter.frozen import frozen
+from runbook.interpreter.values import Unknown
 
 FailureKind = Literal["none", "failed", "timed_out", "cancelled", "in_doubt", "refused"]
 
@@ -21,7 +22,8 @@ class Outcome:
     `wall` the Unix time when it ended. `kind`, `step` and `path` say who is to blame (`failure.*`); where a box ended,
     step and path are ''. `others`: what went wrong in handlers. `undone`: its changes were taken back. `unwound`:
     clean-up was played inside, and nobody has looked whether work was stopped meanwhile. In previews `sure` is False
-    where it may turn out otherwise, and `perhaps` says that nobody knows whether it runs at all.
+    where it may turn out otherwise, `open` says that it was not even tried (a change, a message, a person's answer),
+    `excused` that then its failure would stop nothing, and `perhaps` that nobody knows whether it runs at all.
     """
 
     status: Status = "succeeded"
@@ -38,6 +40,8 @@ class Outcome:
     others: tuple[Fault, ...] = ()
     sure: bool = True
     perhaps: bool = False
+    open: bool = False
+    excused: bool = False
     undone: bool = False
     unwound: bool = False
     attempts: int = 1
@@ -57,6 +61,11 @@ def stopped(record: Record, message: str = "", outputs: Any = None) -> Outcome:
     )
     shown = {} if outputs is None else outputs
     return Outcome(kind, shown, error, record.by, record.seq, record.at, record.wall, kind, sure=record.sure)
+
+
+def untried(record: Record) -> bool:
+    """Whether a preview did not do what this is the record of."""
+    return not record.sure and (record.changed or isinstance(record.outputs, Unknown))
 
 
 _STOPS: Mapping[str, str] = {"timed_out": "timeout", "cancelled": "cancelled"}

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from runbook.interpreter.doubt import choice_of
 from runbook.interpreter.effects import Box, Fault, Question, Record
 from runbook.interpreter.model import Action
-from runbook.interpreter.outcome import Outcome, failed, stopped
+from runbook.interpreter.outcome import Outcome, failed, stopped, untried
 from runbook.interpreter.run import Run
 from runbook.interpreter.scope import Scope
 
@@ -39,7 +39,9 @@ async def ask(run: Run, step: Action, scope: Scope, path: str, box: Box, args: M
     if record.status != "succeeded":
         return failed(record.error or Fault("the question was not answered"), record, step.id, path)
     given = {} if record.outputs is None else record.outputs  # not `or`: in a preview nobody knows the answer
-    return Outcome(outputs=given, seq=record.seq, at=record.at, wall=record.wall, sure=record.sure)
+    return Outcome(
+        outputs=given, seq=record.seq, at=record.at, wall=record.wall, sure=record.sure, open=untried(record)
+    )
 
 
 async def _declined(run: Run, step: Action, path: str, box: Box, record: Record) -> Outcome:

@@ -164,7 +164,8 @@ def _path(links: tuple[str, ...]) -> Plain:
         value: Any = names
         for link in links:
             if type(value) is Unknown:
-                return value
+                value = value[link]
+                continue
             if (type(value) is not dict and value is not names) or link not in value:
                 raise NotPlainError
             value = value[link]

@@ -14,7 +14,7 @@ from runbook.interpreter.outcome import Outcome, failed, stopped
 from runbook.interpreter.run import Run
 from runbook.interpreter.scope import Book, Frame, RunInfo, Scope, children, seconds
 from runbook.interpreter.unwind import Handlers, looked, unwind
-from runbook.interpreter.values import kind_of, secret
+from runbook.interpreter.values import Unknown, kind_of, secret
 
 
 async def call(run: Run, step: SubPlaybook, scope: Scope, path: str, box: Box, begun: Record) -> Outcome:
@@ -27,6 +27,8 @@ async def call(run: Run, step: SubPlaybook, scope: Scope, path: str, box: Box, b
     caller = scope.book
     info = replace(caller.info, name=step.playbook.name, parent=caller.playbook.name)
     book = Book.of(step.playbook, info, f"{path}/", f"{caller.prefix}{step.id}.")
+    if not begun.sure:
+        book = book.foreseen()
     inner = Scope(book, Frame(), {"inputs": inputs, "vars": {}, "secrets": {}}, scope.held, scope.maybe, scope.spare)
     mine = run.box(book.path, box)
     try:
@@ -106,7 +108,7 @@ async def _ended(run: Run, scope: Scope, box: Box, out: Outcome, *, undo: bool =
     playbook = scope.book.playbook
     if out.by == box.key and out.kind == "timed_out":
         out = replace(out, error=Fault(f"{playbook.name} was not done in its time", kind="timeout"))
-    handlers = Handlers(playbook.on_failure, playbook.finally_, playbook.cleanup)
+    handlers = Handlers(playbook, playbook.on_failure, playbook.finally_, playbook.cleanup)
     out = await unwind(run, handlers, scope.book.path, scope, out, undo=undo or (not scope.book.path and run.undo_all))
     if out.by == box.key and box is not run.work:
         out = replace(out, by=None)
@@ -145,10 +147,11 @@ async def _locked(run: Run, scope: Scope, box: Box) -> tuple[str, ...]:
 def lock_names(templates: tuple[Template, ...], names: Mapping[str, Any]) -> tuple[str, ...]:
     """Locks by name, sorted, each once. ExpressionError."""
     found = [render(template.data, names) for template in templates]
-    for name in found:
+    known = [name for name in found if not isinstance(name, Unknown)]  # what a plan cannot know it cannot show
+    for name in known:
         if not isinstance(name, str) or not name:
             raise ExpressionError(f"a lock's name is text, not {kind_of(name)}")
-    return tuple(sorted(set(found)))
+    return tuple(sorted(set(known)))
 
 
 def known_locks(scope: Scope, at: float) -> tuple[str, ...]:

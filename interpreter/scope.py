@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterator, Mapping
+from collections.abc import Awaitable, Iterable, Iterator, Mapping
 from dataclasses import field, replace
 from typing import Any
 
@@ -35,6 +35,7 @@ class Book:
     prefix: str
     ids: frozenset[str]
     facts: Mapping[str, Any]  # `run`, but for the time
+    sure: bool = True  # False in a preview: who runs it, and when, is known when it is run
 
     @classmethod
     def of(cls, playbook: Playbook, info: RunInfo, path: str = "", prefix: str = "") -> Book:
@@ -49,8 +50,14 @@ class Book:
         }
         return cls(playbook, info, path, prefix, ids_of(playbook), facts)
 
+    def foreseen(self) -> Book:
+        """The same in a preview."""
+        open_ = {name: values.Unknown("the run begins", likely=self.facts[name]) for name in _OF_THE_RUN}
+        return replace(self, facts={**self.facts, **open_}, sure=False)
+
 
 NO_FAILURE: Mapping[str, Any] = failure_view(None)
+_OF_THE_RUN = ("id", "started_at", "initiator")
 
 
 def ids_of(playbook: Playbook) -> frozenset[str]:
@@ -149,7 +156,8 @@ class Frame:
 
     def open(self, step: str, begun: Record) -> None:
         """The step runs from here on."""
-        self.views[step] = {**PENDING, "status": "running", "started_at": values.Timestamp(begun.wall)}
+        since = _foreseen(begun.sure, step, values.Timestamp(begun.wall))
+        self.views[step] = {**PENDING, "status": "running", "started_at": since}
 
     def close(self, step: str, out: Outcome, begun: Record) -> None:
         """The step ended."""
@@ -158,14 +166,40 @@ class Frame:
             "undone": out.undone,
             "outputs": out.outputs,
             "error": error_view(out.error, out.attempts),
-            "duration": values.Duration(round(max(0.0, out.at - begun.at), 3)),
-            "attempts": out.attempts,
+            "duration": _foreseen(out.sure, step, values.Duration(round(max(0.0, out.at - begun.at), 3))),
+            "attempts": _foreseen(out.sure, step, out.attempts),
         }
         self.change(step, changes)
+
+    def doubt(self, steps: Iterable[str]) -> dict[str, tuple[Any, Any]]:
+        """In a preview: how these steps ended is open from here. Their views, before and now, for `settle`."""
+        doubted = {}
+        for step in steps:
+            view = self.views.get(step)
+            if view is None or isinstance(view["status"], values.Unknown):
+                continue
+            open_ = {name: values.Unknown(f"the run of {step}", likely=view[name]) for name in _OF_ITS_END}
+            self.change(step, open_)
+            doubted[step] = view, self.views[step]
+        return doubted
+
+    def settle(self, doubted: Mapping[str, tuple[Any, Any]]) -> None:
+        """Take a doubt back: whoever gets here knows that they ended well."""
+        for step, (before, now) in doubted.items():
+            if self.views[step] is now:
+                self.views[step] = before
 
     def change(self, step: str, changes: Mapping[str, Any]) -> None:
         """Views are replaced, never changed: a copy of the frame stays as it is."""
         self.views[step] = {**self.views.get(step, PENDING), **changes}
+
+
+_OF_ITS_END = ("status", "undone", "error")
+
+
+def _foreseen(sure: bool, step: str, value: Any) -> Any:
+    """What a preview knows of a step that was not run: what is likely."""
+    return value if sure else values.Unknown(f"the run of {step}", likely=value)
 
 
 PENDING: Mapping[str, Any] = {
@@ -219,12 +253,12 @@ class Scope:
 
     def at(self, moment: float, **more: Any) -> dict[str, Any]:
         """All names, for an expression evaluated at running time `moment`."""
-        book = self.book
+        book, elapsed = self.book, values.Duration(round(moment, 3))
         return {
             "failure": NO_FAILURE,
             **self.names,
             "steps": Steps(self.frame, book.ids),
-            "run": {**book.facts, "elapsed": values.Duration(moment)},
+            "run": {**book.facts, "elapsed": elapsed if book.sure else values.Unknown("the run", likely=elapsed)},
             **more,
         }
 

@@ -33,7 +33,7 @@ def render_all(text: str, names: Names) -> str | Unknown:
             line = 0
         return joined(parts)
     except Unknown.Reached as reached:
-        return reached.unknown
+        return Unknown(reached.unknown.why)
     except Exception as error:  # noqa: BLE001  # whatever a template raises is its failure
         message = error.message if isinstance(error, UndefinedError) else words(error)
         raise ExpressionError(f"{_line(template, error, line)}{message}") from None

@@ -6,15 +6,15 @@ the one before it did. What a second cancel skips or cuts stays on a list, for `
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from runbook.interpreter.effects import Box, Fault
 from runbook.interpreter.frozen import frozen
-from runbook.interpreter.model import OnFailure, Step
+from runbook.interpreter.model import OnFailure, Playbook, Step
 from runbook.interpreter.outcome import Outcome, failure_view, stopped
-from runbook.interpreter.scope import Scope
+from runbook.interpreter.scope import Scope, all_of, ids_of
 from runbook.interpreter.undo import Playback
 from runbook.interpreter.values import Unknown
 
@@ -29,6 +29,7 @@ Play = Callable[[str, Box], Awaitable[Outcome]]
 class Handlers:
     """What a scope says about its end. `cleanup`: seconds for each phase."""
 
+    of: Step | Playbook
     on_failure: OnFailure
     finally_: tuple[Step, ...]
     cleanup: float
@@ -63,6 +64,7 @@ class Unwinding:
         self.ended = out.at
         self.undone = "none"
         self.played = out.unwound
+        self.open = out.open
 
     async def phase(
         self, name: PhaseName, play: Play, steps: tuple[Step, ...] = (), scope: Scope | None = None
@@ -76,6 +78,7 @@ class Unwinding:
             room = self.run.box(key, self.run.hard, begun.at + self.cleanup)
             self.played = True
             out = await play(key, room)
+            self.open = self.open or out.open
             if out.by == key:
                 out = replace(out, by=None, error=not_done(self.cleanup, out.error))
             self.run.fx.emit(
@@ -111,7 +114,7 @@ class Unwinding:
         """The scope's outcome. A failed handler never hides the first failure, and fails a scope that succeeded."""
         others = (*self.out.others, *(fault for fault, _ in self.faults))
         undone = self.out.undone or self.undone == "succeeded"
-        out = replace(self.out, others=others, at=self.ended, undone=undone, unwound=self.played)
+        out = replace(self.out, others=others, at=self.ended, undone=undone, unwound=self.played, open=self.open)
         if self.faults and self.out.ok:
             fault, bad = self.faults[0]
             kind = "failed" if bad.kind == "none" else bad.kind
@@ -148,12 +151,22 @@ async def unwind(
             end.undone = "succeeded" if undone.ok else "failed"
             if view is not None:  # the step's own handlers see it
                 view["undone"] = undone.ok
+    foreseen = out.ok and not out.sure  # a plan: how it would end is open to its handlers, and to nobody after them
+    doubted = scope.frame.doubt(_steps(handlers.of)) if foreseen else {}
     await _on_failure(end, handlers, scope)
     await _returns(end, scope.held)
     if handlers.finally_:
-        inner = scope.naming(failure=end.failure())
+        failure: Any = end.failure()
+        if foreseen:
+            failure = Unknown(f"whether {path or 'the run'} fails", likely=failure)
+        inner = scope.naming(failure=failure)
         await end.phase("finally", handler(run, handlers.finally_, inner, handlers.cleanup), handlers.finally_, inner)
+    scope.frame.settle(doubted)
     return end.result()
+
+
+def _steps(of: Step | Playbook) -> Iterable[str]:
+    return ids_of(of) if isinstance(of, Playbook) else all_of(of)
 
 
 async def give_back(run: Run, cleanup: float, path: str, out: Outcome, held: tuple[str, ...]) -> Outcome:

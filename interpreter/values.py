@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, final
 
 if TYPE_CHECKING:
@@ -81,11 +81,20 @@ def secret(ref: SecretRef) -> Sealed:
     return Sealed((("ref", ref.name, ref.kind, ref.where),))
 
 
+NOTHING: Final = object()
+"""No likely value."""
+
+
 @final
 class Unknown:
-    """A value that a preview cannot know. Paths into it are unknown too; a decision that needs it raises `Reached`."""
+    """A value that a preview cannot know. Paths into it are unknown too; a decision that needs it raises `Reached`.
 
-    __slots__ = ("shown", "why")
+    `likely`: what it comes to if all goes as planned (the run's id, how a step ends). Texts show that; nothing decides
+    by it.
+    """
+
+    __slots__ = ("likely", "shown", "why")
+    likely: Any
 
     class Reached(BaseException):
         """A decision needs an unknown value. No Exception: Jinja's own tests and filters would swallow it."""
@@ -94,19 +103,23 @@ class Unknown:
             super().__init__(unknown.why)
             self.unknown = unknown
 
-    def __init__(self, why: str, shown: str = "") -> None:
+    def __init__(self, why: str, shown: str = "", likely: Any = NOTHING) -> None:
         """`why`: what it waits for ("the outputs of build"). `shown`: how a text that holds it reads."""
         self.why = why
         self.shown = shown
+        self.likely = likely.likely if isinstance(likely, Unknown) else likely
 
     def __repr__(self) -> str:
         return self.shown or f"<unknown until {self.why}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Unknown, (self.why, self.shown))
+        return (Unknown, (self.why, self.shown) if self.likely is NOTHING else (self.why, self.shown, self.likely))
 
-    def __getitem__(self, _key: Any) -> Unknown:
-        return Unknown(self.why)
+    def __getitem__(self, key: Any) -> Unknown:
+        try:
+            return Unknown(self.why, likely=self.likely[key])
+        except (TypeError, LookupError):
+            return Unknown(self.why)
 
 
 def _reach(self: Unknown, *_operands: Any) -> Any:
@@ -130,6 +143,35 @@ def why_unknown(value: Any) -> str | None:
     if isinstance(value, (list, tuple)):
         return next((why for item in value if (why := why_unknown(item)) is not None), None)
     return None
+
+
+def likely(value: Any) -> Any:
+    """The value with what is likely in place of what is not known, as far as something is. A map may be copied late."""
+    if isinstance(value, Unknown):
+        return value if value.likely is NOTHING else value.likely
+    if type(value) is dict:
+        return {key: likely(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [likely(item) for item in value]
+    return _Likely(value) if isinstance(value, Mapping) else value
+
+
+class _Likely(Mapping[str, Any]):
+    """A map, of which only what is asked for is looked through."""
+
+    __slots__ = ("_of",)
+
+    def __init__(self, of: Mapping[str, Any]) -> None:
+        self._of = of
+
+    def __getitem__(self, key: str) -> Any:
+        return likely(self._of[key])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._of)
+
+    def __len__(self) -> int:
+        return len(self._of)
 
 
 _UNITS: Final[Mapping[str, float]] = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
@@ -300,14 +342,32 @@ def joined(pieces: Iterable[Any]) -> str | Unknown:
     texts = [piece if isinstance(piece, Unknown) else text_of(piece) for piece in pieces]
     unknown = next((piece for piece in texts if isinstance(piece, Unknown)), None)
     if unknown is not None:
-        return Unknown(unknown.why, "".join(map(_readable, texts)))
+        return Unknown(unknown.why, "".join(map(_readable, texts)), _likely_text(texts))
     if any(isinstance(piece, Sealed) for piece in texts):
         return Sealed.join(texts)  # type: ignore[arg-type]  # no Unknown is left
     return "".join(texts)  # type: ignore[arg-type]
 
 
+def _likely_text(pieces: Iterable[str | Unknown]) -> Any:
+    """The text if all goes as planned, or NOTHING where that cannot be told, or is no text."""
+    known = [likely(piece) for piece in pieces]
+    if any(isinstance(piece, Unknown) for piece in known):
+        return NOTHING
+    try:
+        return joined(known)
+    except (TypeError, ValueError, Unknown.Reached):
+        return NOTHING
+
+
 def _readable(piece: str | Unknown) -> str:
-    return repr(piece) if isinstance(piece, Unknown) else str(piece)
+    if not isinstance(piece, Unknown):
+        return str(piece)
+    if not piece.shown and piece.likely is not NOTHING:
+        try:
+            return str(text_of(piece.likely))
+        except (TypeError, ValueError, Unknown.Reached):
+            pass
+    return repr(piece)
 
 
 def json_text(value: Any, indent: int | None = None) -> str:
@@ -419,7 +479,9 @@ _TO_WIRE: Final[Mapping[type, Callable[[Any], Any]]] = {
     Sealed: lambda value: {"$sealed": [part if isinstance(part, str) else list(part) for part in value.parts]},
     Duration: lambda value: {"$duration": [float(value), value.written]},
     Timestamp: lambda value: {"$timestamp": [float(value), value.written]},
-    Unknown: lambda value: {"$unknown": [value.why, value.shown]},
+    Unknown: lambda value: {
+        "$unknown": [value.why, value.shown, *(() if value.likely is NOTHING else (to_wire(value.likely),))]
+    },
 }
 
 
@@ -444,7 +506,7 @@ _FROM_WIRE: Final[Mapping[str, Callable[[Any], Any]]] = {
     "$sealed": lambda body: Sealed(part if isinstance(part, str) else tuple(part) for part in body),
     "$duration": lambda body: Duration(*body),
     "$timestamp": lambda body: Timestamp(*body),
-    "$unknown": lambda body: Unknown(*body),
+    "$unknown": lambda body: Unknown(*body[:2], *map(from_wire, body[2:])),
     "$number": float,
     "$plain": lambda body: {key: from_wire(item) for key, item in body.items()},
 }

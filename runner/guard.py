@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
+from runbook.interpreter.changes import plain
 from runbook.interpreter.effects import Call, Fault
 from runbook.interpreter.values import to_wire
 from runbook.runner.plan import Plan, Row
 
-INDEX = re.compile(r"\[\d+\]")
+INDEX = re.compile(r"\[(\d+)\]")
+BACK = re.compile(r"(?:!(?:undo|temporary)|@undo\[\d+\])\[\d+\]/")
+"""In the key of the author's undo steps: the number of the change that they take back (interpreter/effects.py)."""
 HINT = "make the plan again, look at it, apply that one"
 
 
 class Guard:
-    """Asked before each intent is written. Reads and checks always pass; so do inverses of what this run itself did."""
+    """Asked before each intent is written. Reads and checks always pass; so does what takes back what this run itself
+    did: inverses, and the author's undo steps.
+    """
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -23,9 +29,10 @@ class Guard:
 
     def refusal(self, call: Call, version: str | None) -> Fault | None:
         """Why this call must not be made; None when the plan holds it. `version`: the fingerprint of its object."""
-        if call.effect not in ("change", "opaque", "notify") or call.inverse:
+        key = plain(call.op)  # what a resume finishes stands for the first try
+        if call.effect not in ("change", "opaque", "notify") or call.inverse or BACK.search(key):
             return None
-        row = self._row(call.op)
+        row = self._row(key)
         if row is None or row.action != call.action or row.verdict == "skip":
             return _refused(f"the plan does not hold {call.action} at {call.op}")
         if not row.maybe and not _agree(row.args, to_wire(dict(call.args))):
@@ -38,11 +45,15 @@ class Guard:
 
     def _row(self, key: str) -> Row | None:
         """The row of a key; of an unknown number of iterations the plan holds the first one."""
-        row = self._rows.get(key)
-        if row is None:
-            first = self._rows.get(INDEX.sub("[0]", key))
-            row = first if first is not None and first.maybe else None
-        return row
+        if key in self._rows:
+            return self._rows[key]
+        parts = INDEX.split(key)
+        for numbers in product(*((number, "0") for number in parts[1::2])):
+            parts[1::2] = numbers
+            row = self._rows.get("".join(f"[{part}]" if at % 2 else part for at, part in enumerate(parts)))
+            if row is not None and row.maybe:
+                return row
+        return None
 
 
 def _refused(message: str) -> Fault:

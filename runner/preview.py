@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from runbook.contract import Action, Change, PermanentError, TemporaryError
 from runbook.interpreter.effects import Box, Call, Fault, Question, Record, SecretRef, Status, StopKind
 from runbook.interpreter.errors import RunbookError
-from runbook.interpreter.values import Unknown, from_wire, to_wire, why_unknown
+from runbook.interpreter.values import Unknown, from_wire, likely, to_wire, why_unknown
 from runbook.runner.context import HostContext, cut_all
 from runbook.runner.diff import Difference
 from runbook.runner.host import Host
@@ -80,6 +80,7 @@ class Preview:
         if over is not None:
             return self._record(over[0], by=over[1])
         self._row(call.op, effect=call.effect, args=_shown(call.args), maybe=call.maybe)
+        call = replace(call, args=likely(call.args))
         unknown = why_unknown(call.args)
         if call.effect in ("change", "opaque", "notify"):
             return await self._effect(call, box, unknown)

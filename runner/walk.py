@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Coroutine, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from runbook.contract import Action
 from runbook.interpreter.effects import Box, Call, Question, Record, SecretRef, Status, StopKind
-from runbook.interpreter.values import Unknown, why_unknown
+from runbook.interpreter.values import Unknown, likely, why_unknown
 from runbook.runner.quiet import QuietLoop
 from runbook.runner.secret_looks import Wanted
 
@@ -64,6 +65,7 @@ class Walk:
     async def call(self, call: Call, box: Box) -> Record:
         if call.inverse:
             return self._record()
+        call = replace(call, args=likely(call.args))
         if call.action in PURE and why_unknown(call.args) is None:
             result = self._host.perform(call, self._host.context(call, SECONDS))
             return self._record("succeeded" if result.ok else "failed", outputs=result.outputs, error=result.error)

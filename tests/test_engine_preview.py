@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from typing import Any
 
+from runbook.interpreter.effects import Call, Record
 from runbook.interpreter.engine import Outcome
 from runbook.interpreter.model import OnFailure, Playbook
+from runbook.interpreter.values import to_wire
+from runbook.runner.guard import Guard
+from runbook.runner.plan import Plan, Row
+from tests import law
 from tests.effects_toy import Toy
-from tests.fuzz import Maker
+from tests.fuzz import Maker, make
 from tests.law import identity
 from tests.playbooks_toy import (
     act,
@@ -134,9 +140,33 @@ def test_law_a_preview_without_unknowns_makes_exactly_the_runs_calls() -> None:
         assert _calls(ran) == _calls(seen), seed
 
 
-def _without_waiting(playbook: Playbook) -> Playbook:
-    import dataclasses
+class Unsure(Toy):
+    """A preview as the runner's is: nothing that it says is sure."""
 
+    def _record(self, **what: Any) -> Record:
+        return super()._record(**{**what, "sure": False})
+
+
+def test_law_a_saved_plan_holds_every_call_of_a_run_that_goes_otherwise() -> None:
+    """Steps fail, time out and are undone; the world that the plan was made of stands still."""
+    for seed in range(150):
+        case = dataclasses.replace(make(seed), cancels=(), rounds=())
+        seen = Unsure(dict(case.world), preview=True)
+        seen.play(engine(case.playbook, seen))
+        guard = Guard(_plan([call for call in seen.calls if not call.inverse]))
+        for call in law.play(case, dict(case.world)).toy.calls:
+            assert guard.refusal(call, None) is None, (seed, call)
+
+
+def _plan(calls: list[Call]) -> Plan:
+    rows = tuple(
+        Row(one.op, "", 0, "opaque", action=one.action, effect=one.effect, args=to_wire(one.args), maybe=one.maybe)
+        for one in calls
+    )
+    return Plan("p", "p.yaml", {}, {}, rows, 0.0, "", "", None, None)
+
+
+def _without_waiting(playbook: Playbook) -> Playbook:
     def calm(step: Any) -> Any:
         changes: dict[str, Any] = {"timeout": None, "background": False, "outputs": ()}
         if hasattr(step, "attempt"):
