@@ -289,7 +289,11 @@ class Run:
                 "outputs": to_wire(outcome.outputs),
                 "unfinished": [dataclasses.asdict(left) for left in unfinished],
                 "objectives": objectives.judge(
-                    self._playbook, engine.scope.at(0.0), self.journal.events(), self.started_at
+                    self._playbook,
+                    engine.scope.at(0.0),
+                    self.journal.events(),
+                    self.started_at,
+                    well=what == "run" and outcome.ok,
                 ),
                 "head": self.journal.head,
             }
