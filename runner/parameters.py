@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Union
 
 from runbook.contract import Action, Duration, PermanentError, Sensitive
-from runbook.interpreter.values import Unknown, kind_of
+from runbook.interpreter.values import Unknown, kind_of, text_of
 
 DURATION = r"^(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+$"
 """How a duration is written: `500ms 30s 5m 1h30m` (docs/language: Expressions)."""
@@ -148,8 +148,10 @@ def _either(options: tuple[Any, ...], value: Any, base: str) -> Any:
         return None
     expected: list[str] = []
     deeper: _MismatchError | None = None
-    for option in options:
-        if option is type(None):
+    kinds = [option for option in options if option is not type(None)]
+    for option in kinds:
+        if option is str and len(kinds) > 1 and not isinstance(value, str):
+            expected.append("text")  # a number may be meant as something else here
             continue
         try:
             return _convert(option, value, base)
@@ -191,6 +193,8 @@ def _text(value: Any) -> str:
         return value
     if isinstance(value, str):
         return value if type(value) is str else str(value)
+    if isinstance(value, bool | int | float):
+        return text_of(value)  # computed (`{{ inputs.port }}`): as in text. A literal number is refused by the schema
     raise _MismatchError("text", value)
 
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from runbook.contract import Action, Call, Change, Duration, Opaque, PermanentError, param
 from runbook.interpreter.catalogue import from_schema
+from runbook.interpreter.values import parse_duration, parse_timestamp
 from runbook.runner import describe, registry
 from runbook.runner.parameters import parameters, parse
 
@@ -156,7 +157,7 @@ def test_an_absent_optional_secret_is_the_default() -> None:
         ({"replicas": 1.5}, "replicas: expected an integer, got the number 1.5"),
         ({"replicas": -1}, "replicas: expected at least 0, got the integer -1"),
         ({"replicas": 11}, "replicas: expected at most 10, got the integer 11"),
-        ({"text": 5}, "text: expected text, got the integer 5"),
+        ({"text": [5]}, "text: expected text, got a list"),
         ({"text": None}, "text: expected text, got null"),
         ({"share": "half"}, "share: expected a number, got the text 'half'"),
         ({"force": "yes"}, "force: expected true or false, got the text 'yes'"),
@@ -164,7 +165,7 @@ def test_an_absent_optional_secret_is_the_default() -> None:
         ({"wait": -5}, "wait: expected a duration"),
         ({"kind": "c"}, "kind: expected one of a, b, got the text 'c'"),
         ({"labels": ["x"]}, "labels: expected a map, got a list"),
-        ({"labels": {"x": 1}}, "labels.x: expected text, got the integer 1"),
+        ({"labels": {"x": {}}}, "labels.x: expected text, got a map"),
         ({"counts": {"x": [1, "2"]}}, "counts.x[1]: expected an integer, got the text '2'"),
         ({"either": []}, "either: expected an integer or text, got a list"),
         ({"files": "x"}, "files: expected a list, got the text 'x'"),
@@ -183,10 +184,19 @@ def test_parse_names_the_parameter_what_was_expected_and_what_came(given_: dict[
 
 def test_parse_tells_all_problems_and_never_a_secret() -> None:
     with pytest.raises(PermanentError) as caught:
-        parse(All, {"replicas": "x", "force": 1, "token": 5})
+        parse(All, {"replicas": "x", "force": 1, "token": [5]})
     assert caught.value.message.count("expected") == 3
     assert "text: required, and not given" in caught.value.message
-    assert "got a number" in caught.value.message
+    assert "got a list" in caught.value.message
+
+
+def test_what_a_template_computed_is_written_where_text_is_taken_as_it_is_inside_text() -> None:
+    """`PORT: "{{ inputs.port }}"`, `{{ inputs.patience }}`: a literal number is refused by the schema before."""
+    values = {"a": 8080, "b": 0.5, "c": True, "d": parse_duration("1h30m"), "e": parse_timestamp("2026-05-01T12:00Z")}
+    assert parse(All, {"text": "x", "labels": values}).labels == {
+        "a": "8080", "b": "0.5", "c": "true", "d": "1h30m", "e": "2026-05-01T12:00Z",
+    }  # fmt: skip
+    assert parse(All, {"text": "x", "either": 5}).either == 5
 
 
 @given(st.floats(min_value=0, max_value=1e7).map(lambda seconds: round(seconds, 3)))
