@@ -155,7 +155,10 @@ class Builder:
         if "{{" in value:
             template = self.names.template(value, self.source, holder, key, site, path)
             return template, template.reads
-        return float(parse_duration(value)), frozenset()
+        length = float(parse_duration(value))
+        if key == "timeout" and not length:
+            self.problems.no_time(self.source.place(holder, key), f"{site.path}.{path}" if site.path else path)
+        return length, frozenset()
 
     def on_failure(self, value: Any, data: Mapping[str, Any], kind: str, site: Site) -> OnFailure:
         """`on_failure` of a step or of the root."""

@@ -155,7 +155,9 @@ def _with(
         if not isinstance(item.value, str | dict | list):
             continue
         if isinstance(item.value, str):
-            if "{{" in item.value:
+            if "{{" not in item.value:
+                self.names.meant(item.value, item.place, f"{site.path}.with.{key}")
+            else:
                 place = item.place
                 places[f"/{key}"] = place
                 reads |= self.names.check(

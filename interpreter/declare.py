@@ -73,6 +73,8 @@ class Declarations:
         self.vars = tuple(built)
         if declared.timeout is not None:
             self.timeout = self.duration(declared.timeout.value)
+            if not self.timeout:
+                self.problems.no_time(declared.timeout.place, "defaults.timeout")
         self._families()
 
     def _families(self) -> None:
@@ -247,6 +249,15 @@ class Declarations:
                     warning=True,
                 )
             since = value.get("since") if isinstance(value, dict) else None
+            if since == name:
+                self.problems.add(
+                    text.place(value, "since"),
+                    f"the objective `{name}` counts from itself",
+                    f"objectives.{name}.since",
+                    rule="objective",
+                    hint="name an earlier milestone, or leave `since` out to count from the run's start",
+                )
+                continue
             if isinstance(since, str) and "{{" not in since and since not in met:
                 hint = did_you_mean(since, met) or "it is a milestone's name, or a template of a timestamp"
                 self.problems.add(

@@ -8,7 +8,7 @@ playbook of plain expressions costs no import of it.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -66,6 +66,7 @@ _PLAIN = re.compile(
     rf"\s*(?:not\s+)?{_OPERAND}(?:\s*(?:==|!=|<=|>=|<|>)\s*{_OPERAND})?(?:\s+(?:and|or)\s+{_OPERAND})*\s*"
 )
 _WORD = re.compile(rf"'[^']*'|(?<![\w.])({_PATH})")
+_WHOLE = re.compile(r"(steps|inputs|vars|secrets)\.([A-Za-z_]\w*)(?:\.[A-Za-z_]\w*|\[[\w'-]+\])*")
 _NAMED = re.compile(r"`([\w.]+)`")
 _KEYWORDS = frozenset({"not", "and", "or", "in", "is", "if", "else", "true", "false", "none", "True", "False", "None"})
 
@@ -146,6 +147,7 @@ class Names:
         place = source.place(holder, key)
         if isinstance(value, str):
             if "{{" not in value:
+                self.meant(value, place, f"{site.path}.{path}" if site.path else path)
                 return Template(value, place)
             return Template(
                 value, place, self.check(value, False, "" in secret_at, source, place, site, path), {"": place}
@@ -170,16 +172,32 @@ class Names:
     ) -> None:
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
             if isinstance(item, str):
+                where = f"{path}[{key}]" if isinstance(key, int) else f"{path}.{key}"
+                place = source.place(value, key)
                 if "{{" not in item:
+                    self.meant(item, place, f"{site.path}.{where}" if site.path else where)
                     continue
                 here = f"{pointer}/{escaped(key)}"
-                place = source.place(value, key)
                 places[here] = place
-                where = f"{path}[{key}]" if isinstance(key, int) else f"{path}.{key}"
                 reads |= self.check(item, False, takes_secret(here, secret_at), source, place, site, where)
             elif isinstance(item, dict | list):
                 where = f"{path}[{key}]" if isinstance(key, int) else f"{path}.{key}"
                 self._walk(item, f"{pointer}/{escaped(key)}", source, site, where, secret_at, places, reads)
+
+    def meant(self, text: str, place: Place, path: str) -> None:
+        """A text that is the very name of something that there is: its braces were forgotten."""
+        if not text.startswith(("steps.", "inputs.", "vars.", "secrets.")):
+            return
+        found = _WHOLE.fullmatch(text)
+        known: Mapping[str, Collection[str] | None] = {
+            "steps": self.index,
+            "inputs": self.inputs,
+            "vars": self.vars,
+            "secrets": self.secrets,
+        }
+        if found is not None and found[2] in (known[found[1]] or ()):
+            message = f"`{text}` is text here, not a value"
+            self.problems.add(place, message, path, rule="braces", hint=f'write "{{{{ {text} }}}}"', warning=True)
 
     def check(
         self, text: str, bare: bool, secret: bool, source: Source, place: Place, site: Site, key: str

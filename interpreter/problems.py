@@ -40,6 +40,11 @@ class Problems:
         problem = Problem(place, message, path=path, expected=expected, hint=hint, severity=severity, rule=rule)
         self.found.setdefault((place, message), problem)
 
+    def no_time(self, place: Place, path: str) -> None:
+        """A time-out of nothing: in other tools that means none at all."""
+        hint = "nothing is unbounded: say how long, or leave it out for the default"
+        self.add(place, "a `timeout` of nothing leaves no time at all", path, rule="timeout", hint=hint)
+
     def last(self, place: Place, message: str, rule: str) -> None:
         """Keep what ended the search."""
         self.found[(place, message)] = Problem(place, message, hint="mend these first", rule=rule)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from runbook.interpreter.errors import Place
 from runbook.interpreter.model import Bare, Poll, Retry, Seconds
 from runbook.interpreter.naming import Site
-from runbook.interpreter.values import parse_duration
+from runbook.interpreter.values import Duration, parse_duration
 
 if TYPE_CHECKING:
     from runbook.interpreter.build import Builder
@@ -54,6 +54,16 @@ def poll_of(
         until = Bare(built_in, self.source.place(data))
     if until is None:
         _needs_until(self, data, site, given)
+    limit = POLL if timeout is None else timeout
+    if "for" in clean and isinstance(hold, float) and isinstance(limit, float) and hold >= limit:
+        said = f"within its `timeout` of {Duration(limit)}" if timeout is not None else f"within {Duration(limit)}"
+        self.problems.add(
+            self.source.place(data, "for"),
+            f"a poll that is over {said} never holds for {Duration(hold)}",
+            f"{site.path}.for",
+            rule="poll",
+            hint="`timeout` is of the whole poll: give it more than `for`",
+        )
     if "retry" in clean and until is not None:
         place = self.source.place(data, "retry", of_key=True)
         why = "`until` repeats already" if "until" in clean else f"it polls by itself (`until: {built_in}`)"
@@ -64,7 +74,7 @@ def poll_of(
             rule="poll",
             hint="`timeout` and `every` bound a poll; leave `retry` out",
         )
-    return Poll(until, every, hold, fail_when, POLL if timeout is None else timeout)
+    return Poll(until, every, hold, fail_when, limit)
 
 
 def _needs_until(self: Builder, data: Mapping[str, Any], site: Site, given: list[str]) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from runbook.interpreter.model import Action, Choose, Fallback, Playbook, Step, SubPlaybook
+from runbook.interpreter.model import Action, Choose, Fallback, Parallel, Playbook, Step, SubPlaybook
 from runbook.interpreter.problems import Problems
 
 QUIET = frozenset({"read", "check", "notify", "local"})
@@ -84,12 +84,32 @@ def _check(step: Step, path: str, problems: Problems, decided: frozenset[str]) -
             rule="undo",
             hint="say it at the actions inside, or `undo: {steps: [...]}` here",
         )
+    if isinstance(step, Parallel | Fallback):
+        _beside(step, path, problems)
     if isinstance(step, Fallback):
         for child in step.steps[:-1]:
             if child.id not in decided:
                 _keeps(child, f"{path}/{child.id}", problems)
     for suffix, child in inner(step):
         _check(child, path + suffix, problems, decided)
+
+
+def _beside(step: Parallel | Fallback, path: str, problems: Problems) -> None:
+    """Only in a list of steps in order can one go on beside the others."""
+    why = (
+        ("a branch of `parallel` runs beside the others already", "leave it out, or put it before the `parallel`")
+        if isinstance(step, Parallel)
+        else ("the next alternative waits for how this one ends", "leave it out, or put it before the `fallback`")
+    )
+    for child in step.steps:
+        if child.background:
+            problems.add(
+                child.place,
+                f"`background: true` of `{child.id}`: {why[0]}",
+                f"{path}/{child.id}.background",
+                rule="background",
+                hint=why[1],
+            )
 
 
 def _quiet(step: Step, path: str, top: str, problems: Problems) -> None:

@@ -388,6 +388,34 @@ steps:
     assert list(played.steps) == ["b/first", "b/side", "b", "after"]
 
 
+OWN_OUTPUTS = {
+    "of a block": "steps: [{id: a, action: toy.note, with: {name: a}}], outputs: {seen: steps.side.outputs.value}",
+    "of an iteration": "foreach: {items: [1], as: i}, steps: [{id: a, action: toy.note, with: {name: a}}], outputs: {seen: steps.side.outputs.value}",
+    "of an alternative": "fallback: [{id: a, action: toy.note, with: {name: a}}], outputs: {seen: steps.side.outputs.value}",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OWN_OUTPUTS)
+def test_outputs_that_name_a_background_step_join_it_when_they_are_computed(name: str, room: Room) -> None:
+    """What it reads must not depend on how far the step beside it happened to be."""
+    side = "{id: side, action: toy.get, with: {value: 5, seconds: 0.4}, background: true}"
+    played = room.played(
+        f"steps: [{side}, {{id: b, {OWN_OUTPUTS[name]}}}, {{id: c, action: toy.note, with: {{name: c}}}}]"
+    )
+    assert [step for step in played.steps if step in ("side", "b", "c")] == ["side", "b", "c"]
+    outputs = played.values("b")
+    assert (outputs["results"][0]["outputs"] if "results" in outputs else outputs)["seen"] == 5
+
+
+def test_outputs_that_name_a_background_step_that_failed_fail_with_it(room: Room) -> None:
+    side = "{id: side, action: toy.get, with: {seconds: 0.2}, fail_when: 'true', background: true}"
+    played = room.played(
+        f"steps: [{side}, {{id: b, steps: [{OK}], outputs: {{seen: steps.side.status}}}}, {{id: c, action: toy.note}}]"
+    )
+    assert (played.exit, played.steps["b"], "c" in played.steps) == (Exit.FAILED, "failed", False)
+    assert played.error() == played.error("b") == played.error("side")
+
+
 @pytest.mark.parametrize(("more", "status"), [("", "failed"), (", on_failure: continue", "succeeded")])
 def test_a_background_steps_failure_is_its_blocks(more: str, status: str, room: Room) -> None:
     played = room.played(f"""
@@ -444,6 +472,37 @@ steps:
     (entry,) = played.of("run.ended", "")["objectives"]
     first = next(event.data["wall"] for event in played.all("milestone"))
     assert (entry["verdict"], entry["at"]) == ("met", pytest.approx(first, abs=0.05))
+
+
+# name: steps and handlers, verdict of the objective `m`
+NOT_NEEDED: dict[str, tuple[str, str]] = {
+    "its step was skipped": ("steps: [{id: a, when: 'false', action: toy.get, milestone: m}]", "n/a"),
+    "so was the block that it is in": ("steps: [{id: b, when: 'false', steps: [{id: a, action: toy.get, milestone: m}]}]", "n/a"),
+    "another branch held": ("steps: [{id: c, choose: [{when: 1 == 2, steps: [{id: a, action: toy.get, milestone: m}]}, {steps: [{id: d, action: toy.get}]}]}]", "n/a"),
+    "no other alternative was needed": ("steps: [{id: f, fallback: [{id: d, action: toy.get}, {id: a, action: toy.get, milestone: m}]}]", "n/a"),
+    "there was nothing to repeat": ("steps: [{id: e, foreach: {items: [], as: i}, steps: [{id: a, action: toy.get, milestone: m}]}]", "n/a"),
+    "nothing failed, so no handler ran": ("steps: [{id: d, action: toy.get}]\non_failure: {steps: [{id: a, action: toy.get, milestone: m}]}", "n/a"),
+    "of several steps one would have been needed": ("steps: [{id: b, on_failure: continue, steps: [{id: d, action: toy.get, fail_when: 'true'}, {id: a, action: toy.get, milestone: m}]}, {id: c, when: 'false', action: toy.get, milestone: m}]", "missed"),
+    "the run failed before": ("steps: [{id: d, action: toy.get, fail_when: 'true'}, {id: a, action: toy.get, milestone: m}]", "missed"),
+    "what it is in failed before": ("steps: [{id: b, steps: [{id: d, action: toy.get, fail_when: 'true'}, {id: k, steps: [{id: a, action: toy.get, milestone: m}]}]}]", "missed"),
+    "it failed": ("steps: [{id: a, action: toy.get, fail_when: 'true', milestone: m, on_failure: continue}]", "missed"),
+    "one iteration met it": ("steps: [{id: e, foreach: {items: [1, 2], as: i}, steps: [{id: a, when: i > 1, action: toy.get, milestone: m}]}]", "met"),
+    "met in a handler": ("steps: [{id: d, action: toy.get, fail_when: 'true'}]\non_failure: {steps: [{id: a, action: toy.get, milestone: m}]}", "met"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NOT_NEEDED)
+def test_an_objective_that_nothing_needed_to_meet_is_not_missed(name: str, room: Room) -> None:
+    text, verdict = NOT_NEEDED[name]
+    played = room.played(f"objectives: {{m: 1m}}\n{text}\n")
+    assert [entry["verdict"] for entry in played.of("run.ended", "")["objectives"]] == [verdict]
+
+
+def test_steps_of_two_files_that_have_one_id_are_two_steps(room: Room) -> None:
+    called = "steps: [{id: a, when: 'false', action: toy.get}]\n"
+    text = "objectives: {m: 1m, s.m: 1m}\nsteps: [{id: s, playbook: sub.yaml}, {id: a, action: toy.get, fail_when: 'true', milestone: m}]\n"
+    played = room.played(text, files={"sub.yaml": called.replace("toy.get}", "toy.get, milestone: m}")})
+    assert [entry["verdict"] for entry in played.of("run.ended", "")["objectives"]] == ["missed", "n/a"]
 
 
 def test_every_step_exists_from_the_start_with_all_its_keys(room: Room) -> None:
