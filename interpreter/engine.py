@@ -37,7 +37,7 @@ from runbook.interpreter.outcome import Outcome, failed, stopped
 from runbook.interpreter.rounds import Rounds
 from runbook.interpreter.scope import RunInfo, Scope, all_of, seconds
 from runbook.interpreter.unwind import Handlers, looked, unwind
-from runbook.interpreter.values import Unknown
+from runbook.interpreter.values import Duration, Unknown
 
 __all__ = ["Done", "Engine", "Outcome", "RunInfo"]
 
@@ -214,7 +214,8 @@ class Engine(Rounds):
         if out.by == path and out.kind == "timed_out" and not out.step:
             blame = (step.id, path) if isinstance(step, Action) else ("", "")
             reason = f" ({out.error.message})" if out.error is not None and isinstance(step, Action) else ""
-            fault = Fault(f"{path} was not done in its time{reason}", kind="timeout", attempt=out.attempts)
+            limit = "" if box.due is None else f" of {Duration(round(box.due - begun.at, 3))}"
+            fault = Fault(f"{path} was not done in its time{limit}{reason}", kind="timeout", attempt=out.attempts)
             out = replace(out, error=fault, step=blame[0], path=blame[1])
         if out.status != "succeeded" or not step.outputs or isinstance(step, Foreach):
             return out

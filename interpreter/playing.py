@@ -14,7 +14,7 @@ from runbook.interpreter.outcome import Outcome, failed, stopped
 from runbook.interpreter.run import Run
 from runbook.interpreter.scope import Book, Frame, RunInfo, Scope, children, seconds
 from runbook.interpreter.unwind import Handlers, looked, unwind
-from runbook.interpreter.values import Unknown, kind_of, secret
+from runbook.interpreter.values import Duration, Unknown, kind_of, secret, why_unknown
 
 
 async def call(run: Run, step: SubPlaybook, scope: Scope, path: str, box: Box, begun: Record) -> Outcome:
@@ -67,6 +67,9 @@ async def prepared(run: Run, scope: Scope, box: Box, begun: Record) -> Scope:
     if limit is not None:
         box.due = begun.at + limit
         run.fx.opened(box)
+    places = {ref.name: why_unknown(ref.where) for ref in refs}  # where a plan does not know it
+    names["secrets"] = {name: Unknown(why) for name, why in places.items() if why is not None}
+    refs = tuple(ref for ref in refs if places[ref.name] is None)
     if refs:
         record = await run.fx.secrets(f"{scope.book.path}@secrets", refs, box)
         if record.by is not None:
@@ -78,7 +81,7 @@ async def prepared(run: Run, scope: Scope, box: Box, begun: Record) -> Scope:
             hint = "`runbook doctor FILE` says where they are looked for"
             fault = record.error or Fault(f"not there: {missing}", kind="refused", hint=hint)
             raise Unprepared(failed(fault, record))
-        names["secrets"] = {ref.name: secret(ref) for ref in refs if there.get(ref.name, True)}
+        names["secrets"] |= {ref.name: secret(ref) for ref in refs if there.get(ref.name, True)}
     return scope
 
 
@@ -107,7 +110,9 @@ async def played(run: Run, scope: Scope, box: Box, *, undo: bool = False) -> Out
 async def _ended(run: Run, scope: Scope, box: Box, out: Outcome, *, undo: bool = False) -> Outcome:
     playbook = scope.book.playbook
     if out.by == box.key and out.kind == "timed_out":
-        out = replace(out, error=Fault(f"{playbook.name} was not done in its time", kind="timeout"))
+        limit = seconds(playbook.timeout, scope.at(out.at)) or 0.0
+        message = f"{playbook.name} was not done in its time of {Duration(limit)}"
+        out = replace(out, error=Fault(message, kind="timeout"))
     handlers = Handlers(playbook, playbook.on_failure, playbook.finally_, playbook.cleanup)
     out = await unwind(run, handlers, scope.book.path, scope, out, undo=undo or (not scope.book.path and run.undo_all))
     if out.by == box.key and box is not run.work:

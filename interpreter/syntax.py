@@ -59,6 +59,8 @@ def _expressions(source: str, bare: bool) -> list[Piece]:
 
 def _plainly(error: TemplateSyntaxError, source: str) -> str:
     message = (error.message or "not an expression").rstrip(".")
+    if "end of template" in message:
+        return "the expression ends where more of it should stand"
     if "got '='" in message or "'='" in message:
         return f"{message}: compare with `==`"
     if "&" in source or "||" in source:

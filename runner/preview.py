@@ -292,10 +292,11 @@ class Preview:
                 future.set_exception(error) if error is not None else future.set_result(value)
 
         def job() -> None:
-            value, failure = None, None
+            value: Any = None
+            failure: BaseException | None = None
             try:
                 value = act()
-            except Exception as error:  # noqa: BLE001  # carried to whoever waits
+            except (Exception, Unknown.Reached) as error:  # noqa: BLE001  # carried to whoever waits
                 failure = error
             try:
                 loop.call_soon_threadsafe(settle, value, failure)

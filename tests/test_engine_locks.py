@@ -78,11 +78,11 @@ def test_no_step_is_to_blame_when_a_box_ended() -> None:
         steps=(put("s", "s", "{{ failure.kind }}|{{ failure.step }}|{{ failure.path }}|{{ failure.error.message }}"),)
     )
     _, toy = play(book(block("b", wait("nap", 60), timeout=2.0, on_failure=seen)))
-    assert toy.world["s"] == "timed_out|||b was not done in its time"
+    assert toy.world["s"] == "timed_out|||b was not done in its time of 2s"
     _, toy = play(book(wait("nap", 60), on_failure=seen), cancels=(3.0,))
     assert toy.world["s"].startswith("cancelled|||")
     _, toy = play(book(wait("nap", 60), on_failure=seen, timeout=5.0))
-    assert toy.world["s"] == "timed_out|||toy was not done in its time"
+    assert toy.world["s"] == "timed_out|||toy was not done in its time of 5s"
 
 
 @pytest.mark.parametrize("wrong", [0, "two", True])

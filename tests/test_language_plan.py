@@ -232,3 +232,29 @@ def test_of_an_unknown_number_of_iterations_inside_known_ones_the_plan_holds_the
     text = f"steps: [{SET}, {LOOK}, {{id: o, foreach: {{items: [1, 2], as: n}}, steps: [{{id: k, when: n > 1, steps: [{inner}]}}]}}]"
     assert set(applied(room, text).values()) == {"succeeded"}
     assert room.log().count("done one") == 3
+
+
+def test_a_called_playbook_whose_inputs_are_not_known_yet_is_planned_all_the_same(room: Room) -> None:
+    """Its time, its locks, its vars and where its secrets are hang from what an earlier step will return."""
+    called = """
+runbook: 1
+name: called
+inputs: {name: {type: string}, names: {type: list, items: {type: string}}, limit: {type: duration}}
+timeout: "{{ inputs.limit }}"
+locks: ["l/{{ inputs.name }}"]
+vars: {loud: "{{ inputs.name | upper }}", many: "{{ inputs.names | length }}"}
+secrets:
+  a: {env: "{{ inputs.name }}"}
+  b: {file: "/nowhere/{{ vars.loud }}", optional: true}
+  c: {k8s: {namespace: "{{ inputs.name }}", secret: s, key: k}}
+steps:
+  - {id: told, action: toy.note, with: {name: told, text: "{{ secrets.a }}{{ secrets.c }}"}}
+  - {id: also, when: secrets.b is defined, action: toy.note, with: {text: "{{ secrets.b }}"}}
+  - {id: each, when: vars.many == 1, foreach: {items: "{{ inputs.names }}", as: one}, steps: [{id: it, action: toy.note, with: {name: "{{ one }}"}}]}
+outputs: {name: "{{ inputs.name }}"}
+"""
+    one = "{{ steps.one.outputs.name }}"
+    text = f"steps: [{ONE}, {{id: s, playbook: called.yaml, with: {{name: '{one}', names: ['{one}'], limit: '{one}'}}}}, {{id: t, when: steps.s.outputs.name == 'x', action: toy.note}}]\n"
+    plan = planning.make(room.load(HEAD + text, called_yaml=called), {}, world=room.around)
+    assert (plan.outcome, plan.missing) == ("succeeded", ())
+    assert shown(plan) == ["one opaque", "s/told opaque", "s/also opaque?", "s/each[0]/it opaque", "t opaque?"]
