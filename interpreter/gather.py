@@ -349,7 +349,7 @@ def _iteration(run: Run, step: Foreach, scope: Scope, path: str, box: Box, item:
                 out = await own_outputs(step, inner, out)
             except ExpressionError as error:
                 out = replace(failed(error.message, begun, step.id, key), outputs=out.outputs, at=out.at)
-        return await give_back(run, step.cleanup, key, out, scope.held)
+        return await give_back(run, step.cleanup, key, out, scope)
 
     return job
 

@@ -301,6 +301,7 @@ class _Loader:
             objectives=said.objectives(clean.get("objectives", {}), data.get("objectives"), text),
             place=text.place(data),
             cleanup=LEAST_CLEANUP if cleanup is None else cleanup,
+            cleanup_open=cleanup is None,
         )
         rules.check_rules(playbook, self.problems, frozenset(builder.decided))
         said.unmet(playbook, clean.get("objectives", {}), data.get("objectives"), text)

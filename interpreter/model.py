@@ -234,6 +234,7 @@ class Playbook:
     vars: tuple[tuple[str, Template], ...] = ()  # in order
     timeout: Seconds | None = None
     cleanup: float = 60.0  # of each phase of the root's unwinding; resolved
+    cleanup_open: bool = False  # nobody said it: what is played back has at least the time that it may take
     objectives: tuple[Objective, ...] = ()
     locks: tuple[Template, ...] = ()
     locks_in: str = ""  # where they live, as `defaults.locks` says it

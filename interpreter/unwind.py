@@ -6,10 +6,11 @@ the one before it did. What a second cancel skips or cuts stays on a list, for `
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from runbook.interpreter.changes import Done
 from runbook.interpreter.effects import Box, Fault
 from runbook.interpreter.frozen import frozen
 from runbook.interpreter.model import OnFailure, Playbook, Step
@@ -17,6 +18,7 @@ from runbook.interpreter.outcome import Outcome, failure_view, stopped
 from runbook.interpreter.scope import Scope, all_of, ids_of
 from runbook.interpreter.undo import Playback
 from runbook.interpreter.values import Unknown
+from runbook.interpreter.worst_case import undoing
 
 if TYPE_CHECKING:
     from runbook.interpreter.run import Run
@@ -67,20 +69,27 @@ class Unwinding:
         self.open = out.open
 
     async def phase(
-        self, name: PhaseName, play: Play, steps: tuple[Step, ...] = (), scope: Scope | None = None
+        self,
+        name: PhaseName,
+        play: Play,
+        steps: tuple[Step, ...] = (),
+        scope: Scope | None = None,
+        *,
+        least: float = 0.0,
     ) -> Outcome:
-        """One phase, in a box of its own."""
+        """One phase, in a box of its own; of at least so many seconds."""
+        length = max(self.cleanup, least)
         key = f"{self.path}!{name}"
         begun = await self.run.fx.start(key, self.run.hard, {"id": name, "kind": "phase", "name": name, "action": ""})
         if begun.by is not None:
             out = stopped(begun, "skipped by a second cancel")
         else:
-            room = self.run.box(key, self.run.hard, begun.at + self.cleanup)
+            room = self.run.box(key, self.run.hard, begun.at + length)
             self.played = True
             out = await play(key, room)
             self.open = self.open or out.open
             if out.by == key:
-                out = replace(out, by=None, error=not_done(self.cleanup, out.error))
+                out = replace(out, by=None, error=not_done(length, out.error))
             self.run.fx.emit(
                 "step.ended",
                 key,
@@ -98,7 +107,7 @@ class Unwinding:
                 },
             )
         if out.by is not None:
-            self.run.left.append(Left(begun.seq, self.path, name, self.cleanup, steps, scope))
+            self.run.left.append(Left(begun.seq, self.path, name, length, steps, scope))
         self.ended = max(self.ended, out.at, begun.at)
         if not out.ok:
             message = out.error.message if out.error is not None else out.status
@@ -146,7 +155,9 @@ async def unwind(
         changes = run.log.within(path)
         if changes:
             undone = await end.phase(
-                "undo", lambda key, room: Playback(run, path, True, scope.held).play(changes, key, room)
+                "undo",
+                lambda key, room: Playback(run, path, True, scope.held).play(changes, key, room),
+                least=_needed(changes, scope),
             )
             end.undone = "succeeded" if undone.ok else "failed"
             if view is not None:  # the step's own handlers see it
@@ -154,7 +165,7 @@ async def unwind(
     foreseen = out.ok and not out.sure  # a plan: how it would end is open to its handlers, and to nobody after them
     doubted = scope.frame.doubt(_steps(handlers.of)) if foreseen else {}
     await _on_failure(end, handlers, scope)
-    await _returns(end, scope.held)
+    await _returns(end, scope)
     if handlers.finally_:
         failure: Any = end.failure()
         if foreseen:
@@ -169,12 +180,12 @@ def _steps(of: Step | Playbook) -> Iterable[str]:
     return ids_of(of) if isinstance(of, Playbook) else all_of(of)
 
 
-async def give_back(run: Run, cleanup: float, path: str, out: Outcome, held: tuple[str, ...]) -> Outcome:
+async def give_back(run: Run, cleanup: float, path: str, out: Outcome, scope: Scope) -> Outcome:
     """Only the temporary changes: the end of an iteration, which has no handlers."""
     if not run.log.open(path):
         return out
     end = Unwinding(run, path, cleanup, out)
-    await _returns(end, held)
+    await _returns(end, scope)
     return end.result()
 
 
@@ -202,11 +213,23 @@ async def _on_failure(end: Unwinding, handlers: Handlers, scope: Scope) -> None:
     await end.phase("on_failure", handler(end.run, steps, inner, end.cleanup), steps, inner)
 
 
-async def _returns(end: Unwinding, held: tuple[str, ...]) -> None:
+async def _returns(end: Unwinding, scope: Scope) -> None:
     changes = end.run.log.open(end.path)
     if changes:
         run = end.run
-        await end.phase("temporary", lambda key, room: Playback(run, end.path, False, held).play(changes, key, room))
+        await end.phase(
+            "temporary",
+            lambda key, room: Playback(run, end.path, False, scope.held).play(changes, key, room),
+            least=_needed(changes, scope),
+        )
+
+
+def _needed(changes: Sequence[Done], scope: Scope) -> float:
+    """Seconds that it may take to play these back, where nobody said how long: of a foreach that is known only now."""
+    if not scope.book.playbook.cleanup_open:
+        return 0.0
+    made = [done.step or (done.returns.step if done.returns is not None else None) for done in changes]
+    return undoing(tuple(step for step in made if step is not None))
 
 
 def handler(run: Run, steps: tuple[Step, ...], scope: Scope, cleanup: float) -> Play:
@@ -214,6 +237,6 @@ def handler(run: Run, steps: tuple[Step, ...], scope: Scope, cleanup: float) -> 
 
     async def play(key: str, room: Box) -> Outcome:
         out = await run.sequence(steps, scope, key, room)
-        return await give_back(run, cleanup, key, out, scope.held)
+        return await give_back(run, cleanup, key, out, scope)
 
     return play

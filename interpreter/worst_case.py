@@ -191,19 +191,19 @@ def _unwinding(of: Playbook | Step) -> float:
 def _phases(of: Playbook | Step) -> Iterator[float]:
     """What each phase that there is takes at most, in seconds."""
     if of.on_failure.undo:
-        yield _undoing(of.steps if isinstance(of, Playbook) else (of,))
+        yield undoing(of.steps if isinstance(of, Playbook) else (of,))
     if of.on_failure.steps:
         yield _sequence(of.on_failure.steps).total
     inside = of.steps if isinstance(of, Playbook) else _children(of)
     returned = tuple(child for child in inside if child.temporary)
     if returned:
-        yield _undoing(returned)
+        yield undoing(returned)
     if of.finally_:
         yield _sequence(of.finally_).total
 
 
-def _undoing(steps: tuple[Step, ...]) -> float:
-    """Each inverse takes at most what an attempt of its step may take; the author's steps what they take."""
+def undoing(steps: tuple[Step, ...]) -> float:
+    """Seconds. Each inverse takes at most what an attempt of its step may take; the author's steps what they take."""
     total = 0.0
     for step in steps:
         if step.undo.kind == "steps":
@@ -212,10 +212,10 @@ def _undoing(steps: tuple[Step, ...]) -> float:
             if step.effect == "change" or step.undo.kind == "again":
                 total += _seconds(step.attempt, "")[0] or ASSUMED
         elif isinstance(step, SubPlaybook):
-            total += _undoing(step.playbook.steps)
+            total += undoing(step.playbook.steps)
         else:
             many = len(step.items.data) if isinstance(step, Foreach) and isinstance(step.items.data, list) else 1
-            total += many * _undoing(tuple(_children(step)))
+            total += many * undoing(tuple(_children(step)))
     return total
 
 

@@ -26,6 +26,33 @@ from tests.playbooks_toy import (
 
 # name: (case, status, what happened in order)
 CASES: dict[str, tuple[Case, str, list[str]]] = {
+    "an undo of more than could be counted before has its time, where nobody said how long clean-up may take": (
+        Case(
+            book(
+                foreach("e", "{{ 'abcd' | list }}", put("a", "{{ item }}", 1, back=30, attempt=40.0)),
+                fail("bad"),
+                on_failure=UNDO,
+                cleanup_open=True,
+            )
+        ),
+        "failed",
+        ["0s a=1", "0s b=1", "0s c=1", "0s d=1", "30s d=None", "60s c=None", "90s b=None", "120s a=None"],
+    ),
+    "so have temporary changes; what the author says of clean-up stands": (
+        Case(
+            book(
+                block(
+                    "in",
+                    foreach("e", "{{ 'ab' | list }}", put("a", "{{ item }}", 1, back=35, attempt=40.0), temporary=True),
+                    fail("bad"),
+                ),
+                on_failure=OnFailure(steps=(wait("nap", 70), put("never", "n", 1))),
+                cleanup_open=True,
+            )
+        ),
+        "failed",
+        ["0s a=1", "0s b=1", "35s b=None", "70s a=None"],
+    ),
     "failure inside parallel: in flight goes on, nothing new starts, then all is undone": (
         Case(
             book(
