@@ -15,7 +15,7 @@ from runbook.interpreter.model import Playbook
 from runbook.interpreter.outcome import Outcome, stopped
 from runbook.interpreter.run import Run
 from runbook.interpreter.undo import Playback
-from runbook.interpreter.unwind import Left, Unwinding, handler, not_done
+from runbook.interpreter.unwind import Left, Unwinding, handler, needed, not_done
 
 
 class Rounds(Run):
@@ -33,7 +33,8 @@ class Rounds(Run):
         begun = await self._round(key)
         if begun.by is not None:
             return stopped(begun, "not started")
-        changes, cleanup = self.log.within(""), self.playbook.cleanup
+        changes = self.log.within("")
+        cleanup = max(self.playbook.cleanup, needed(changes, self.playbook))
         room = self.box(f"{key}!undo", self.work, begun.at + cleanup)
         out = await Playback(self, "", erase=True).play(changes, key, room)
         if out.by == room.key:

@@ -157,7 +157,7 @@ async def unwind(
             undone = await end.phase(
                 "undo",
                 lambda key, room: Playback(run, path, True, scope.held).play(changes, key, room),
-                least=_needed(changes, scope),
+                least=needed(changes, scope.book.playbook),
             )
             end.undone = "succeeded" if undone.ok else "failed"
             if view is not None:  # the step's own handlers see it
@@ -220,13 +220,13 @@ async def _returns(end: Unwinding, scope: Scope) -> None:
         await end.phase(
             "temporary",
             lambda key, room: Playback(run, end.path, False, scope.held).play(changes, key, room),
-            least=_needed(changes, scope),
+            least=needed(changes, scope.book.playbook),
         )
 
 
-def _needed(changes: Sequence[Done], scope: Scope) -> float:
+def needed(changes: Sequence[Done], playbook: Playbook) -> float:
     """Seconds that it may take to play these back, where nobody said how long: of a foreach that is known only now."""
-    if not scope.book.playbook.cleanup_open:
+    if not playbook.cleanup_open:
         return 0.0
     made = [done.step or (done.returns.step if done.returns is not None else None) for done in changes]
     return undoing(tuple(step for step in made if step is not None))

@@ -200,6 +200,15 @@ def test_finish_repeats_no_completed_step_of_a_handler() -> None:
     assert later.done == ["16s three=1"]
 
 
+def test_an_undo_of_more_than_could_be_counted_before_has_its_time() -> None:
+    """Nobody said how long clean-up may take: four inverses of 30 s are more than the minute that was foreseen."""
+    each = foreach("e", "{{ 'abcd' | list }}", put("a", "{{ item }}", 1, back=30, attempt=40.0))
+    toy = Toy({})
+    out = with_rounds(book(each, cleanup_open=True), toy, ("undo", 1))
+    assert out is not None
+    assert (out.status, out.at, set(toy.world.values())) == ("succeeded", 120.0, {None})
+
+
 def test_finish_is_durable() -> None:
     assert killed_in(LONG, {"writers": 4}, (5.0, 7.0), ("finish", 1)) > 5
 
