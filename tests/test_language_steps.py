@@ -224,7 +224,7 @@ def test_max_duration_cuts_the_attempt_that_runs(room: Room) -> None:
 POLLS: dict[str, tuple[str, str, str]] = {
     "until holds at once": ("until: result.value == 7", "succeeded", ""),
     "until never holds: the whole poll has its timeout": ("until: result.value == 8, every: 50ms, timeout: 300ms", "timed_out", "not yet"),
-    "until holds, but not for so long": ("until: result.value == 7, every: 50ms, for: 9s, timeout: \"{{ '300ms' }}\"", "timed_out", "its time of 0.3s (it holds, but not yet for 9s: result.value == 7)"),
+    "until holds, but not for so long": ("until: result.value == 7, every: 50ms, for: 9s, timeout: \"{{ '300ms' }}\"", "timed_out", "its time of 300ms (it holds, but not yet for 9s: result.value == 7)"),
     "for: without a break": ("until: result.value == 7, every: 50ms, for: 300ms", "succeeded", ""),
     "fail_when fails at once": ("until: result.value == 8, fail_when: result.value == 7, timeout: 60s", "failed", "fail_when"),
     "fail_when without until": ("fail_when: result.value == 7", "failed", "fail_when"),
