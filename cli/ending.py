@@ -90,7 +90,7 @@ def _round(view: RunView, later: RoundView, terminal: Terminal) -> list[str]:
         said = error.get("hint") if not later.no_inverse else ""  # that one's stands below
         hint = [("", one_line(str(said)))] if said else []
         rows = [("What", first), *(("", line) for line in more[:MANY]), *hint, *rows]
-    rows += _left(view)
+    rows += _left(view, str((later.error or {}).get("message") or ""))
     if view.unfinished:
         rows.append(("Next", f"runbook resume {view.id}   (finishes the clean-up that is left)"))
     elif later.exit:
@@ -155,10 +155,17 @@ def _what(view: RunView) -> list[tuple[str, str]]:
         rows.append(("", f"… {len(more) - MANY} more lines: runbook report {view.id}"))
     if error.get("hint"):
         rows.append(("", one_line(str(error["hint"]))))
+    rows += _list("", [_called(question) for question in view.open_questions() if question.kind == "in_doubt"])
     where = _where(culprit)
     if where:
         rows.append(("Where", where))
     return rows
+
+
+def _called(question: QuestionView) -> str:
+    """What was begun, of which nobody knows whether it was done."""
+    about = question.options if isinstance(question.options, Mapping) else {}
+    return f"{one_line(str(about.get('action', '')))} {value(about.get('args') or {}, 200)}"
 
 
 def _way(view: RunView, way: StepView) -> str:
@@ -196,11 +203,13 @@ def _undone(view: RunView, since: float = 0.0) -> list[tuple[str, str]]:
     return _list("Undone", [f"{call.op} ({call.action})" for call in undone])
 
 
-def _left(view: RunView) -> list[tuple[str, str]]:
+def _left(view: RunView, told: str = "") -> list[tuple[str, str]]:
+    """What stands. `told`: a sentence that stands above, and is not said again."""
     rows = []
     for call in view.left():
         state = "stands" if call.status == "succeeded" else f"{status_word(call.status)}: perhaps done, perhaps in part"
-        rows.append(f"{call.op} ({call.action}) {state}{_why_left(view, call)}")
+        why = "" if call.undo_error and call.undo_error in told else _why_left(view, call)
+        rows.append(f"{call.op} ({call.action}) {state}{why}")
     if not rows and not view.unfinished:
         return [("Left", "nothing: no change of this run stands" if view.changes() else "nothing: no change was made")]
     return [*_list("Left", rows), *_list("Clean-up", [phase_of(entry) for entry in view.unfinished])]
@@ -245,6 +254,8 @@ def _next(view: RunView) -> list[tuple[str, str]]:
         return [("Next", f"runbook resume {run}   (finishes the clean-up that is left)")]
     if view.exit in (None, int(Exit.SUCCEEDED)):
         return [("Next", f"runbook resume {run}")] if view.exit is None else []
+    if view.exit == int(Exit.REFUSED) and not view.changes():
+        return []  # nothing happened; what is missing, and what to do about it, stands above
     rows = []
     if _can_be_undone(view):
         rows.append(("Next", f"runbook undo {run}   (takes back what stands)"))

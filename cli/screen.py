@@ -85,7 +85,7 @@ def _below(step: StepView, verbose: bool) -> Iterator[str]:
     if step.error and not step.children and step.status not in ("succeeded", "skipped", "running"):
         yield said(step)
     for warning in step.warnings:
-        if one_line(warning) != said(step):
+        if not said(step) or not one_line(warning).endswith(said(step)):
             yield f"warning: {one_line(warning)}"
     if verbose and step.outputs:
         yield from (f"{name} = {value(given, 300)}" for name, given in step.outputs.items())

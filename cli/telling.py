@@ -173,7 +173,7 @@ class Lines:
         words = ", ".join(_words(step))
         yield f"{head}{step.key}{name}" + (terminal.paint(f"  {words}", "dim") if words else "")
         yield from (terminal.paint(line, "dim") for line in changed_lines(step))
-        told = step.tolerated and self._told.get(step.key) == said(step)  # a moment ago, as a warning
+        told = step.tolerated and self._told.get(step.key, "").endswith(said(step))  # a moment ago, as a warning
         if step.error and step.status not in ("succeeded", "skipped") and not step.children and not told:
             yield terminal.paint(said(step), STATUS_STYLE.get(step.status, "red"))
 

@@ -232,6 +232,11 @@ def _answered(view: RunView, event: Event) -> None:
     question.answer = event.data.get("outputs")
     question.answered = event.wall
     _waits_for(view, event.key, "")
+    about, given = question.options, question.answer
+    if question.kind == "in_doubt" and isinstance(about, Mapping) and isinstance(given, Mapping):
+        doubtful = view.calls.get(str(about.get("call")))
+        if doubtful is not None and given.get("choice") == "done":  # somebody has looked: it happened
+            doubtful.status, doubtful.changed = "succeeded", True
 
 
 def _locked(view: RunView, event: Event) -> None:

@@ -157,6 +157,45 @@ def test_objectives_say_why_they_were_not_met() -> None:
         assert f"  Objective {words}" in ending.lines(view, PLAIN)
 
 
+def test_a_doubt_that_somebody_has_settled_is_none_any_more() -> None:
+    """Until then the end shows what was begun; then it stands, as a change that is known."""
+    about = {"call": "c#1", "action": "shell.run", "args": {"command": "touch x"}, "choices": ["done"]}
+    asked = {"step": "c", "kind": "in_doubt", "text": "nobody knows", "options": about}
+    made: list[tuple[str, str, dict[str, Any]]] = [
+        ("run.begun", "", {"run": "r", "name": "n"}),
+        ("step.started", "c", {"id": "c", "kind": "action"}),
+        ("call.intent", "c#1", {"action": "shell.run", "effect": "opaque", "op": "c"}),
+        ("call.result", "c#1", {"op": "c", "status": "in_doubt"}),
+        ("asked", "c#1?", asked),
+        ("waiting", "x", {"questions": [{"kind": "in_doubt"}]}),
+    ]
+    lines = ending.lines(fold(said(*made)), PLAIN)
+    assert '            shell.run {"command": "touch x"}' in lines
+    assert "  Left      c (shell.run) in doubt: perhaps done, perhaps in part" in lines
+    made.append(("answered", "c#1?", {"status": "succeeded", "outputs": {"choice": "done", "by": "me"}}))
+    made.append(("run.ended", "", {"status": "cancelled", "exit": 4}))
+    assert "  Left      c (shell.run) stands" in ending.lines(fold(said(*made)), PLAIN)
+
+
+def test_an_undo_that_stopped_says_why_once() -> None:
+    why = "file f was changed by somebody else"
+    view = fold(
+        said(
+            ("run.begun", "", {"run": "r", "name": "n"}),
+            ("step.started", "a", {"id": "a", "kind": "action"}),
+            ("call.intent", "a#1", {"action": "file.write", "effect": "change", "op": "a"}),
+            ("call.result", "a#1", {"op": "a", "status": "succeeded", "changed": True}),
+            ("run.ended", "", {"status": "succeeded", "exit": 0}),
+            ("undo.begun", "1", {}),
+            ("undone", "a", {"ok": False, "error": why}),
+            ("undo.ended", "1", {"status": "failed", "exit": 1, "error": {"message": f"stopped at a: {why}"}}),
+        )
+    )
+    lines = ending.lines(view, PLAIN)
+    assert sum(why in line for line in lines) == 1
+    assert "  Left      a (file.write) stands" in lines
+
+
 def test_one_cause_is_one_warning_whatever_steps_it_concerns() -> None:
     steps = [f"s{number}" for number in range(6)]
     lacks = [f"{step}: {GROUND} (perhaps not needed)" for step in steps]

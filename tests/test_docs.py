@@ -18,8 +18,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
+from runbook.cli.main import cli
 from runbook.sandbox import scenario
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -90,6 +92,19 @@ def test_page(page: Path, tmp_path: Path) -> None:
                     )
                 checked += 1
     assert checked or page.name not in ("README.md", "tutorial.md", "language.md", "scenarios.md")
+
+
+def test_what_to_type_at_three_in_the_morning_can_be_typed() -> None:
+    """Each command of the README's table is parsed as it stands."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = text.partition("## At three in the morning")[2].partition("\n## ")[0]
+    lines = re.findall(r"`runbook ([^`]+)`", table)
+    assert len(lines) > 8
+    for line in lines:
+        name, *words = shlex.split(line)
+        command = cli.get_command(click.Context(cli), name)
+        assert command is not None, line
+        command.make_context(name, words)
 
 
 def run(command: list[str], cwd: Path, environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
