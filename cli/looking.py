@@ -203,11 +203,13 @@ def show(run: str, verbose: bool, output: str) -> None:
     for name, given in view.inputs.items():
         click.echo(f"  {name} = {value(given, 160)}")
     click.echo("")
-    for line in screen.tree(view, terminal, verbose=verbose):
+    for line in screen.tree(view, terminal, now=time.time() if holder else None, verbose=verbose):
         click.echo(line)
     state = state_of(view, holder)
     if state in ("running", "waiting") and holder:
         click.echo(f"\n{terminal.status(state)}: {holder}")
+        click.echo(f"  runbook logs -f {view.id}   (follows it)")
+        click.echo(f"  runbook cancel {view.id}   (stops it, and cleans up)")
         for question in view.open_questions():
             click.echo(f"  asks: {one_line(question.text)}")
             click.echo(

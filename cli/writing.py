@@ -114,7 +114,8 @@ def _size(loaded: Loaded) -> str:
 
     count = sum(1 for _ in shape.walk(loaded.playbook))
     most = worst_case.worst_case(loaded.playbook)
-    return f": {count} step{'s' if count != 1 else ''}, at most {span(most.work)} and {span(most.cleanup)} of clean-up"
+    cleanup = f" and {span(most.cleanup)} of clean-up" if most.cleanup else ""
+    return f": {count} step{'s' if count != 1 else ''}, at most {span(most.work)}{cleanup}"
 
 
 @click.command(short_help="Write a first playbook.")

@@ -266,6 +266,9 @@ def test_who_wants_a_run_that_somebody_runs_is_told_its_commands(cli: Commands) 
         assert "hello" in following.stdout.readline()
         code, _, err = end(following, signal.SIGINT)
         assert (code, err) == (Exit.SUCCEEDED, f"\n{run} goes on; runbook cancel {run} stops it\n")
+        shown = cli("show").out
+        assert re.search(r"▸ nap +flow.wait +\d+:\d\d\n", shown), "how long it has been at it"
+        assert f"  runbook cancel {run}   (stops it, and cleans up)" in shown
         assert "it cleans up" in cli("cancel").out
     finally:
         process.kill()
