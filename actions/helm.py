@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from runbook.actions._helm import client, rights
+from runbook.actions._helm import client, pending, rights
 from runbook.actions._helm import history as histories
 from runbook.actions._helm import manifest as manifests
 from runbook.actions._helm import work as working
 from runbook.actions._helm.client import HelmArgs
 from runbook.actions._helm.history import Release
+from runbook.actions._helm.pending import RepairArgs
 from runbook.actions.helm_uninstall import Uninstall
 from runbook.actions.helm_upgrade import Upgrade
 from runbook.contract import (
@@ -104,7 +105,7 @@ class Status(Read[StatusArgs]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RollbackArgs(HelmArgs):
+class RollbackArgs(RepairArgs):
     """Parameters of helm.rollback."""
 
     revision: int | None = param(
@@ -123,7 +124,8 @@ class Rollback(Change[RollbackArgs]):
     """Bring a release back to an earlier revision, and wait until it is ready.
 
     The plan shows what the two manifests differ in, and the hooks. A helm that was killed (deadline, crash) leaves
-    the release pending: that is repaired by rolling back again. The inverse goes back to the revision that it left.
+    the release pending: what a run left so is repaired by rolling back again; of another helm nobody can tell whether
+    it was killed (`repair_after`). The inverse goes back to the revision that it left.
     """
 
     name = "helm.rollback"
@@ -144,12 +146,22 @@ class Rollback(Change[RollbackArgs]):
         listed = [] if said else histories.history(ctx, args)
         if not listed or not isinstance(args.revision, int | None):  # what is read before tells it
             return said
+        if listed[-1].between:
+            said = pending.stands_in_the_way(ctx, args, listed[-1], args.instead_of)
+            if said:
+                return said
         try:
             target = _target(args, listed, ctx)
         except PermanentError:
             return said  # the step says it, where a fallback catches it
         old, new = (manifests.manifest(ctx, args, entry.revision) for entry in (listed[-1], target))
-        return rights.missing(ctx, args, "" if listed[-1].status == "uninstalled" else old, new)
+        way = rights.Way(
+            old="" if listed[-1].status == "uninstalled" else old,
+            new=new,
+            hooks=manifests.hooks(manifests.manifest(ctx, args, target.revision, "hooks"), "rollback"),
+            server_side=rights.server_side(ctx, args, target.revision),
+        )
+        return rights.missing(ctx, args, way)
 
     def observe(self, args: RollbackArgs, ctx: Context) -> Observation:
         return working.observed(ctx, args, histories.existing(ctx, args), args.instead_of)
@@ -169,7 +181,7 @@ class Rollback(Change[RollbackArgs]):
         if newest.status == "deployed" and newest.origin == target.origin:
             return
         if newest.between:
-            working.claim(ctx, args, newest, args.instead_of)
+            pending.claim(ctx, args, newest, args.instead_of)
         elif histories.state(listed) != had:
             raise PermanentError(
                 f"{args.release} was changed by someone else meanwhile: it is at revision {newest.revision}"

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from runbook.actions._helm import client, rights
+from runbook.actions._helm import client, pending, rights
 from runbook.actions._helm import history as histories
 from runbook.actions._helm import manifest as manifests
 from runbook.actions._helm import work as working
-from runbook.actions._helm.client import HelmArgs
+from runbook.actions._helm.pending import RepairArgs
 from runbook.contract import Call, Change, Context, Observation, Outputs, PermanentError, Settled, param
 
 
 @dataclass(frozen=True, kw_only=True)
-class UninstallArgs(HelmArgs):
+class UninstallArgs(RepairArgs):
     """Parameters of helm.uninstall."""
 
     keep_history: bool = param(
@@ -44,7 +45,15 @@ class Uninstall(Change[UninstallArgs]):
         listed = [] if said else histories.history(ctx, args)
         if not listed or listed[-1].status == "uninstalled":
             return said
-        return rights.missing(ctx, args, manifests.manifest(ctx, args, listed[-1].revision), "")
+        if listed[-1].between:
+            said = pending.stands_in_the_way(ctx, args, listed[-1], args.instead_of)
+            if said:
+                return said
+        number = listed[-1].revision
+        old, text = (manifests.manifest(ctx, args, number, part) for part in ("manifest", "hooks"))
+        hooks = manifests.hooks(text, "delete")
+        server_side = bool(hooks) and rights.server_side(ctx, args, number)
+        return rights.missing(ctx, args, rights.Way(old=old, new="", hooks=hooks, server_side=server_side))
 
     def observe(self, args: UninstallArgs, ctx: Context) -> Observation:
         return working.observed(ctx, args, histories.history(ctx, args), args.instead_of)
@@ -63,7 +72,7 @@ class Uninstall(Change[UninstallArgs]):
             return
         newest = listed[-1]
         if newest.between:
-            working.claim(ctx, args, newest, args.instead_of)
+            pending.claim(ctx, args, newest, args.instead_of)
         elif histories.state(listed) != had:
             raise PermanentError(
                 f"{args.release} was changed by someone else meanwhile: it is at revision {newest.revision}"
@@ -77,6 +86,7 @@ class Uninstall(Change[UninstallArgs]):
         done = working.run(ctx, args, newest.revision, working.UNINSTALL, ["uninstall", args.release, *flags])
         if done.rc != 0 and "release: not found" not in done.stderr:
             raise client.said(done, f"helm uninstall {args.release}")
+        _told(ctx, args, done.stdout)
 
     def inverse(self, args: UninstallArgs, before: Observation, op: str) -> Call | None:
         ((name, state),) = before.items()
@@ -110,3 +120,12 @@ class Uninstall(Change[UninstallArgs]):
             lines.append(f"objects that stay (resource policy): {', '.join(stay)}")
         hooks = manifests.manifest(ctx, args, newest.revision, "hooks")
         return "\n".join([*lines, manifests.hooks_line(hooks, "delete")])
+
+
+def _told(ctx: Context, args: UninstallArgs, text: str) -> None:
+    """What Helm 4 says that it left, with exit status 0. PermanentError where it could not look and went on."""
+    for reason, objects in re.findall(r"resource\(s\) were not deleted because (.*):\n((?:\[.*(?:\n|$))+)", text):
+        left = "; ".join(line.strip() for line in objects.splitlines())
+        if "could not be verified" in reason:
+            raise PermanentError(f"helm uninstalled {args.release} and left objects of it, as {reason}: {left}")
+        ctx.log(f"left, as {reason}: {left}")

@@ -8,36 +8,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runbook.actions._helm import client
+from runbook.actions._helm import client, pending, render, rights
 from runbook.actions._helm import history as histories
 from runbook.actions._helm import manifest as manifests
 from runbook.actions._helm import work as working
-from runbook.actions._helm.client import HelmArgs
 from runbook.actions._helm.history import Release
-from runbook.contract import Absent, Call, Change, Context, Observation, Outputs, PermanentError, Settled, param
+from runbook.actions._helm.pending import RepairArgs
+from runbook.actions._helm.render import ChartArgs
+from runbook.contract import (
+    Absent,
+    Call,
+    Change,
+    Context,
+    Observation,
+    Outputs,
+    PermanentError,
+    Settled,
+    TemporaryError,
+    param,
+)
 
 PROMISED = "promised"
 """The note with the number that the new revision counts as, the same over all attempts."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class UpgradeArgs(HelmArgs):
+class UpgradeArgs(RepairArgs, ChartArgs):
     """Parameters of helm.upgrade."""
 
-    chart: str = param("Chart: a folder or archive (relative to `folder`), `repository/name`, `oci://...` or a URL.")
-    folder: Path = param("Folder that relative paths of charts start at.", default=Path(), path=True)
-    version: str | None = param("Version of the chart, or a range; the latest by default.", default=None)
-    repository: str | None = param("URL of the chart repository that `chart` is a name in.", default=None)
-    values: dict[str, Any] = param(
-        "Values over those of the chart. Helm reads them from its standard input: they are on no command line.",
-        default_factory=dict,
-        secret=True,
-    )
-    reuse_values: bool = param(
-        "Keep the values that were given before, where `values` has none (Helm's --reset-then-reuse-values: what the"
-        " chart itself brings is the new chart's).",
-        default=True,
-    )
     force_conflicts: bool = param(
         "Take over fields that were set by others (Helm 4: after a `kubectl scale`, say).", default=False
     )
@@ -48,8 +46,9 @@ class Upgrade(Change[UpgradeArgs]):
 
     The plan renders the chart (the server's dry run) and shows what the manifests differ in, and the hooks. Where
     values, objects and hooks stay the same, it is already so. A helm that was killed (deadline, crash) leaves the
-    release pending: that is repaired by a roll-back to what served before, then the upgrade is made again. The inverse
-    rolls back to the revision before, or uninstalls what was not installed.
+    release pending: what a run left so is repaired by a roll-back to what served before, then the upgrade is made
+    again; of another helm nobody can tell whether it was killed (`repair_after`). The inverse rolls back to the
+    revision before, or uninstalls what was not installed.
     """
 
     name = "helm.upgrade"
@@ -63,6 +62,7 @@ class Upgrade(Change[UpgradeArgs]):
 
     def __init__(self) -> None:
         self._dry: dict[str, Any] | None = None
+        self._crds = ""  # what the chart defines that is not there yet
         self._change = ""  # what is made, as far as `expect` found it
 
     def check(self, args: UpgradeArgs) -> Iterator[str]:
@@ -75,12 +75,43 @@ class Upgrade(Change[UpgradeArgs]):
         return {"tools": ["helm"]}
 
     def preflight(self, args: UpgradeArgs, ctx: Context) -> list[str]:
-        sentences = client.missing(ctx, args, ["list", "get", "create", "update"], client.LEAST)
+        said = client.missing(ctx, args, ["list", "get", "create", "update"], client.LEAST)
+        if isinstance(args.chart, str) and isinstance(args.folder, Path):  # an Unknown is neither
+            try:
+                render.reference(args)
+            except PermanentError as error:
+                said.append(Absent(error.message))  # an earlier step may bring it
+        return said or self._lacks(args, ctx)
+
+    def _lacks(self, args: UpgradeArgs, ctx: Context) -> list[str]:
+        """The rights that are missing on what is rendered now. Secrets are sealed: a word stands for each."""
+        listed = histories.history(ctx, args)
+        newest = listed[-1] if listed else None
+        if newest is not None and newest.between:
+            return pending.stands_in_the_way(ctx, args, newest)
+        there = newest if newest is not None and newest.status != "uninstalled" else None
+        refused: list[str] = []
         try:
-            _reference(args)
+            dry = self._rendered(args, ctx)
         except PermanentError as error:
-            sentences.append(Absent(error.message))  # an earlier step may bring it
-        return sentences
+            if "forbidden" not in error.message:
+                return unrendered(args, error)
+            refused = [error.message]  # the first right only; what the others are does not need the server
+            try:
+                dry = render.alone(ctx, args, upgrades=there is not None)
+            except PermanentError:
+                return refused
+        hooks = "\n---\n".join(str(hook.get("manifest") or "") for hook in dry.get("hooks") or ())
+        method = dry.get("apply_method")
+        way = rights.Way(
+            old=manifests.manifest(ctx, args, there.revision) if there else "",
+            new=str(dry.get("manifest") or ""),
+            hooks=manifests.hooks(hooks, "upgrade" if there else "install"),
+            server_side=method == "ssa" if method else rights.server_side(ctx, args, there.revision if there else None),
+            prunes=histories.prunes(ctx, listed),
+            defines=self._crds,
+        )
+        return rights.missing(ctx, args, way) or refused
 
     def observe(self, args: UpgradeArgs, ctx: Context) -> Observation:
         name = client.object_name(ctx, args)
@@ -97,10 +128,10 @@ class Upgrade(Change[UpgradeArgs]):
         if newest is not None and newest.between:
             ctx.log(f"{args.release} is {newest.status}: a helm that was killed, or one that is still at it")
             self.computed = f"{args.release} is {newest.status}: what is rendered is known when that is repaired"
-            chart, version = _chart(ctx, args)
+            chart, version = render.chart(ctx, args)
             return {name: _after(_promised(ctx, args, listed), chart, version)}
         dry = self._rendered(args, ctx)
-        chart, version = _named(dry)
+        chart, version = render.named(dry)
         content = manifests.content(dry)
         self._change = working.upgrade_to(chart, dry.get("config"))
         if newest is not None and newest.status == "deployed" and newest.chart == chart:
@@ -108,7 +139,8 @@ class Upgrade(Change[UpgradeArgs]):
             mine = was is not None and was["values"] == content["values"] and working.noted(ctx, args, newest)
             if was == content or mine:
                 return before
-        return {name: _after(_promised(ctx, args, listed), chart, version), f"{name}#content": content}
+        after = _after(_promised(ctx, args, listed), chart, version)
+        return {name: after} if self._crds else {name: after, f"{name}#content": content}
 
     def apply(self, args: UpgradeArgs, before: Observation, ctx: Context) -> None:
         had = before[client.object_name(ctx, args)]
@@ -119,7 +151,7 @@ class Upgrade(Change[UpgradeArgs]):
         elif histories.state(listed) != had:
             now = f"revision {listed[-1].revision} ({listed[-1].status})" if listed else "gone"
             raise PermanentError(f"{args.release} was changed by someone else meanwhile: it is {now}")
-        chart, _ = _named(self._rendered(args, ctx))
+        chart, _ = render.named(self._rendered(args, ctx))
         makes = listed[-1].revision + 1 if listed else 1
         flags = [*working.timeout(ctx), *histories.keeping(ctx, listed), *client.takeover(ctx, args.force_conflicts)]
         if makes != promised:
@@ -131,7 +163,7 @@ class Upgrade(Change[UpgradeArgs]):
             args,
             makes,
             content,
-            ["upgrade", *_what(args), *flags],
+            ["upgrade", *render.what(args), *flags],
             json.dumps(args.values).encode(),
         )
         if done.rc != 0:
@@ -177,66 +209,44 @@ class Upgrade(Change[UpgradeArgs]):
     def _rendered(self, args: UpgradeArgs, ctx: Context) -> dict[str, Any]:
         """The release as it would be: the server's dry run, once for a call."""
         if self._dry is None:
-            done = client.helm(
-                ctx,
-                args,
-                *["upgrade", *_what(args), "--dry-run=server", "--output", "json"],
-                stdin=json.dumps(args.values).encode(),
-            )
-            if done.rc != 0:
-                raise client.said(done, f"helm upgrade {args.release}")
-            self._dry = _release(done.stdout, args)
+            try:
+                self._dry = render.by_server(ctx, args)
+            except PermanentError as error:
+                if "no matches for kind" not in error.message or histories.history(ctx, args):
+                    raise
+                self._crds = render.definitions(ctx, args)
+                if not self._crds:
+                    raise
+                # Helm makes them, but not for a dry run, which then does not know their kinds.
+                self.computed = f"chart {args.chart} defines kinds that are not there yet: rendered without the server"
+                self._dry = render.alone(ctx, args, upgrades=False)
         return self._dry
 
 
-def _what(args: UpgradeArgs) -> list[str]:
-    """The arguments that say what is rendered; the values come by standard input."""
-    options = [f"--version={args.version}"] if args.version is not None else []
-    options += [f"--repo={args.repository}"] if args.repository is not None else []
-    options.append("--reset-then-reuse-values" if args.reuse_values else "--reset-values")
-    return [args.release, _reference(args), "--install", "--values", "-", *options]
+def unrendered(args: UpgradeArgs, error: PermanentError) -> list[str]:
+    """What preflight says of a chart that cannot be rendered. TemporaryError where secrets may be why."""
+    if _veiled(args.values):
+        raise TemporaryError(
+            f"the rights on what chart {args.chart} renders; that cannot be known before its secrets are"
+            f" ({error.message})"
+        )
+    return [Absent(error.message)]  # an earlier step may bring what it lacks: a kind, a value
 
 
-def _reference(args: UpgradeArgs) -> str:
-    """The chart for Helm's command line: a path where there is one, else as it is written."""
-    path = args.folder / args.chart
-    if args.repository is None and path.exists():
-        return str(path if path.is_absolute() else Path.cwd() / path)
-    if args.chart.startswith((".", "/")) or (args.chart.endswith(".tgz") and "://" not in args.chart):
-        raise PermanentError(f"there is no chart {args.chart} (in {args.folder})")
-    return args.chart
-
-
-def _chart(ctx: Context, args: UpgradeArgs) -> tuple[str, str]:
-    """Name with version, and the version of what is in it, without rendering."""
-    import yaml
-
-    options = [f"--version={args.version}"] if args.version is not None else []
-    options += [f"--repo={args.repository}"] if args.repository is not None else []
-    done = client.helm(ctx, args, "show", "chart", _reference(args), *options)
-    if done.rc != 0:
-        raise client.said(done, f"helm show chart {args.chart}")
-    return _named({"chart": {"metadata": yaml.safe_load(done.stdout)}})
-
-
-def _named(release: Mapping[str, Any]) -> tuple[str, str]:
-    metadata = (release.get("chart") or {}).get("metadata") or {}
-    return f"{metadata.get('name')}-{metadata.get('version')}", str(metadata.get("appVersion") or "")
+def _veiled(value: Any) -> bool:
+    """Is a secret in it? Before a run it stands there as it is printed."""
+    if isinstance(value, Mapping):
+        return any(map(_veiled, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(_veiled, value))
+    return isinstance(value, str) and "‹secret:" in value
 
 
 def _status(ctx: Context, args: UpgradeArgs, release: Release) -> dict[str, Any]:
     done = client.helm(ctx, args, "status", args.release, "--revision", str(release.revision), "--output", "json")
     if done.rc != 0:
         raise client.said(done, f"helm status {args.release}")
-    return _release(done.stdout, args)
-
-
-def _release(text: str, args: UpgradeArgs) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except ValueError:
-        raise PermanentError(f"what helm says about {args.release} is no JSON") from None
-    return dict(found)
+    return render.release(done.stdout, args)
 
 
 def _promised(ctx: Context, args: UpgradeArgs, listed: list[Release]) -> int:
@@ -263,7 +273,7 @@ def _repaired(args: UpgradeArgs, ctx: Context, listed: list[Release], promised: 
     Without hooks: they belong to the upgrade, which runs next.
     """
     newest = listed[-1]
-    working.claim(ctx, args, newest)
+    pending.claim(ctx, args, newest)
     if not isinstance(ctx.notes.get(PROMISED), Mapping):
         ctx.note(PROMISED, {"revision": promised, "content": ""})
     if newest.status == "uninstalling" or (newest.status == "pending-install" and working.noted(ctx, args, newest)):

@@ -6,6 +6,7 @@ import base64
 import gzip
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -14,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from runbook.actions._helm import client
+from runbook.actions._helm import client, pending
 from runbook.actions._helm import work as working
 from runbook.actions._helm.history import Release, numbered, target
 from runbook.actions._helm.manifest import difference
-from runbook.contract import PermanentError, TemporaryError
+from runbook.contract import Absent, PermanentError, TemporaryError
 from tests.kube import Caller, change, meaning, opened
 from tests.testbed.plane import Plane
 
@@ -141,18 +142,62 @@ def test_the_plan_shows_the_manifests_but_no_secret(app: App) -> None:
     assert "no hooks run" in text
 
 
-def test_an_upgrade_that_was_killed_is_repaired(app: App) -> None:
+def test_a_release_that_somebody_left_pending(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody can tell whether that helm was killed: it is waited for, then refused; a step may say more."""
     app.deploy(4)
-    app.spoil("pending-upgrade", "Preparing upgrade")
-    with pytest.raises(TemporaryError, match="another operation in progress: revision 4 is pending-upgrade"):
-        app.caller.change("helm.rollback", app.given)
     app.spoil("pending-upgrade", "Preparing upgrade", last_deployed="2026-01-01T00:00:00Z")
-    planned = app.caller.plan("helm.rollback", app.given)
+    patient = {**app.given, "repair_after": "1h"}
+    for given in (app.given, patient):
+        with pytest.raises(
+            TemporaryError, match="another operation in progress: revision 4 is pending-upgrade for"
+        ) as wait:
+            app.caller.change("helm.rollback", given)  # its record was written just now, whatever it says itself
+        assert wait.value.retry_after is not None
+        assert lacks(app, "helm.rollback", given) == []
+    monkeypatch.setattr(pending, "PATIENCE", 0.0)
+    sentence = (
+        r"release app is pending-upgrade for \d+s \(revision 4\), by a helm that is none of runbook's: whether it was"
+        r" killed or is still at it cannot be seen"
+    )
+    for name, given in (
+        ("helm.rollback", app.given),
+        ("helm.upgrade", {**app.given, "chart": str(app.chart)}),
+        ("helm.uninstall", app.given),
+    ):
+        with pytest.raises(PermanentError, match=f"^{sentence}$") as refused:
+            app.caller.change(name, given)
+        assert refused.value.hint is not None
+        assert "`repair_after: 10m` repairs it, and so does `helm rollback app` by hand" in refused.value.hint
+        (said,) = lacks(app, name, given)  # nothing is begun then, unless an earlier step may repair it
+        assert re.match(sentence, said)
+        assert isinstance(said, Absent)
+    with pytest.raises(TemporaryError, match="another operation in progress"):
+        app.caller.change("helm.rollback", patient)
+    assert app.history()[-1]["status"] == "pending-upgrade"
+    now = {**app.given, "repair_after": "0s"}
+    planned = app.caller.plan("helm.rollback", now)
     assert any("pending-upgrade" in line for line in planned.log)
-    made = app.caller.change("helm.rollback", app.given)
+    assert lacks(app, "helm.rollback", now) == []
+    made = app.caller.change("helm.rollback", now)
+    assert any("longer than `repair_after`: its helm counts as killed, repaired" in line for line in made.log)
     assert made.outputs["revision"] == 3
     assert made.inverse is not None
     assert made.inverse.args["revision"] == 3  # a half-made upgrade is nothing to go back to: what served is
+    assert app.image() == "nginx:3"
+
+
+def lacks(app: App, name: str, given: dict[str, Any]) -> list[str]:
+    with app.caller.context() as ctx:
+        action, args = opened(name, given)
+        return action.preflight(args, ctx)
+
+
+@pytest.mark.parametrize("helm_version", [4], indirect=True, ids=["helm4"])
+def test_an_uninstall_of_somebody_else_that_began_just_now(app: App) -> None:
+    """Helm goes on saying when the release was deployed, which may be long ago."""
+    app.spoil("uninstalling", "Deletion in progress (or silently failed)", last_deployed="2026-01-01T00:00:00Z")
+    with pytest.raises(TemporaryError, match="another operation in progress: revision 3 is uninstalling"):
+        app.caller.change("helm.rollback", {**app.given, "revision": 2, "repair_after": "1h"})
     assert app.image() == "nginx:3"
 
 
@@ -245,25 +290,6 @@ def test_fields_set_by_hand(app: App) -> None:
     assert app.image() == "nginx:2"
 
 
-@pytest.mark.parametrize("helm_version", [4], indirect=True, ids=["helm4"])
-def test_preflight_names_the_rights_on_the_objects(app: App, control_plane: Plane, tmp_path: Path) -> None:
-    nobody = Caller(control_plane, tmp_path, helm=app.version, user="nobody")
-    control_plane.allow(app.space, "get,list,create,update=secrets", "patch=deployments.apps,secrets")
-
-    def said(name: str) -> list[str]:
-        with nobody.context() as ctx:
-            action, args = opened(name, app.given)
-            return [sentence.partition(" in namespace")[0] for sentence in action.preflight(args, ctx)]
-
-    assert said("helm.rollback") == ["no right to patch services 'app'"]
-    assert said("helm.uninstall") == [
-        "no right to delete secrets 'app-secret'", "no right to delete services 'app'",
-        "no right to delete deployments 'app'",
-    ]  # fmt: skip
-    control_plane.allow(app.space, "patch=services")
-    assert said("helm.rollback") == []
-
-
 # -- who is at it
 
 
@@ -322,7 +348,11 @@ def test_who_cannot_be_seen_to_be_dead_is_waited_for(app: App) -> None:
 
 @pytest.mark.parametrize("helm_version", [4], indirect=True, ids=["helm4"])
 def test_another_machine_is_waited_for_no_longer_than_its_time_out(app: App) -> None:
-    write_down(app, killed_earlier(app) | {"host": "elsewhere", "until": time.time() - 3600})
+    work = killed_earlier(app) | {"host": "elsewhere", "until": time.time() - 3600}
+    write_down(app, work)
+    with pytest.raises(TemporaryError, match=r"revision 4 is pending-rollback for \d+s"):
+        app.caller.change("helm.rollback", app.given)  # it began when that one's time was over: somebody does the same
+    app.spoil("pending-rollback", "Rollback to 2", last_deployed="2026-01-01T00:00:00Z")
     assert app.caller.change("helm.rollback", app.given).outputs["revision"] == 2
 
 

@@ -196,11 +196,12 @@ def test_killed_at_random_instants(app: Mortal, case: str, record_property: Any)
             assert without_ours(app.objects()) == wanted
         app.caller.undo(back)
         assert without_ours(app.objects()) == app.before
-        if sum(seen.values()) == kills:
+        amid = sum(count for status, count in seen.items() if status not in ("done", "not begun"))
+        if sum(seen.values()) >= kills and amid >= max(1, kills // 7):
             break
     record_property("killed at", dict(seen))
-    assert sum(seen.values()) == kills
-    assert sum(count for status, count in seen.items() if status not in ("done", "not begun")) >= max(1, kills // 7)
+    assert sum(seen.values()) >= kills
+    assert amid >= max(1, kills // 7), seen
 
 
 def without_ours(objects: Mapping[str, Any]) -> dict[str, Any]:

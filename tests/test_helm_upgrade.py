@@ -85,6 +85,49 @@ def test_a_plan_names_what_changes_and_shows_no_secret(app: App) -> None:
     assert "hooks that run: Job/app-migrate (post-rollback)" in preview(app, "helm.rollback", app.given)
 
 
+LAMP = """
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: lampsN.example.org}
+spec:
+  group: example.org
+  names: {kind: LampN, plural: lampsN}
+  scope: Namespaced
+  versions:
+    - name: v1
+      served: true
+      storage: true
+      schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
+"""
+
+
+def test_a_chart_that_brings_its_own_kinds(app: App) -> None:
+    """Helm's dry run does not know them; helm itself makes them first."""
+    crd = app.chart / "crds/lamp.yaml"
+    crd.parent.mkdir()
+    kind = f"Lamp{app.space.rpartition('-')[2]}"
+    crd.write_text(LAMP.replace("LampN", kind).replace("lampsN", f"lamps{kind[4:]}"))
+    (app.chart / "templates/lamp.yaml").write_text(
+        f"apiVersion: example.org/v1\nkind: {kind}\nmetadata: {{name: hall}}\nshines: {{{{ .Values.tag | quote }}}}\n"
+    )
+    given = app.upgrade({"tag": "1", "hook": "pre-rollback"})
+    with app.caller.context() as ctx:
+        action, args = change("helm.upgrade", given)
+        assert action.preflight(args, ctx) == []
+    planned = app.caller.plan("helm.upgrade", given)
+    assert planned.computed is not None
+    assert "defines kinds that are not there yet" in planned.computed
+    text = preview(app, "helm.upgrade", given)
+    assert f"+kind: {kind}" in text
+    assert "no hooks run" in text
+    made = app.caller.change("helm.upgrade", given)
+    assert app.plane.read(app.space, kind.lower(), "hall")["shines"] == "1"
+    again = app.caller.plan("helm.upgrade", given)
+    assert again.before == again.after
+    app.caller.undo(made)
+    assert app.plane.read(app.space, kind.lower())["items"] == []
+
+
 @pytest.mark.parametrize("helm_version", [3], indirect=True, ids=["helm3"])
 def test_values_are_on_no_command_line(app: App, tmp_path: Path) -> None:
     """A shim before the real helm writes down what every process list would show."""
@@ -147,6 +190,7 @@ def test_bad_input_is_one_sentence_and_changes_nothing(app: App, tmp_path: Path)
         (app.upgrade({"tag": "broken"}), "execution error at .*no such tag"),
         (app.upgrade({"tag": None}, reuse_values=False), "tag is needed"),
         ({**app.upgrade({}), "chart": "./nowhere"}, r"there is no chart \./nowhere"),
+        ({**app.upgrade({}), "chart": "nowhere"}, r"there is no chart nowhere \(in "),
         ({**app.upgrade({}), "chart": "nobody/nothing"}, "repo nobody not found"),
         ({**app.upgrade({}), "chart": "--kubeconfig"}, "is no chart"),
         ({**app.upgrade({}), "release": "--kubeconfig"}, "release: expected text that matches"),
@@ -300,10 +344,10 @@ def test_an_installation_that_was_killed(app: App) -> None:
     made = app.caller.change("helm.upgrade", given, notes=notes)
     assert made.computed is not None
     assert app.newest() == (1, "deployed"), "what was half there went first"
-    # Somebody else's, of long ago: nothing is deleted.
-    app.spoil("pending-install", "Initial install underway", last_deployed="2026-01-01T00:00:00Z")
+    # Somebody else's, that counts as killed: nothing is deleted.
+    app.spoil("pending-install", "Initial install underway")
     uid = app.plane.read(app.space, "deployment", "app")["metadata"]["uid"]
-    app.caller.change("helm.upgrade", app.upgrade({"tag": "2"}))
+    app.caller.change("helm.upgrade", app.upgrade({"tag": "2"}, repair_after="0s"))
     assert app.image() == "2"
     assert app.plane.read(app.space, "deployment", "app")["metadata"]["uid"] == uid
 

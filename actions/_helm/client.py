@@ -120,7 +120,7 @@ def missing(ctx: Context, args: HelmArgs, verbs: Iterable[str], least: tuple[int
 
 
 def _unfit(ctx: Context, least: tuple[int, int]) -> list[str]:
-    found = ctx.client(f"helm.version:{ctx.environ.get('PATH', '')}", lambda: version(ctx))  # once per run
+    found = known_version(ctx)
     wanted = ".".join(map(str, least))
     if found == (0, 0):
         return [f"helm does not say which version it is; {wanted} or newer is needed"]
@@ -129,6 +129,11 @@ def _unfit(ctx: Context, least: tuple[int, int]) -> list[str]:
     if found[0] > NEWEST:
         return [f"helm is version {found[0]}.{found[1]}; versions 3 and 4 are known to work"]
     return []
+
+
+def known_version(ctx: Context) -> tuple[int, int]:
+    """The same as `version`, asked once per run."""
+    return ctx.client(f"helm.version:{ctx.environ.get('PATH', '')}", lambda: version(ctx))
 
 
 def version(ctx: Context) -> tuple[int, int]:

@@ -179,16 +179,17 @@ def back(name: str, state: Mapping[str, Any] | None, change: str, *, force_confl
     return Call("helm.rollback", {**where, "revision": wanted, "force_conflicts": force_conflicts})
 
 
-def age(release: Release) -> float | None:
-    """Seconds since Helm last wrote this revision; None where its time cannot be read."""
+def written(release: Release) -> float | None:
+    """When Helm began this revision (a deployment's time stays while it is uninstalled); None where nobody can read it.
+
+    Seconds since the epoch.
+    """
     text = re.sub(r"(\.\d{1,6})\d*", r"\1", release.at)  # Go writes nanoseconds
     try:
-        written = datetime.datetime.fromisoformat(text)
+        found = datetime.datetime.fromisoformat(text)
     except ValueError:
         return None
-    if written.tzinfo is None:
-        written = written.replace(tzinfo=datetime.UTC)
-    return (datetime.datetime.now(datetime.UTC) - written).total_seconds()
+    return (found if found.tzinfo is not None else found.replace(tzinfo=datetime.UTC)).timestamp()
 
 
 NO_LIMIT = ("--history-max", "0")
@@ -198,6 +199,14 @@ next upgrade prunes as ever."""
 
 def keeping(ctx: Context, listed: list[Release]) -> list[str]:
     """For upgrades: the flag that drops nothing where the owner keeps more revisions than this Helm would."""
+    return list(NO_LIMIT) if 0 < _limit(ctx) < len(listed) else []
+
+
+def prunes(ctx: Context, listed: list[Release]) -> bool:
+    """Does an upgrade forget the oldest revision?"""
+    return len(listed) == _limit(ctx) > 0
+
+
+def _limit(ctx: Context) -> int:
     text = ctx.environ.get("HELM_MAX_HISTORY", "")
-    limit = int(text) if text.isdecimal() else KEPT
-    return list(NO_LIMIT) if 0 < limit < len(listed) else []
+    return int(text) if text.isdecimal() else KEPT

@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from runbook.actions._helm import client
@@ -39,30 +40,29 @@ def difference(before: str, after: str, names: tuple[str, str]) -> str:
     return "\n".join(lines)
 
 
-def hook_names(text: str, *events: str) -> list[str]:
-    """`Job/migrate (pre-rollback)` for each hook that runs at one of the events (`rollback`: before and after)."""
-    found = []
-    for document in _documents(text):
-        metadata = document.get("metadata") or {}
-        told = str((metadata.get("annotations") or {}).get("helm.sh/hook") or "")
-        if {word.strip().partition("-")[2] for word in told.split(",")} & set(events):
-            found.append(f"{document.get('kind')}/{metadata.get('name')} ({told})")
-    return found
-
-
-def hooks_line(text: str, *events: str) -> str:
-    """For a plan: which hooks run."""
-    names = hook_names(text, *events)
+def hooks_line(text: str, event: str) -> str:
+    """For a plan: `Job/migrate (pre-rollback)` for each hook that runs at an event (`rollback`: before and after)."""
+    names = [f"{hook.get('kind')}/{hook['metadata'].get('name')} ({told})" for hook, told in _at(text, event)]
     return f"hooks that run: {', '.join(names)}" if names else "no hooks run"
 
 
+def _at(text: str, event: str) -> Iterator[tuple[dict[str, Any], str]]:
+    """The hooks that run at an event, with what they say themselves about when they run."""
+    for document in _documents(text):
+        told = str(((document.get("metadata") or {}).get("annotations") or {}).get("helm.sh/hook") or "")
+        if event in {word.strip().partition("-")[2] for word in told.split(",")}:
+            yield document, told
+
+
 def _documents(text: str) -> Iterator[dict[str, Any]]:
+    """The objects of a manifest; those of lists one by one, as Helm takes them."""
     import yaml
 
     try:
         for document in yaml.load_all(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # a safe loader
             if isinstance(document, dict):
-                yield document
+                items = document.get("items") if str(document.get("kind")).endswith("List") else None
+                yield from (item for item in items if isinstance(item, dict)) if isinstance(items, list) else [document]
     except yaml.YAMLError:
         return
 
@@ -87,10 +87,6 @@ def _identity(document: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _hidden(document: dict[str, Any], earlier: Mapping[str, Any] | None) -> dict[str, Any]:
-    if isinstance(document.get("items"), list):
-        known = {_identity(item): item for item in (earlier or {}).get("items") or () if isinstance(item, dict)}
-        items = [_hidden(item, known.get(_identity(item))) for item in document["items"] if isinstance(item, dict)]
-        return {**document, "items": items}
     if document.get("kind") != "Secret":
         return document
     covered = dict(document)
@@ -111,24 +107,52 @@ def names(text: str) -> list[str]:
     return [_title(document) for document in _documents(text)]
 
 
-def objects(text: str) -> Iterator[tuple[tuple[str, str, str], bool]]:
-    """Kind with group, namespace and name of each object of a manifest; and whether Helm leaves it there."""
-    stay = kept(text)
-    for document in _documents(text):
-        group = str(document.get("apiVersion") or "").rpartition("/")[0]
-        metadata = document.get("metadata") or {}
-        kind = f"{document.get('kind')}.{group}" if group else str(document.get("kind"))
-        identity = (kind, str(metadata.get("namespace") or ""), str(metadata.get("name")))
-        yield identity, _title(document) in stay
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """An object of a manifest. `kind`: with its group. `stays`: Helm leaves it there. `content`: a fingerprint."""
+
+    kind: str
+    namespace: str
+    name: str
+    stays: bool
+    content: str
+
+    @property
+    def identity(self) -> tuple[str, str, str]:
+        return self.kind, self.namespace, self.name
+
+
+def objects(text: str) -> list[Rendered]:
+    """The objects of a manifest."""
+    return list(map(_rendered, _documents(text)))
+
+
+def defined(text: str) -> list[str]:
+    """The kinds that custom resource definitions define, as `Rendered.kind`."""
+    specs = [document.get("spec") or {} for document in _documents(text)]
+    return [f"{(spec.get('names') or {}).get('kind')}.{spec.get('group')}" for spec in specs]
+
+
+def hooks(text: str, event: str) -> list[Rendered]:
+    """The hooks that run at an event (`rollback`: before and after)."""
+    return [_rendered(hook) for hook, _ in _at(text, event)]
+
+
+def _rendered(document: Mapping[str, Any]) -> Rendered:
+    group = str(document.get("apiVersion") or "").partition("/")[0] if "/" in str(document.get("apiVersion")) else ""
+    metadata = document.get("metadata") or {}
+    kind = f"{document.get('kind')}.{group}" if group else str(document.get("kind"))
+    where, name = str(metadata.get("namespace") or ""), str(metadata.get("name"))
+    return Rendered(kind, where, name, _stays(document), fingerprint(document))
 
 
 def kept(text: str) -> list[str]:
     """The objects that Helm leaves there when it uninstalls (`helm.sh/resource-policy: keep`)."""
-    return [
-        _title(document)
-        for document in _documents(text)
-        if ((document.get("metadata") or {}).get("annotations") or {}).get("helm.sh/resource-policy") == "keep"
-    ]
+    return [_title(document) for document in _documents(text) if _stays(document)]
+
+
+def _stays(document: Mapping[str, Any]) -> bool:
+    return ((document.get("metadata") or {}).get("annotations") or {}).get("helm.sh/resource-policy") == "keep"
 
 
 def content(release: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,9 +163,8 @@ def content(release: Mapping[str, Any]) -> dict[str, Any]:
     objects: dict[str, Any] = {}
     for piece in re.split(r"^---\s*$", str(release.get("manifest") or ""), flags=re.MULTILINE):
         if piece.strip():
-            found = list(_documents(piece))
-            title = _title(found[0]) if found else f"document {len(objects) + 1}"
-            objects[title] = fingerprint(found or piece)
+            found = {_title(document): fingerprint(document) for document in _documents(piece)}
+            objects.update(found or {f"document {len(objects) + 1}": fingerprint(piece)})
     hooks = {
         f"{hook.get('kind')}/{hook.get('name')}": fingerprint([hook.get("manifest"), hook.get("events")])
         for hook in release.get("hooks") or ()

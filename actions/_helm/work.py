@@ -2,9 +2,8 @@
 
 Helm marks a release as pending while it is at it, and refuses to touch a pending one; who is at it, and whether they
 still live, it does not say. So each helm of ours that changes something is preceded by a note in the run and by a
-small object beside Helm's own records (`runbook.helm.RELEASE`), which goes when helm has come to its end. A release
-that is pending is repaired where it is this call's own, where the processes of the operation that the object names can
-be seen to be dead, or where Helm's own time-out must be over. Else another operation is in progress: a temporary error.
+small object beside Helm's own records (`runbook.helm.RELEASE`), which goes when helm has come to its end. What is
+pending is judged by that (`pending`).
 """
 
 from __future__ import annotations
@@ -28,8 +27,6 @@ from runbook.actions._kube.cluster import connect
 from runbook.actions._kube.kinds import Ref
 from runbook.contract import Context, Observation, PermanentError, Sensitive, TemporaryError
 
-PATIENCE = 300.0
-"""Seconds after which a release that is pending is taken for one whose helm was killed: Helm's own default time-out."""
 MARGIN = 2.0
 """Helm's time-out ends so many seconds before ours, so that it can still write down that it failed."""
 LONGEST = 3600.0
@@ -100,45 +97,20 @@ def _is_half(ctx: Context, args: HelmArgs, listed: list[Release], change: str) -
     return manifests.manifest(ctx, args, newest.revision) == manifests.manifest(ctx, args, wanted.revision)
 
 
-def claim(ctx: Context, args: HelmArgs, newest: Release, instead_of: str | None = None) -> None:
-    """Go on over a release that is in between; TemporaryError where somebody may still be at it.
-
-    `instead_of`: the change that is taken back; what it left is the caller's.
-    """
-    told = f"revision {newest.revision} is {newest.status}"
-    content = content_of(ctx, args, newest)
-    if noted(ctx, args, newest):
-        ctx.log(f"{told}, its helm was killed: repaired")
-        return
-    mine = instead_of is not None and content == instead_of
-    held = _held(ctx, args)
-    if held is not None and not _made(held, newest, content):
-        held = None  # it is about something else
-    if held is not None:
-        alive = _alive(held)
-        left = float(held.get("until", 0.0)) + SKEW - time.time()
-        if alive or (alive is None and left > 0 and not mine):
-            raise TemporaryError(f"another operation in progress: {told}, {_who(held)}", retry_after=10.0)
-    if mine or held is not None:
-        ctx.log(f"{told}, its helm was killed: repaired")
-        return
-    waited = histories.age(newest)
-    if waited is not None and waited < PATIENCE:
-        raise TemporaryError(
-            f"another operation in progress: {told} for {waited:.0f}s",
-            retry_after=max(1.0, min(10.0, PATIENCE - waited)),
-        )
-    ctx.log(f"{told} for longer than Helm waits, its helm was killed: repaired")
-
-
 def noted(ctx: Context, args: HelmArgs, newest: Release) -> bool:
     """Is this revision the work of an earlier attempt of this very operation?"""
     work = ctx.notes.get(NOTE)
-    return isinstance(work, Mapping) and _made(work, newest, content_of(ctx, args, newest))
+    return isinstance(work, Mapping) and made(work, newest, content_of(ctx, args, newest))
 
 
-def _made(work: Mapping[str, Any], newest: Release, content: str) -> bool:
-    """Is it the revision that was to be made, with the content that it was to have? A failed one says it no more."""
+def made(work: Mapping[str, Any], newest: Release, content: str) -> bool:
+    """Is it the revision that was to be made, with the content that it was to have? A failed one says it no more.
+
+    One that was begun after that work's time was over is somebody else's, who did the same.
+    """
+    begun = histories.written(newest) if newest.status != "uninstalling" else None
+    if begun is not None and "until" in work and begun > float(work["until"]) + SKEW:
+        return False
     return work.get("makes") == newest.revision and (newest.status == "failed" or work.get("content") == content)
 
 
@@ -190,22 +162,22 @@ def _hold(ctx: Context, args: HelmArgs, work: Mapping[str, Any]) -> None:
     data = {"work": base64.b64encode(text.encode()).decode() if secret else text}
     body = {"apiVersion": "v1", "kind": ref.kind.kind, "metadata": metadata, "data": data}
     try:
-        held = _held(ctx, args)
-        other = held is not None and held.get("op") != ctx.op and _alive(held)
+        found = held(ctx, args)
+        other = found is not None and found.get("op") != ctx.op and alive(found)
         if not other:
             connect(ctx, args.context).apply(ctx, ref, body, force=True)
     except (PermanentError, TemporaryError) as error:
         ctx.log(f"not written down that this run is at {args.release}: {error.message}")
         return
-    if held is not None and other:
-        raise TemporaryError(f"another operation in progress: {_who(held)}", retry_after=10.0)
+    if found is not None and other:
+        raise TemporaryError(f"another operation in progress: {who(found)}", retry_after=10.0)
 
 
-def _who(held: Mapping[str, Any]) -> str:
+def who(held: Mapping[str, Any]) -> str:
     return f"by run {str(held.get('op')).partition(':')[0]} on {held.get('host')}"
 
 
-def _held(ctx: Context, args: HelmArgs) -> dict[str, Any] | None:
+def held(ctx: Context, args: HelmArgs) -> dict[str, Any] | None:
     """What is written down about the release, if it can be read."""
     ref = None if ctx.simulated else _place(ctx, args)
     if ref is None:
@@ -237,7 +209,7 @@ def me() -> dict[str, str]:
     return {"host": uname.nodename, "boot": _process.boot() or "", "space": space, "user": str(os.getuid())}
 
 
-def _alive(held: Mapping[str, Any]) -> bool | None:
+def alive(held: Mapping[str, Any]) -> bool | None:
     """Is a process of that operation alive? None where it cannot be seen from here."""
     here = me()
     if not here["boot"] or not here["space"] or any(held.get(name) != value for name, value in here.items()):

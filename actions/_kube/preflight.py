@@ -6,7 +6,9 @@ The review is Kubernetes' own answer to "may I?" (https://kubernetes.io/docs/ref
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from runbook.actions._kube import kinds
 from runbook.actions._kube.cluster import Cluster, ForbiddenError
@@ -38,13 +40,23 @@ def lacks(
             return [Absent(f"there is no namespace {namespace!r} (context {cluster.context!r})")]
         return [
             f"no right to {verb} {ref} ({reason}context {cluster.context!r})"
-            for verb, ref in dict.fromkeys(needed)
-            if not _may(cluster, ctx, verb, ref)
+            for verb, ref in _refused(cluster, ctx, list(dict.fromkeys(needed)))
         ]
     except ForbiddenError as error:
         if "selfsubjectaccessreviews" in error.message and error.message.startswith("no right"):
             raise TemporaryError(f"this user may not even ask what is allowed: {error.message}") from None
         return [error.message]
+
+
+def _refused(cluster: Cluster, ctx: Context, needed: list[Right]) -> list[Right]:
+    """Those that the user has not. Who may do it with the whole collection may do it with each of several objects."""
+    several = Counter((verb, replace(ref, name="")) for verb, ref in needed)
+    return [
+        (verb, ref)
+        for verb, ref in needed
+        if not (several[verb, replace(ref, name="")] > 1 and _may(cluster, ctx, verb, replace(ref, name="")))
+        and not _may(cluster, ctx, verb, ref)
+    ]
 
 
 def _may(cluster: Cluster, ctx: Context, verb: str, ref: Ref) -> bool:
