@@ -171,6 +171,15 @@ class Names:
         reads: set[str],
     ) -> None:
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            if isinstance(key, str) and "{{" in key:
+                self.problems.add(
+                    source.place(value, key, of_key=True),
+                    "a key is no template: it stays as it is written",
+                    f"{site.path}.{path}" if site.path else path,
+                    rule="braces",
+                    hint="make the map in one expression: \"{{ {inputs.name: 'value'} }}\"",
+                    warning=True,
+                )
             if isinstance(item, str):
                 where = f"{path}[{key}]" if isinstance(key, int) else f"{path}.{key}"
                 place = source.place(value, key)

@@ -52,7 +52,7 @@ class Book:
 
     def foreseen(self) -> Book:
         """The same in a preview."""
-        open_ = {name: values.Unknown("the run begins", likely=self.facts[name]) for name in _OF_THE_RUN}
+        open_ = {name: values.Unknown("the beginning of the run", likely=self.facts[name]) for name in _OF_THE_RUN}
         return replace(self, facts={**self.facts, **open_}, sure=False)
 
 

@@ -127,6 +127,14 @@ steps:
     assert played.values("p/pick")["choice"] == "b"
 
 
+def test_the_time_of_a_question_goes_on_while_nobody_runs_the_run(room: Room) -> None:
+    text = "steps: [{id: pick, action: manual.choose, timeout: 200ms, with: {message: m, choices: {a: A, b: B}, default: b}}]"
+    assert room.played(text).exit == Exit.WAITING
+    time.sleep(0.3)
+    resumed = room.resumed()
+    assert (resumed.exit, resumed.values("pick")["choice"]) == (Exit.SUCCEEDED, "b")
+
+
 def test_the_box_stands_still_only_while_every_open_leaf_waits_for_a_person(room: Room) -> None:
     """The run has 0.5 s. A person takes 0.8 s: alone that is nothing; beside work that goes on it is."""
 
