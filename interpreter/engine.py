@@ -33,7 +33,7 @@ from runbook.interpreter.model import (
     Template,
     Tolerance,
 )
-from runbook.interpreter.outcome import Outcome, failed, stopped
+from runbook.interpreter.outcome import TIME_OVER, Outcome, failed, stopped
 from runbook.interpreter.rounds import Rounds
 from runbook.interpreter.scope import RunInfo, Scope, all_of, seconds
 from runbook.interpreter.unwind import Handlers, looked, unwind
@@ -213,7 +213,8 @@ class Engine(Rounds):
             out = replace(out, at=max(out.at, begun.at), wall=max(out.wall, begun.wall))
         if out.by == path and out.kind == "timed_out" and not out.step:
             blame = (step.id, path) if isinstance(step, Action) else ("", "")
-            reason = f" ({out.error.message})" if out.error is not None and isinstance(step, Action) else ""
+            said = out.error.message if out.error is not None and isinstance(step, Action) else TIME_OVER
+            reason = "" if said == TIME_OVER else f" ({said})"
             limit = "" if box.due is None else f" of {Duration(round(box.due - begun.at, 3))}"
             fault = Fault(f"{path} was not done in its time{limit}{reason}", kind="timeout", attempt=out.attempts)
             out = replace(out, error=fault, step=blame[0], path=blame[1])

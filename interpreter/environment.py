@@ -291,7 +291,9 @@ def undefined(error: UndefinedError, tree: nodes.Node, source: str, names: Names
             if depth == 0:
                 gone.append((path, f"{link} is not defined{near(link, [*map(str, names)])}"))
             elif isinstance(value, Mapping):
-                gone.append((path, f"{path} is not defined{near(link, [*map(str, value)])}"))
+                gone.append(
+                    (path, f"{path} is not defined{_ended(chain, depth, names) or near(link, [*map(str, value)])}")
+                )
             else:
                 gone.append((path, f"{path} is not defined: {'.'.join(chain[:depth])} is {kind_of(value)}"))
             break
@@ -302,6 +304,24 @@ def undefined(error: UndefinedError, tree: nodes.Node, source: str, names: Names
             (found for found in gone if repr(found[0].rpartition(".")[2]) in str(error)), ("", words(error))
         )
     return ExpressionError(f"{message}, in {_excerpt(source)}", path)
+
+
+_NO_OUTPUT: Final = {
+    "skipped": "was skipped",
+    "pending": "has not run",
+    "failed": "failed",
+    "timed_out": "was not done in its time",
+    "cancelled": "was cancelled",
+}
+
+
+def _ended(chain: tuple[Any, ...], depth: int, names: Names) -> str:
+    """Why a step has not the output at `chain[depth]`: how it ended; '' where it ended well, and for other names."""
+    if depth != 3 or chain[0] != "steps" or chain[2] != "outputs":
+        return ""
+    status = names["steps"][chain[1]]["status"]
+    words = None if isinstance(status, Unknown) else _NO_OUTPUT.get(status)
+    return f": {chain[1]} {words}" if words else ""
 
 
 def plain(value: Any) -> Any:

@@ -10,6 +10,9 @@ from runbook.interpreter.effects import Fault, Record, Status
 from runbook.interpreter.frozen import frozen
 from runbook.interpreter.values import Unknown
 
+TIME_OVER = "the time was over"
+"""Where nothing more can be said of a stop."""
+
 FailureKind = Literal["none", "failed", "timed_out", "cancelled", "in_doubt", "refused"]
 
 
@@ -57,7 +60,7 @@ def stopped(record: Record, message: str = "", outputs: Any = None) -> Outcome:
     assert record.by is not None
     kind: Literal["timed_out", "cancelled"] = "timed_out" if record.status == "timed_out" else "cancelled"
     error = record.error or Fault(
-        message or ("the time was over" if kind == "timed_out" else "it was cancelled"), kind=_STOPS[kind]
+        message or (TIME_OVER if kind == "timed_out" else "it was cancelled"), kind=_STOPS[kind]
     )
     shown = {} if outputs is None else outputs
     return Outcome(kind, shown, error, record.by, record.seq, record.at, record.wall, kind, sure=record.sure)

@@ -506,6 +506,21 @@ def test_steps_of_two_files_that_have_one_id_are_two_steps(room: Room) -> None:
     assert [entry["verdict"] for entry in played.of("run.ended", "")["objectives"]] == ["missed", "n/a"]
 
 
+# name: the step `a`, what is said of an output of it that is not there
+NO_OUTPUT: dict[str, tuple[str, str]] = {
+    "skipped": ("{id: a, when: 'false', action: toy.get}", "steps.a.outputs.value is not defined: a was skipped, in"),
+    "failed": ("{id: a, on_failure: continue, action: toy.note, undo: none, with: {fail: x}, outputs: {value: result.name}}", "steps.a.outputs.value is not defined: a failed, in"),
+    "in another branch": ("{id: c, choose: [{when: 1 == 2, steps: [{id: a, action: toy.get}]}, {steps: [{id: b, action: toy.get}]}]}", "steps.a.outputs.value is not defined: a has not run, in"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NO_OUTPUT)
+def test_an_output_that_is_not_there_says_how_its_step_ended(name: str, room: Room) -> None:
+    step, said = NO_OUTPUT[name]
+    use = "{id: use, action: toy.note, undo: none, with: {name: '{{ steps.a.outputs.value }}'}}"
+    assert room.played(f"steps: [{step}, {use}]").error().startswith(said)
+
+
 def test_every_step_exists_from_the_start_with_all_its_keys(room: Room) -> None:
     played = room.played("""
 steps:

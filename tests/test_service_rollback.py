@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests import rollbacks
+import runbook
+from runbook.runner import planning
+from tests import emergency, rollbacks
 from tests.rollbacks import SENIOR, TEAM, Branch, keeps_its_promises
 
 NAME = "service-rollback"
@@ -96,3 +98,15 @@ def test_two_in_a_row_never_return_to_the_bad_version(tmp_path: Path, world: str
             assert stage.image("analysis-service") == version
         assert int(stage.run().exit) == 3, "there is nothing before it"
         assert stage.image("analysis-service") == "2.2.0"
+
+
+def test_a_saved_plan_of_it_is_applied_with_its_messages_and_its_mark(tmp_path: Path) -> None:
+    """They name the run, its times and who started it: nothing of that is in the plan."""
+    with rollbacks.stage(NAME, "kubernetes", tmp_path) as stage:
+        saved = runbook.plan(stage.playbook, stage.inputs, world=stage.around).to_json()
+        ended = planning.apply(saved, runbook.load(stage.playbook), world=stage.around)
+        assert (int(ended.exit), stage.image("analysis-service")) == (0, "2.3.1")
+        events = emergency.events_of(stage.around.store.find("last"))
+        assert not [event.data["message"] for event in events if event.kind == "warning"]
+        statuses = {event.key: event.data["status"] for event in events if event.kind == "step.ended"}
+        assert (statuses["announce/slack"], statuses["mark"], statuses["done/slack"]) == ("succeeded",) * 3
