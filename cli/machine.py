@@ -19,7 +19,7 @@ import click
 from runbook.cli import preparing
 from runbook.cli.looking import state_of, store, view_of
 from runbook.cli.terminal import Terminal, columns
-from runbook.interpreter.errors import Exit, InvalidError, RunbookError
+from runbook.interpreter.errors import Exit, InvalidError, RefusedError, RunbookError
 from runbook.runner.lacks import has_extra
 from runbook.runner.store import MOMENT, RunFolder
 from runbook.runner.wording import together
@@ -276,8 +276,13 @@ def prune(older_than: str, keep: int, dry_run: bool, yes: bool) -> None:
     terminal = Terminal.of_process()
     if not yes and terminal.asks:
         terminal.confirm(f"Delete these {len(old)} runs? They can then not be undone")
-    for folder in old:
-        shutil.rmtree(folder.path)
+    for number, folder in enumerate(old):
+        try:
+            shutil.rmtree(folder.path)
+        except OSError as error:
+            raise RefusedError(
+                f"{folder.path} cannot be deleted: {error.strerror}", f"{number} of {len(old)} were deleted"
+            ) from error
     click.echo(f"deleted {len(old)}")
 
 

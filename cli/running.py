@@ -294,7 +294,9 @@ def _hint_of(error: RunbookError, view: RunView, *, went_on: bool) -> str | None
         return f"when the reason is gone: runbook resume {view.id}"
     for command in ("runbook logs -f", "runbook cancel"):
         hint = hint and hint.replace(f"`{command}`", f"`{command} {view.id}`")
-    return hint and hint.replace("resume the run", f"runbook resume {view.id}")
+    for words in ("resume the run", "try again")[: 2 if went_on else 1]:
+        hint = hint and hint.replace(words, f"runbook resume {view.id}")
+    return hint
 
 
 def _screen(terminal: Terminal, output: str, verbose: bool, playbook: Playbook | None) -> Screen:

@@ -448,8 +448,9 @@ def _failed(path: Path, error: Exception) -> JournalError:
         return JournalError(
             f"the journal cannot be written, the disk is full ({path})", "make room, then resume the run"
         )
-    if "readonly" in text or "read-only" in text:
-        return JournalError(f"the journal cannot be written, it is read-only ({path})", "make it writable, then resume")
+    if "readonly" in text or "read-only" in text or ("unable to open" in text and path.is_file()):
+        hint = "make it, its folder and its disk writable, then try again"
+        return JournalError(f"the journal cannot be written, it is read-only ({path})", hint)
     if "I/O" in text:
         return JournalError(f"the journal cannot be written, the disk reports an error ({path}: {text})", _CARE)
     if "malformed" in text or "not a database" in text or "no such table" in text:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from runbook.cli import ending
+from runbook.cli import ending, main
 from runbook.cli.screen import tree
 from runbook.cli.telling import Lines
 from runbook.cli.terminal import Terminal
@@ -239,7 +242,7 @@ def test_a_disk_that_takes_no_journal_leaves_no_torso_behind(cli: Commands) -> N
     done = subprocess.run(
         ["sh", "-c", command],
         cwd=cli.folder,
-        env=cli.variables(),
+        env=cli.variables({"PYTHONDONTWRITEBYTECODE": "1"}),  # a .pyc cut short by the limit would stay
         capture_output=True,
         text=True,
         timeout=PATIENCE,
@@ -249,6 +252,24 @@ def test_a_disk_that_takes_no_journal_leaves_no_torso_behind(cli: Commands) -> N
     assert "the journal cannot be written" in done.stderr
     assert "run it again: nothing was begun" in done.stderr
     assert "No runs yet" in cli("runs").out
+
+
+def test_what_cannot_be_deleted_is_a_sentence_and_no_bug(
+    cli: Commands, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A home on a disk that is read-only (SIMULATED: root may delete anything anywhere else)."""
+    cli.write("accepted.yaml", ACCEPTED)
+    assert cli("run", "accepted.yaml").code == Exit.FAILED
+
+    def refuse(path: Path) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setenv("RUNBOOK_HOME", str(cli.home))
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    assert main.perform(["prune", "--yes", "--older-than", "0s", "--keep", "0"]) == Exit.REFUSED
+    told = capsys.readouterr().err
+    assert "cannot be deleted: Read-only file system" in told
+    assert "0 of 1 were deleted" in told
 
 
 def test_who_wants_a_run_that_somebody_runs_is_told_its_commands(cli: Commands) -> None:

@@ -290,6 +290,7 @@ class _Failing:
         ("disk I/O error", "reports an error"),
         ("database or disk is full", "the disk is full"),
         ("attempt to write a readonly database", "read-only"),
+        ("unable to open database file", "read-only"),
     ],
 )
 @pytest.mark.parametrize("at", ["begin", "commit"])
