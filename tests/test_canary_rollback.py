@@ -49,8 +49,8 @@ CASES = {
     "slow": Case(1, **TAKEN_BACK, says="needs 1.7 s for 95 of 100"),
     "quiet": Case(1, **TAKEN_BACK, says="Only 12 requests reached 2.3.1: that proves nothing."),
     "blind": Case(1, **TAKEN_BACK, says="query timed out"),
-    "unready": Case(1, **TAKEN_BACK, says="canary/ready was not done in its time"),
-    "full-fails": Case(1, (10, 1), (90, 10), ["started", "failed"], PAGED, "full/calm was not done in its time"),
+    "unready": Case(1, **TAKEN_BACK, says="timed out canary/ready"),
+    "full-fails": Case(1, (10, 1), (90, 10), ["started", "failed"], PAGED, "timed out full/calm"),
     "even": Case(3, (10, 0), (50, 50), ["failed"], PAGED, "one of them must have more traffic"),
     "left": Case(3, (10, 0), (100, 0), ["failed"], PAGED, "2.3.1 was itself rolled back from"),
     "unseen": Case(

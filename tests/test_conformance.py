@@ -797,13 +797,23 @@ def test_rolling_keeps_its_bounds(api: Api) -> None:
     strategy = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
     api.ok("POST", api.at("deployments"), deployment(replicas=3, strategy=strategy))
     since = eventually(lambda: rolled_out(api))["metadata"]["resourceVersion"]
+    (first,) = api.ok("GET", api.at("replicasets"))["items"]
+    wanted = {first["metadata"]["name"]: 3}  # pods, by ReplicaSet: a status may count one that is gone already
     image(api, "web:2")
     eventually(lambda: rolled_out(api))
-    path = f"{api.at('deployments')}?watch=1&timeoutSeconds=1&resourceVersion={since}"
-    events = [json.loads(line)["object"] for line in api.raw("GET", path).data.decode().splitlines()]
-    assert events
-    assert all(one["status"].get("availableReplicas", 0) >= 3 for one in events)
-    assert all(one["status"].get("replicas", 0) <= 4 for one in events)
+    deployments = history(api, "deployments", since)
+    assert deployments
+    assert all(one["status"].get("availableReplicas", 0) >= 3 for one in deployments)
+    for one in history(api, "replicasets", since):
+        wanted[one["metadata"]["name"]] = one["spec"]["replicas"]
+        assert sum(wanted.values()) <= 4
+    assert sorted(wanted.values()) == [0, 3]
+
+
+def history(api: Api, plural: str, since: str) -> list[dict[str, Any]]:
+    """Every state of the namespace's objects after a resource version, in order."""
+    path = f"{api.at(plural)}?watch=1&timeoutSeconds=1&resourceVersion={since}"
+    return [json.loads(line)["object"] for line in api.raw("GET", path).data.decode().splitlines()]
 
 
 def test_a_sick_version_never_gets_done(api: Api) -> None:
