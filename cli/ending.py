@@ -12,6 +12,8 @@ from runbook.interpreter.errors import Exit, InvalidError, RunbookError
 from runbook.runner.run_tree import CallView, QuestionView, RoundView, StepView, step_of
 from runbook.runner.view import BAD, RunView, ways_of
 from runbook.runner.wording import (
+    OVER,
+    after_late,
     end_of,
     moment,
     one_line,
@@ -148,7 +150,7 @@ def _what(view: RunView) -> list[tuple[str, str]]:
     elif culprit is not None:
         ways = ways_of(culprit)
         message = "\n".join(["no alternative succeeded:", *(_way(view, way) for way in ways)]) if ways else message
-        message = without_step(message, culprit.key)
+        message = _late(view, culprit, message) or without_step(message, culprit.key, culprit.by)
     first, *more = message.splitlines() or [""]
     rows = [("What", first), *(("", line) for line in more[:MANY])]
     if len(more) > MANY:
@@ -162,6 +164,16 @@ def _what(view: RunView) -> list[tuple[str, str]]:
     return rows
 
 
+def _late(view: RunView, culprit: StepView, message: str) -> str:
+    """Of a step that was cut because the time of what it stands in was over: what was not done in which time."""
+    if culprit.status != "timed_out" or not culprit.by or not message.startswith(OVER):
+        return ""
+    around = view.steps.get(culprit.by)
+    error = view.error if culprit.by == "@run" else around.error if around is not None else None
+    told = tame(str((error or {}).get("message") or ""))
+    return told and told + after_late(message)
+
+
 def _called(question: QuestionView) -> str:
     """What was begun, of which nobody knows whether it was done."""
     about = question.options if isinstance(question.options, Mapping) else {}
@@ -172,8 +184,8 @@ def _way(view: RunView, way: StepView) -> str:
     """Why one way of a fallback failed, and where in it."""
     inner = way if ways_of(way) else view.culprit(way) or way
     where = "" if inner is way else f", {inner.key.removeprefix(f'{way.key}/')}"
-    error = inner.error or way.error or {}
-    return f"{way.id}{where}: {one_line(without_step(str(error.get('message') or status_word(way.status)), inner.key))}"
+    message = str((inner.error or way.error or {}).get("message") or status_word(way.status))
+    return f"{way.id}{where}: {one_line(without_step(message, inner.key, inner.by))}"
 
 
 def _reason(view: RunView) -> str:

@@ -70,7 +70,7 @@ def title(step: StepView) -> str:
 
 def said(step: StepView) -> str:
     """A failure's sentence in one line, without the name of the step that it stands beside."""
-    return one_line(without_step(str((step.error or {}).get("message", "")), step.key))
+    return one_line(without_step(str((step.error or {}).get("message", "")), step.key, step.by))
 
 
 def changed_lines(step: StepView) -> Iterator[str]:

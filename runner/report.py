@@ -137,6 +137,7 @@ def _step(view: RunView, depth: int, step: StepView) -> dict[str, Any]:
         "action": step.action,
         "status": step.status,
         "tolerated": step.tolerated,
+        "by": step.by,
         "undone": step.undone,
         "attempts": 1 if step.children else step.attempts,
         "alternative": step.alternative,
@@ -278,7 +279,7 @@ def _step_row(step: Mapping[str, Any]) -> list[str]:
     status += ", next one tried" if step["alternative"] and step["status"] in ("failed", "timed_out") else ""
     status += ", undone" if step["undone"] else ""
     if step["error"] and step["status"] not in ("succeeded", "skipped") and not step["parts"]:
-        status += f": {value(without_step(str(step['error'].get('message', '')), step['key']), 200)}"
+        status += f": {value(without_step(str(step['error'].get('message', '')), step['key'], step['by']), 200)}"
     name = f"{'· ' * step['depth']}{step['id']}" + (f" ({value(step['name'], 60)})" if step["name"] else "")
     after = "" if step["after"] is None else span(step["after"])
     attempts = str(step["attempts"]) if step["attempts"] and step["attempts"] > 1 else ""
@@ -307,7 +308,10 @@ def _blame(facts: Mapping[str, Any]) -> str:
     stops = [stop for stop in facts["stops"] if str(stop["box"]).startswith("@run")]
     if facts["status"] == "cancelled" and stops:  # what was in flight is not to blame
         return stop_reason(str(stops[-1]["kind"]), str(stops[-1]["why"]))
-    return f"{facts['culprit']}: {without_step(message, facts['culprit'])}" if facts["culprit"] else message
+    if not facts["culprit"]:
+        return message
+    by = next((step["by"] for step in facts["steps"] if step["key"] == facts["culprit"]), None)
+    return f"{facts['culprit']}: {without_step(message, facts['culprit'], by)}"
 
 
 # -- Markdown

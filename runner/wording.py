@@ -36,12 +36,27 @@ def stop_reason(kind: str, why: str) -> str:
     return why if why.startswith(word) or "declined" in why else ": ".join(part for part in (word, why) if part)
 
 
-def without_step(message: str, key: str) -> str:
-    """A failure's sentence as it stands beside the step that it names: without the name."""
+OVER = ("the time is over", "the time was over")
+"""How a step says that it was cut, by its own time or by that of what it stands in."""
+
+
+def without_step(message: str, key: str, by: str | None = None) -> str:
+    """A failure's sentence as it stands beside the step that it names: without the name.
+
+    `by`: what ended it from outside (StepView.by): whose time it was that is over.
+    """
+    if message.startswith(OVER):
+        whose = "its time" if by is None else "the run's time" if by == "@run" else f"the time of {by.lstrip('@')}"
+        return f"{whose} is over{after_late(message)}"
     late = f"{key} was not done in its time"
     if message.startswith(late):
         return "not done in its time" + message[len(late) :]
     return message.removeprefix(f"{key}: ")
+
+
+def after_late(message: str) -> str:
+    """What a step that was cut says beside that: `: 503`."""
+    return next((message.removeprefix(late) for late in OVER if message.startswith(late)), "")
 
 
 NAMED = 3

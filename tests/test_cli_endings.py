@@ -113,6 +113,15 @@ def test_of_ways_that_were_tried_the_one_that_was_going_on_is_to_blame() -> None
     assert culprit.key == "f/b"
 
 
+def test_a_step_that_was_cut_names_the_time_that_was_over(cli: Commands) -> None:
+    cut = "steps: [{id: nap, action: flow.wait, with: {for: 60s}}]"
+    cli.write("run.yaml", f"runbook: 1\nname: all\ntimeout: 1s\n{cut}\n")
+    assert "  What      all was not done in its time of 1s\n  Where     nap · run.yaml:4" in cli("run", "run.yaml").out
+    cli.write("part.yaml", f"runbook: 1\nname: all\nsteps:\n  - id: part\n    timeout: 1s\n    {cut}\n")
+    told = cli("run", "part.yaml").out
+    assert "  What      part was not done in its time of 1s\n  Where     part/nap · part.yaml:6" in told
+
+
 def test_what_has_no_undo_stands_and_no_undo_is_offered(cli: Commands) -> None:
     cli.write("accepted.yaml", ACCEPTED)
     told = cli("run", "accepted.yaml")
@@ -231,6 +240,9 @@ def test_a_failure_that_is_tolerated_is_said_once() -> None:
 def test_sentences_beside_their_step() -> None:
     assert without_step("a/b was not done in its time (not yet: 503)", "a/b") == "not done in its time (not yet: 503)"
     assert without_step("a: no", "a") == "no"
+    assert without_step("the time is over: 503", "a", "@run") == "the run's time is over: 503"
+    assert without_step("the time is over", "deploy/a", "deploy") == "the time of deploy is over"
+    assert without_step("the time is over", "a") == "its time is over"
     assert without_step("no pod is ready", "no") == "no pod is ready"
     assert together(["a: x", "b: x", "a: x", "x", "the secret c: y"]) == ["a, b: x", "the secret c: y"]
 
