@@ -10,7 +10,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from runbook import contract
 from runbook.contract import Change, Opaque, PermanentError, Read, TemporaryError
@@ -23,10 +23,8 @@ from runbook.runner.clients import Clients
 from runbook.runner.context import HostContext, Outbox
 from runbook.runner.diff import diff, masked
 from runbook.runner.outcomes import Again, Intent, Result, Undoes
+from runbook.runner.secrets import Secrets, is_sealed
 from runbook.runner.surroundings import Surroundings
-
-if TYPE_CHECKING:
-    from runbook.runner.secrets import Secrets
 
 MESSAGE = 8192  # characters of an error's text that are kept
 EFFECTIVE_EVERY = 1.0  # seconds between two looks whether an inverse has become effective; the first ones come sooner
@@ -189,9 +187,13 @@ class Host:
     def preflight(self, call: Call, ctx: HostContext) -> list[str] | Result:
         """What this call lacks (programs, dependencies, rights, what is not there), as sentences. Reads only.
 
+        And what is wrong with its parameters taken together, where all of them are known.
+
         Secrets stay sealed, and what is not known yet stays Unknown: where that is needed to tell, and where nobody
         could tell, it is a failed result (`kind` unknown, else why).
         """
+
+        waits_for = why_unknown(call.args)
 
         def look() -> list[str]:
             kind = self.registry.find(call.action)
@@ -207,6 +209,10 @@ class Host:
                 self._may_rehearse(impl)
             except PermanentError as error:
                 return [error.message]
+            known = waits_for is None and not is_sealed(call.args)
+            wrong = list(impl.check(args)) if known else []
+            if wrong:
+                return wrong  # the rest of the look would be about a call that makes no sense
             try:
                 said = impl.preflight(args, ctx)
             except PermanentError as error:
@@ -214,7 +220,6 @@ class Host:
             tools = impl.needs(args).get("tools", ())
             return [*said, *lacks.tools(tools, self.surroundings.environ, said), *lacks.dependency(impl.extra, said)]
 
-        waits_for = why_unknown(call.args)
         try:
             found: list[str] | Result = self._guard(call, ctx, look)
         except Unknown.Reached as reached:

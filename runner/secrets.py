@@ -351,6 +351,11 @@ def _plainly(value: Any) -> Any:
     return [_plainly(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
+def is_sealed(value: Any) -> bool:
+    """Whether anything in it is a secret."""
+    return next(_seals(value), None) is not None
+
+
 def _seals(value: Any) -> Iterator[Sealed]:
     if isinstance(value, Sealed):
         yield value

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from runbook.contract import PermanentError
+from runbook.interpreter.errors import Exit
 from tests.command import Commands
 from tests.kube import Caller
 from tests.testbed.plane import Plane
@@ -112,14 +114,55 @@ def test_a_name_never_leads_to_another_object(name: str, caller: Caller, control
     assert control_plane.read(namespace, "deployment", "web")["spec"]["replicas"] == 2
 
 
-def test_what_an_undo_lacks_stands_line_by_line(control_plane: Plane, tmp_path: Path) -> None:
+def test_what_an_undo_lacks_is_one_line_for_each_cause(control_plane: Plane, tmp_path: Path) -> None:
     runbook = Commands(tmp_path, control_plane.environ())
-    steps = [f"  - {{id: {name}, action: k8s.get, with: {{namespace: no-such, kind: pods}}}}" for name in ("a", "b")]
-    (tmp_path / "p.yaml").write_text("\n".join(["runbook: 1", "name: p", "steps:", *steps, ""]))
-    assert runbook("run", "p.yaml", "--yes").code == 3
+    first, second = control_plane.namespace(), control_plane.namespace()
+    steps = []
+    for name, space in (("a", first), ("b", first), ("c", second)):
+        control_plane.deployment(space, name, "registry/web:1", wait=False)
+        steps.append({"id": name, "action": "k8s.scale", "with": {"namespace": space, "name": name, "replicas": 3}})
+    runbook.write("p.yaml", json.dumps({"runbook": 1, "name": "p", "steps": steps}))
+    assert runbook("run", "p.yaml", "--yes").code == Exit.SUCCEEDED
+    control_plane.kubectl("delete", "namespace", first, second)
     undone = runbook("undo", "last", "--yes")
-    assert undone.code == 3
+    assert undone.code == Exit.REFUSED
     said = (undone.out + undone.err).splitlines()
-    assert [line.strip() for line in said if "no namespace" in line] == [
-        f"{name}: there is no namespace 'no-such' (context 'testbed')" for name in ("a", "b")
+    assert sorted(line.strip() for line in said if "no namespace" in line) == [
+        f"a, b: there is no namespace '{first}' (context 'testbed')",
+        f"c: there is no namespace '{second}' (context 'testbed')",
     ]
+
+
+@pytest.mark.parametrize("name", ["web\n", " web", "we\x07b"])
+def test_a_name_with_white_space_is_none(name: str, caller: Caller, control_plane: Plane, namespace: str) -> None:
+    # What a command said, with its line end: `k8s.delete` found no such object, and said that it was so already.
+    control_plane.kubectl("-n", namespace, "create", "configmap", "web")
+    for action in ("k8s.delete", "k8s.label"):
+        more = {"labels": {"a": "b"}} if action == "k8s.label" else {}
+        with pytest.raises(PermanentError, match="has white space around it, or characters that do not print") as said:
+            caller.change(action, {"namespace": namespace, "kind": "configmap", "name": name, **more})
+        assert "trim" in str(said.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("action", "given", "says"),
+    [
+        ("k8s.delete_pods", {"selector": "  "}, "selector: empty, it would mean every pod"),
+        ("k8s.status", {}, "names, selector: give one of them"),
+        ("k8s.delete", {"kind": "configmap", "name": ""}, "name: empty, it would mean every object of the kind"),
+        ("k8s.rollout_undo", {"kind": "Deployment", "name": "web", "force": True}, "force: only a StatefulSet waits"),
+    ],
+)
+def test_parameters_that_make_no_sense_together_refuse_the_run_before_its_first_change(
+    control_plane: Plane, tmp_path: Path, namespace: str, action: str, given: dict[str, object], says: str
+) -> None:
+    control_plane.deployment(namespace, "web", "registry/web:1", wait=False)
+    runbook = Commands(tmp_path, control_plane.environ())
+    first = {"id": "first", "action": "k8s.scale", "with": {"namespace": namespace, "name": "web", "replicas": 3}}
+    wrong = {"id": "wrong", "action": action, "with": {"namespace": namespace, **given}}
+    runbook.write("p.yaml", json.dumps({"runbook": 1, "name": "p", "steps": [first, wrong]}))
+    for words in (("plan", "p.yaml"), ("run", "p.yaml", "--yes")):
+        said = runbook(*words)
+        assert said.code == Exit.REFUSED, said.out + said.err
+        assert f"wrong: {says}" in said.out
+    assert control_plane.read(namespace, "deployment", "web")["spec"]["replicas"] == 2

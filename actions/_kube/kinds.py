@@ -67,6 +67,11 @@ class Ref:
         for parameter, word in (("namespace", self.namespace), ("name", self.name)):
             if ("/" in word or "%" in word) and (parameter == "name" or kind.namespaced):
                 raise PermanentError(f"{parameter}: {word!r} is none: it holds a '/' or a '%'")
+            if word != word.strip() or not word.isprintable():  # output of a command, with its line end
+                raise PermanentError(
+                    f"{parameter}: {word!r} has white space around it, or characters that do not print",
+                    hint="`{{ ... | trim }}` takes the line end off what a command said",
+                )
         start = f"/apis/{kind.group}/{kind.version}" if kind.group else f"/api/{kind.version}"
         middle = f"/namespaces/{quote(self.namespace, safe='')}" if kind.namespaced and self.namespace else ""
         end = "".join(f"/{quote(part, safe='')}" for part in (self.name, self.subresource) if part)
