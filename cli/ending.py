@@ -9,7 +9,7 @@ import click
 from runbook.cli.screen import PHASES
 from runbook.cli.terminal import Terminal
 from runbook.interpreter.errors import Exit, InvalidError, RunbookError
-from runbook.runner.run_tree import CallView, QuestionView, RoundView, StepView, step_of
+from runbook.runner.run_tree import CallView, QuestionView, RoundView, StepView, is_inverse, step_of
 from runbook.runner.view import BAD, RunView, ways_of
 from runbook.runner.wording import (
     OVER,
@@ -43,6 +43,8 @@ def show_error(error: RunbookError, terminal: Terminal) -> None:
 def lines(view: RunView, terminal: Terminal, report: str = "") -> list[str]:
     """The last lines of a run, or of the undo that came after it. `report`: the path of a report that was written."""
     later = view.last_round
+    if later is not None and later.ended is None and later.exit:
+        return _asking(view, later, terminal)
     if later is not None and not _tidied(view, later):
         return _round(view, later, terminal)
     status = _status(view)
@@ -81,10 +83,24 @@ def _tidied(view: RunView, later: RoundView) -> bool:
     return later.what == "finish" and not view.unfinished and not any(failed)
 
 
+def _asking(view: RunView, later: RoundView, terminal: Terminal) -> list[str]:
+    """An undo, or a clean-up, that waits for a person."""
+    simulated = terminal.paint("  SIMULATED", "yellow") if view.simulated else ""
+    status = "in_doubt" if later.exit == int(Exit.IN_DOUBT) else "waiting"
+    asked = [_asked(question) for question in view.open_questions()]
+    rows = [*_list("Asked", asked), *_undone(view, later.began), *_left(view), *_answers(view, int(later.exit or 0))]
+    return ["", f"{terminal.status(status, f'{_name(later)} of {view.name} {status_word(status)}')}{simulated}",
+            *_laid_out(rows, terminal)]  # fmt: skip
+
+
+def _name(later: RoundView) -> str:
+    return "undo" if later.what == "undo" else "clean-up"
+
+
 def _round(view: RunView, later: RoundView, terminal: Terminal) -> list[str]:
     """How an undo ended, or clean-up that was left and did not come to its end this time either."""
     simulated = terminal.paint("  SIMULATED", "yellow") if view.simulated else ""
-    title = f"{'undo' if later.what == 'undo' else 'clean-up'} of {view.name} {status_word(later.status)}"
+    title = f"{_name(later)} of {view.name} {status_word(later.status)}"
     rows = _undone(view, later.began)
     if later.exit:
         error = later.error or {}
@@ -256,12 +272,8 @@ def _undelivered(view: RunView) -> list[tuple[str, str]]:
 
 def _next(view: RunView) -> list[tuple[str, str]]:
     run = view.id
-    if view.exit == int(Exit.WAITING):
-        asked = [q for q in view.open_questions() if not q.mailed]
-        answers = [f"runbook answer {run} {step_of(q.key)} {choices_of(q.kind)}" for q in asked]
-        return _list("Next", [*answers, f"runbook resume {run}"])
-    if view.exit == int(Exit.IN_DOUBT) and view.ended is None:
-        return [("Next", f"look at it, then: runbook resume {run} --in-doubt done|repeat|fail")]
+    if view.exit == int(Exit.WAITING) or (view.exit == int(Exit.IN_DOUBT) and view.ended is None):
+        return _answers(view, view.exit)
     if view.unfinished:
         return [("Next", f"runbook resume {run}   (finishes the clean-up that is left)")]
     if view.exit in (None, int(Exit.SUCCEEDED)):
@@ -275,9 +287,20 @@ def _next(view: RunView) -> list[tuple[str, str]]:
     return rows
 
 
+def _answers(view: RunView, code: int) -> list[tuple[str, str]]:
+    """The commands that answer what is asked. `code`: waiting, or in doubt."""
+    if code == int(Exit.IN_DOUBT):
+        return [("Next", f"look at it, then: runbook resume {view.id} --in-doubt done|repeat|fail")]
+    asked = [q for q in view.open_questions() if not q.mailed]
+    answers = [f"runbook answer {view.id} {step_of(q.key)} {choices_of(q.kind)}" for q in asked]
+    return _list("Next", [*answers, f"runbook resume {view.id}"])
+
+
 def _asked(question: QuestionView) -> str:
     told = f"   (answered: {one_line(question.mailed)}; not acted on yet)" if question.mailed else ""
-    return f"{step_of(question.key)}: {one_line(question.text)}{told}"
+    step = step_of(question.key)
+    where = "" if is_inverse(step) else f"{step}: "  # the text of that one says whose it is
+    return f"{where}{one_line(question.text)}{told}"
 
 
 def _can_be_undone(view: RunView) -> bool:

@@ -49,9 +49,11 @@ def view_of(folder: RunFolder) -> tuple[RunView, str]:
 
 def state_of(view: RunView, holder: str) -> str:
     """What `runs` and `show` call a run's state: `stopped` is one that nobody runs and that did not end."""
-    if view.exit == int(Exit.WAITING):
+    later = view.open_round
+    code = view.exit if later is None else later.exit
+    if code == int(Exit.WAITING):
         return "waiting"
-    if view.exit == int(Exit.IN_DOUBT):
+    if code == int(Exit.IN_DOUBT):
         return "in_doubt"
     if view.ended is not None and not any(made.ended is None for made in view.rounds):
         return end_of(view.status, view.exit)

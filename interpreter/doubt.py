@@ -45,7 +45,8 @@ async def _asked(run: Run, call: Call, key: str, box: Box, why: Fault | None) ->
     `why`: what was found by looking, if anybody could look.
     """
     found = why.message if why is not None else ""
-    text = f"{call.step}: {found or f'nobody knows whether {call.action} happened'}"
+    step = f"undo of {call.step}" if call.inverse else call.step
+    text = f"{step}: {found or f'nobody knows whether {call.action} happened'}"
     options = {"choices": list(IN_DOUBT), "call": key, "action": call.action, "args": call.args}
     record = await run.fx.ask(Question(f"{key}?", call.step, "in_doubt", text, options, call.maybe), box)
     return record, choice_of(record)

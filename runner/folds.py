@@ -53,6 +53,9 @@ def _begun(view: RunView, event: Event) -> None:
 
 def _resumed(view: RunView, event: Event) -> None:
     view.resumed.append({**event.data, "wall": event.wall})
+    later = view.open_round
+    if later is not None:
+        later.status, later.exit = "running", None
     if view.ended is None:
         view.status = view.root.status = "running"
         view.exit = None
@@ -317,8 +320,13 @@ def _lane_left(view: RunView, event: Event) -> None:
 
 def _waits(view: RunView, event: Event) -> None:
     asked = event.data.get("questions") or ()
+    code = 6 if any(question.get("kind") == "in_doubt" for question in asked) else 5
+    later = view.open_round
+    if later is not None:  # the run itself has ended, as it did
+        later.status, later.exit = "waiting", code
+        return
     view.status = view.root.status = "waiting"
-    view.exit = 6 if any(question.get("kind") == "in_doubt" for question in asked) else 5
+    view.exit = code
 
 
 def _round_begun(view: RunView, event: Event) -> None:

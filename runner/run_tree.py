@@ -105,7 +105,7 @@ class RoundView:
     began: float
     ended: float | None = None
     status: str = "running"
-    exit: int | None = None
+    exit: int | None = None  # of one that has not ended: it waits for a person
     error: Mapping[str, Any] | None = None
     stuck: str = ""  # the change that an undo stopped at
     no_inverse: bool = False  # nothing takes that one back: trying again does not help

@@ -168,6 +168,11 @@ class RunView:
         """The undo or clean-up that came after the run's own end, the newest."""
         return self.rounds[-1] if self.rounds else None
 
+    @property
+    def open_round(self) -> RoundView | None:
+        """The undo or clean-up that has begun and not ended."""
+        return self.rounds[-1] if self.rounds and self.rounds[-1].ended is None else None
+
     def is_own_word(self, key: str) -> bool:
         """Whether a log line is the run's own (it waits for a lock, an answer does not count), not an action's."""
         return "#" not in key or key in self.questions

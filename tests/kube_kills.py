@@ -13,6 +13,7 @@ from runbook.runner import people, session
 from runbook.runner.store import Store
 from runbook.runner.surroundings import Real
 from tests import emergency, kube_cases
+from tests.command import Commands, Said
 from tests.kube_cases import Case, Seen
 from tests.test_emergency_kill import Nursery
 from tests.testbed.plane import Plane
@@ -62,6 +63,10 @@ class Place:
         """What `runbook answer last it CHOICE` does."""
         world = session.World(store=Store(self.home / "home"), surroundings=Real(self.plane.environ()))
         assert not session.answer("last", "it", people.Answer(choice, "ann", time.time()), world=world)
+
+    def command(self, *words: str) -> Said:
+        """What a command line says of the run in hand."""
+        return Commands(self.home, self.plane.environ())(*words)
 
     def look(self) -> Seen:
         return kube_cases.look(self.plane, self.space)

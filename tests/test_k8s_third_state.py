@@ -78,6 +78,39 @@ def test_a_third_state_is_a_question_and_each_answer_is_obeyed(place: Place, nam
     assert place.look().objects == begin.objects
 
 
+@pytest.mark.parametrize("name", ["scale", "apply, changed and new"])
+def test_an_undo_that_was_killed_asks_as_well(place: Place, name: str) -> None:
+    case = CASES[name]
+    third = case.third
+    assert third is not None
+    begin = place.look()
+    assert place.start(case)["exit"] == Exit.SUCCEEDED
+    assert "signal" in place.again("undo", at=1, when="before")
+    place.plane.kubectl("-n", place.space, *third.words)
+    place.rest()
+    there = place.look()
+
+    said = place.command("resume")
+    assert said.code == Exit.IN_DOUBT, said.out + said.err
+    now = third.told.partition(", neither ")[0]  # "before" and "was to become" are the other way round here
+    for words in (said.out, place.command("show").out):
+        assert "undo of one in doubt" in words
+        assert "undo of it: nobody knows whether k8s." in words
+        assert now in words
+        assert "--in-doubt done|repeat|fail" in words
+    assert "in doubt" in place.command("runs").out
+    assert place.look() == there
+
+    question = place.count
+    for choice, code in (("fail", Exit.FAILED), ("repeat", Exit.FAILED), ("done", Exit.SUCCEEDED)):
+        place.go_on_from(question)
+        ended = _decided(place, choice, mailed=choice != "repeat")
+        assert (ended["exit"], ended["requests"]) == (code, 0), ended
+        assert place.look() == there, "what somebody else made of it is not undone"
+        assert "in doubt" not in place.command("runs").out, "it is settled"
+    kube_cases.put_right(place.plane, place.space, begin)
+
+
 def _asked(place: Place, case: Case, third: Third, at: int, when: str) -> Seen:
     """Killed, changed by somebody else, resumed: what is there then, and stays until somebody decides."""
     died = place.start(case, at=at, when=when)
