@@ -206,6 +206,8 @@ def _one_of(schema: Mapping[str, Any]) -> Check:
         if isinstance(value, list | dict):
             return (Finding("{name} is " + kind_of(value), expected=wanted, rule="enum"),)
         hint = did_you_mean(str(value), [str(one) for one in options])
+        if any(str(one) == str(value) for one in options):  # it looks the same, and is of another kind
+            hint = "without the quotes" if isinstance(value, str) else f'quote it: "{shown(value)}"'
         return (Finding(f"{{name}} cannot be {shown(value)}", expected=wanted, hint=hint, rule="enum"),)
 
     return check

@@ -413,6 +413,9 @@ FOREIGN: Final[Mapping[str, str]] = {
     "command": "parameters stand under `with`",
     "shell": "write `action: shell.run`",
     "script": "write `action: shell.run`",
+    "depends": "steps run in order; `parallel` runs them at once",
+    "dependsOn": "steps run in order; `parallel` runs them at once",
+    "dependencies": "steps run in order; `parallel` runs them at once",
     "depends_on": "steps run in order; `parallel` runs them at once",
     "needs": "steps run in order; `parallel` runs them at once",
     "register": "every result is at `steps.<id>.outputs`",
@@ -446,3 +449,38 @@ FOREIGN: Final[Mapping[str, str]] = {
     "any_of": "write `fallback`",
     "else": "the last branch of `choose` has no `when`",
 }
+
+FOREIGN_ROOT: Final[Mapping[str, str]] = {
+    "tasks": "write `steps`",
+    "jobs": "write `steps`; `parallel` runs some of them at once",
+    "stages": "write `steps`",
+    "workflow": "write `steps`",
+    "env": "there is none for all steps: `vars`, and `env` of `shell.run`",
+    "params": "write `inputs`",
+    "parameters": "write `inputs`",
+    "arguments": "write `inputs`",
+    "always": "write `finally: {steps: [...]}`",
+    "rescue": "write `on_failure: {steps: [...]}`",
+    "rollback": "write `on_failure: {undo: true}`",
+    "include": "write `import`",
+    "concurrency": "write `locks`",
+}
+"""Keys of other tools at the root, and what is written here."""
+
+FOREIGN_INPUT: Final[Mapping[str, str]] = {
+    "required": "an input without `default` is required; `default: null` makes it optional",
+    "optional": "`default: null` makes an input optional",
+    "choices": "write `enum`",
+    "options": "write `enum`",
+    "regex": "write `pattern`",
+    "min": "write `minimum`",
+    "max": "write `maximum`",
+    "sensitive": "write `secret: true`",
+}
+"""Keys of other tools at an input."""
+
+LONG_FORMS: Final[Mapping[str, str]] = {
+    "retry": "write `retry: {max_attempts: 3}`",
+    "foreach": "write `foreach: {items: [...], as: item}`, and `steps` beside it",
+}
+"""Keys of a step that hold a map, where other tools have a number or a list."""

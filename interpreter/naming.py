@@ -55,6 +55,7 @@ NEEDS: Mapping[str, str] = {
     "result": "`result` is known only where a step just ended: `until`, `fail_when`, `outputs`",
     "error": "`error` is known only where a step just ended: `until`, `fail_when`, `outputs`",
     "loop": "`loop` is known only inside a `foreach`",
+    "null": "null is written `none` in expressions",
     "item": "the item's name is what `as` says",
     "env": "there is no `env`: declare an input with `default: {from_env: NAME}`, or a secret",
     "now": "there is no clock in expressions: `run.elapsed`, `run.started_at`, `steps.x.started_at`",

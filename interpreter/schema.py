@@ -40,7 +40,7 @@ def check_step(step: Mapping[str, Any]) -> tuple[str | None, Findings]:
 
 def check_root(data: Mapping[str, Any]) -> Findings:
     """What is wrong with the root's own keys."""
-    return _root_check()(data)
+    return tuple(map(_explained_root, _root_check()(data)))
 
 
 def check_with(spec: ActionSpec, parameters: Mapping[str, Any]) -> Findings:
@@ -95,6 +95,8 @@ def _kindless(step: Mapping[str, Any]) -> Findings:
 
 def _explained(finding: Finding, kind: str) -> Finding:
     """A hint for keys that belong to another kind of step, or to another tool."""
+    if finding.rule == "type" and len(finding.path) == 1 and finding.path[0] in grammar.LONG_FORMS:
+        return replace(finding, hint=grammar.LONG_FORMS[str(finding.path[0])])
     if finding.rule != "unknown-key" or len(finding.path) != 1:
         return finding
     key = str(finding.path[0])
@@ -110,6 +112,21 @@ def _explained(finding: Finding, kind: str) -> Finding:
     if key in grammar.FOREIGN:
         return replace(finding, expected="", hint=grammar.FOREIGN[key])
     return finding
+
+
+def _explained_root(finding: Finding) -> Finding:
+    """The same for the root, and for what it declares."""
+    if finding.rule == "unknown-key" and len(finding.path) == 1:
+        hint = grammar.FOREIGN_ROOT.get(str(finding.path[0]), "")
+    elif finding.rule == "unknown-key" and finding.path[0] == "inputs":
+        hint = grammar.FOREIGN_INPUT.get(str(finding.path[-1]), "")
+    elif finding.rule == "type" and len(finding.path) == 2 and finding.path[0] == "inputs":
+        hint = "write {type: string}"
+    else:
+        return finding
+    return replace(
+        finding, expected="" if hint and finding.rule != "type" else finding.expected, hint=hint or finding.hint
+    )
 
 
 def _shallow_steps(value: Any) -> Findings:

@@ -63,6 +63,8 @@ def _plainly(error: TemplateSyntaxError, source: str) -> str:
         return "the expression ends where more of it should stand"
     if "got '='" in message or "'='" in message:
         return f"{message}: compare with `==`"
+    if "char '!'" in message:
+        return f"{message}: write `not`"
     if "&" in source or "||" in source:
         return f"{message}: write `and`, `or`, `not`"
     return message
