@@ -151,8 +151,10 @@ class Declarations:
             )
         pattern = body.get("pattern")
         if pattern is not None:
+            from runbook.interpreter.patterns import compiled
+
             try:
-                re.compile(pattern)
+                compiled(pattern)
             except (re.error, RecursionError, OverflowError) as error:
                 self.problems.add(
                     text.place(body, "pattern"),

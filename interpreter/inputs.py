@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -184,8 +183,11 @@ def _text(one: Input, value: Any) -> str:
     if not isinstance(value, str):
         quoted = "" if isinstance(value, list | dict) or value is None else f'quote it: "{shown(value)}"'
         raise _wrong(one, value, quoted)
-    if one.pattern is not None and re.fullmatch(one.pattern, value) is None:
-        raise _wrong(one, value)
+    if one.pattern is not None:
+        from runbook.interpreter.patterns import compiled
+
+        if compiled(one.pattern).fullmatch(value) is None:
+            raise _wrong(one, value)
     return str(value)
 
 

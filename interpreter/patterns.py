@@ -10,6 +10,7 @@ multiplies the ways of the bounded ones. A text that is too long for that is ref
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from functools import lru_cache
 from re import _constants as code  # type: ignore[attr-defined]  # the only parser of Python's own patterns
@@ -53,13 +54,20 @@ class _Cost:
 def checked(pattern: str, length: int, ignorecase: bool = False, multiline: bool = False) -> re.Pattern[str]:
     """The compiled pattern, for a text of `length` characters. ValueError when it is malformed or could run away."""
     flags = (re.IGNORECASE if ignorecase else 0) | (re.MULTILINE if multiline else 0)
-    compiled, allowed = _read(pattern, flags)
+    ready, allowed = _read(pattern, flags)
     if length > allowed:
         raise ValueError(
             f"regex_search: with this pattern a text has at most {allowed} characters, not {length}; "
             "begin the pattern with ^, or let each * and + end at something that it cannot match itself"
         )
-    return compiled
+    return ready
+
+
+def compiled(pattern: str, flags: int = 0) -> re.Pattern[str]:
+    """An author's pattern. What Python would warn of (`[[`, `--`: other rules some day) has no place on the screen."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return re.compile(pattern, flags)
 
 
 @lru_cache(maxsize=512)
@@ -68,12 +76,14 @@ def _read(pattern: str, flags: int) -> tuple[re.Pattern[str], int]:
     if len(pattern) > MAX_PATTERN:
         raise ValueError(f"regex_search: a pattern has at most {MAX_PATTERN} characters")
     try:
-        compiled = re.compile(pattern, flags)
-        items = list(parser.parse(pattern, flags))
+        ready = compiled(pattern, flags)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            items = list(parser.parse(pattern, flags))
     except (re.error, RecursionError, OverflowError) as error:
         raise ValueError(f"regex_search: {error}") from None
-    cost = _cost(items, compiled.flags, _END, inside=False)
-    return compiled, cost.longest(starts=0 if _anchored(items, compiled.flags) else 1)
+    cost = _cost(items, ready.flags, _END, inside=False)
+    return ready, cost.longest(starts=0 if _anchored(items, ready.flags) else 1)
 
 
 def _anchored(items: Sequence[Any], flags: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 from runbook.interpreter import inputs
 from runbook.interpreter.effects import SecretRef
 from runbook.interpreter.errors import Place
-from runbook.interpreter.inputs import Misfit, coerce, from_text
+from runbook.interpreter.filters import regex_search
+from runbook.interpreter.inputs import Misfit, coerce, convert, from_text
 from runbook.interpreter.model import Input
 from runbook.interpreter.values import Duration, Sealed, Timestamp, Unknown, secret
 
@@ -217,3 +219,12 @@ def test_nothing_raises_and_what_passes_passes_again(one: Input, anything: Any, 
         return  # said so, in its own words: the only exception that may come
     else:
         coerce((one,), {"x": given}, {}, HERE)
+
+
+def test_a_pattern_that_python_would_warn_of_says_nothing_on_the_screen() -> None:
+    """`[[` may mean something else in a later Python; whoever runs a playbook at night need not know."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        one = Input("a", "string", pattern="[[a]+")
+        assert convert(one, "a[a") == "a[a"
+        assert regex_search("x[a", "[[a]+") == "[a"
