@@ -57,8 +57,11 @@ class Engine(Rounds):
         self.scope = playing.root(playbook, inputs, info)
         self._ended: dict[str, Outcome] = {}  # steps of handlers: what `finish` need not repeat
 
-    async def run(self) -> Outcome:
-        """The whole run: locks, vars, secrets, steps, handlers, notifications, outputs."""
+    async def run(self, refused: Fault | None = None) -> Outcome:
+        """The whole run: locks, vars, secrets, steps, handlers, notifications, outputs.
+
+        `refused`: why nothing may be begun (preflight): the handlers tell people, and that is all.
+        """
         for box in (self.work, self.hard, self.lane):
             self.fx.opened(box)
         begun = await self.fx.start(
@@ -69,21 +72,32 @@ class Engine(Rounds):
         if not begun.sure:
             self.scope = replace(self.scope, book=self.scope.book.foreseen())
         try:
-            self.scope = await playing.prepared(self, self.scope, self.work, begun)
+            self.scope = await playing.prepared(self, self.scope, self.work, begun, refused=refused is not None)
             locks = playing.known_locks(self.scope, begun.at)
         except playing.Unprepared as unprepared:
-            return await self._closed(unprepared.out, ())
+            return await self._unbegun(unprepared.out, unprepared.scope)
         except ExpressionError as error:
             return await self._closed(failed(error.message, begun), ())
+        if refused is not None:
+            return await self._unbegun(replace(failed(refused, begun), kind="refused"), self.scope)
         if locks:
             record = await self.fx.lock("@run", locks, self.work, first=True)
             if record.by is not None:
                 return stopped(record)
             if record.status != "succeeded":
-                refused = failed(record.error or Fault("a lock is held", kind="lock"), record)
-                return replace(refused, kind="refused")
+                held = failed(record.error or Fault("a lock is held", kind="lock"), record)
+                return replace(held, kind="refused")
         self.scope = self.scope.holding(playing.lock_names(self.playbook.locks, self.scope.at(begun.at)))
         return await self._closed(await playing.played(self, self.scope, self.work), locks)
+
+    async def _unbegun(self, out: Outcome, scope: Scope | None) -> Outcome:
+        """Refused by preflight, or for want of a secret. A held lock is not meant: who holds it tells."""
+        if scope is not None and out.by is None and playing.tells(self.playbook):
+            self.scope = scope
+            if out.error is not None and out.error.kind == "refused":
+                out = replace(out, kind="refused")
+            out = await playing.told(self, scope, out)
+        return await self._closed(out, ())
 
     async def _closed(self, out: Outcome, locks: tuple[str, ...]) -> Outcome:
         await lane.joined(self)
@@ -142,6 +156,8 @@ class Engine(Rounds):
     async def _decided(
         self, step: Step, scope: Scope, path: str, box: Box, begun: Record, *, alternative: bool
     ) -> Outcome:
+        if self.telling_only and isinstance(step, Action) and step.action != "flow.set":
+            return Outcome("skipped", seq=begun.seq, at=begun.at, wall=begun.wall)
         if step.when is None:
             return await self.carry_out(step, scope, path, box, begun)
         try:
@@ -161,7 +177,7 @@ class Engine(Rounds):
         """Locks enclose the unwinding, the time box does not."""
         try:
             limit = _limit(step, scope, begun.at)
-            locks = _locks(step, scope, begun.at) if step.locks else ()
+            locks = _locks(step, scope, begun.at) if step.locks and not self.telling_only else ()
         except ExpressionError as error:
             return failed(error.message, begun, step.id, path)
         mine = self.box(path, box, None if limit is None else begun.at + limit)

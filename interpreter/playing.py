@@ -9,7 +9,7 @@ from typing import Any
 from runbook.interpreter.effects import Box, Fault, Record, SecretRef
 from runbook.interpreter.expressions import ExpressionError, render
 from runbook.interpreter.inputs import coerce
-from runbook.interpreter.model import Playbook, Step, SubPlaybook, Template
+from runbook.interpreter.model import OnFailure, Playbook, Step, SubPlaybook, Template
 from runbook.interpreter.outcome import Outcome, failed, stopped
 from runbook.interpreter.run import Run
 from runbook.interpreter.scope import Book, Frame, RunInfo, Scope, children, seconds
@@ -33,7 +33,7 @@ async def call(run: Run, step: SubPlaybook, scope: Scope, path: str, box: Box, b
     mine = run.box(book.path, box)
     try:
         inner = await prepared(run, inner, mine, begun)
-        locks = await _locked(run, inner, mine)
+        locks = () if run.telling_only else await _locked(run, inner, mine)
     except Unprepared as unprepared:
         out = unprepared.out  # it never began: the caller's handlers are told, its own were not set up
         return replace(out, by=None if out.by == mine.key else out.by, outputs=outputs(inner, begun.at))
@@ -44,15 +44,19 @@ async def call(run: Run, step: SubPlaybook, scope: Scope, path: str, box: Box, b
 
 
 class Unprepared(Exception):  # noqa: N818  # carries an outcome to who deals with it; no error of the program
-    """A playbook could not begin: its vars, secrets or locks."""
+    """A playbook could not begin: its vars, secrets or locks. `scope`: as far as it came."""
 
-    def __init__(self, out: Outcome) -> None:
+    def __init__(self, out: Outcome, scope: Scope | None = None) -> None:
         super().__init__(out.status)
         self.out = out
+        self.scope = scope
 
 
-async def prepared(run: Run, scope: Scope, box: Box, begun: Record) -> Scope:
-    """Vars from top to bottom, secrets' coordinates, and the time box. Unprepared."""
+async def prepared(run: Run, scope: Scope, box: Box, begun: Record, *, refused: bool = False) -> Scope:
+    """Vars from top to bottom, secrets' coordinates, and the time box. Unprepared.
+
+    `refused`: nothing will be begun, so it does without any secret that is not there at once.
+    """
     playbook = scope.book.playbook
     names = dict(scope.names)
     names["vars"] = {}
@@ -61,7 +65,7 @@ async def prepared(run: Run, scope: Scope, box: Box, begun: Record) -> Scope:
         for name, template in playbook.vars:
             names["vars"][name] = render(template.data, scope.at(begun.at))
         limit = seconds(playbook.timeout, scope.at(begun.at))
-        refs = _refs(scope, scope.at(begun.at))
+        refs = _refs(scope, scope.at(begun.at), refused=refused)
     except ExpressionError as error:
         raise Unprepared(failed(error.message, begun)) from None
     if limit is not None:
@@ -75,23 +79,23 @@ async def prepared(run: Run, scope: Scope, box: Box, begun: Record) -> Scope:
         if record.by is not None:
             raise Unprepared(stopped(record))
         there = record.outputs if isinstance(record.outputs, Mapping) else {}
+        names["secrets"] |= {ref.name: secret(ref) for ref in refs if there.get(ref.name, True)}
         absent = [ref.name for ref in refs if not ref.optional and there.get(ref.name) is False]
         if record.status != "succeeded" or absent:
             missing = ", ".join(f"secrets.{name}" for name in absent)
             hint = "`runbook doctor FILE` says where they are looked for"
             fault = record.error or Fault(f"not there: {missing}", kind="refused", hint=hint)
-            raise Unprepared(failed(fault, record))
-        names["secrets"] |= {ref.name: secret(ref) for ref in refs if there.get(ref.name, True)}
+            raise Unprepared(failed(fault, record), scope)
     return scope
 
 
-def _refs(scope: Scope, names: Mapping[str, Any]) -> tuple[SecretRef, ...]:
+def _refs(scope: Scope, names: Mapping[str, Any], *, refused: bool) -> tuple[SecretRef, ...]:
     return tuple(
         SecretRef(
             source.name,
             source.kind,
             render(source.where.data, names),
-            source.optional,
+            source.optional or refused,
             place=str(source.place) if source.place.line else "",
             maybe=scope.maybe,
             spare=scope.spare,
@@ -105,6 +109,24 @@ async def played(run: Run, scope: Scope, box: Box, *, undo: bool = False) -> Out
     out = await run.sequence(scope.book.playbook.steps, scope, scope.book.path, box)
     out = await looked(run, scope.book.path, box, out)
     return await _ended(run, scope, box, out, undo=undo)
+
+
+def tells(playbook: Playbook) -> bool:
+    """Whether its own handlers notify anybody."""
+    return any(map(_notifies, (*playbook.on_failure.steps, *playbook.finally_)))
+
+
+def _notifies(step: Step) -> bool:
+    inner = _steps(step.playbook) if isinstance(step, SubPlaybook) else []
+    return getattr(step, "effect", "") == "notify" or any(map(_notifies, (*children(step), *inner)))
+
+
+async def told(run: Run, scope: Scope, out: Outcome) -> Outcome:
+    """The root was refused before anything was begun, and nothing may be changed: its handlers only tell people."""
+    run.telling_only = True
+    playbook = scope.book.playbook
+    handlers = Handlers(playbook, OnFailure(steps=playbook.on_failure.steps), playbook.finally_, playbook.cleanup)
+    return await unwind(run, handlers, "", scope, out)
 
 
 async def _ended(run: Run, scope: Scope, box: Box, out: Outcome, *, undo: bool = False) -> Outcome:

@@ -29,6 +29,7 @@ class Run(ABC):
         self.lane = Box("@lane", self.hard)
         self.log = Log()
         self.finishing = False  # only what is left of the clean-up is played
+        self.telling_only = False  # refused before anything was begun: of the handlers only what tells is played
         self.undo_all = False  # a person said so at a failure
         self.asserted: set[int] = set()  # numbers of records in which an assertion did not hold
         self.milestones: dict[str, tuple[str, bool]] = {}  # step key -> name, and whether it was only told

@@ -219,12 +219,13 @@ class Run:
     async def _play(self, engine: Engine) -> tuple[Outcome, Outcome]:
         """The run, and then every round that was played after it, in order; the run's outcome and the last one's."""
         if self._looks_ahead():
+            from runbook.interpreter import playing
             from runbook.runner import gate  # most runs have nothing to look for, and need not import it
 
             refused = await gate.refusal(self.local, self._playbook, self._inputs, engine.info)
-            if refused is not None:
+            if refused is not None and not playing.tells(self._playbook):
                 return refused, refused
-        first = last = await engine.run()
+        first = last = await engine.run(self._past.refused)
         for what, round_ in self.rounds.played:
             last = await self.rounds.play(engine, what, round_)
         return first, last
@@ -240,8 +241,13 @@ class Run:
 
     @property
     def began(self) -> bool:
-        """Whether it is on record that the run began: what only preflight refused did not."""
+        """Whether it is on record that the run began; what preflight refused did at most tell people."""
         return ("start", "") in self._past.answers
+
+    @property
+    def refused(self) -> bool:
+        """Whether preflight refused it, or it was stopped before it began."""
+        return not self.began or self._past.refused is not None
 
     def standing(self) -> list[Standing]:
         """What an undo would take back now, in its order, and what it was told to leave. Of a run that has ended."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from runbook.interpreter.errors import RefusedError
 from runbook.runner import preflight
 from runbook.runner.quiet import Future
-from runbook.runner.records import Past, call_from_wire
+from runbook.runner.records import Past, call_from_wire, fault_to_wire
 
 if TYPE_CHECKING:
     from runbook.interpreter.engine import Outcome, RunInfo
@@ -24,7 +24,7 @@ WATCH = 0.1  # seconds between two looks whether the run was cancelled
 
 
 async def refusal(local: Local, playbook: Playbook, inputs: Mapping[str, Any], info: RunInfo) -> Outcome | None:
-    """What the run comes to where something is missing; None when it may begin.
+    """What the run comes to where something is missing; None when it may begin. Also in the run's past.
 
     It looks in a thread, in a turn of the run; a cancel ends it, and then nothing is begun anyway.
     """
@@ -47,10 +47,11 @@ async def refusal(local: Local, playbook: Playbook, inputs: Mapping[str, Any], i
     local.later(lambda: local.threads.submit(look))
     watch()
     found = await future
-    seq, at, wall = local.add("preflight", "", found.to_wire())
+    fault = local.past.refused = found.fault()
+    said = {} if fault is None else {"refused": fault_to_wire(fault)}
+    seq, at, wall = local.add("preflight", "", {**found.to_wire(), **said})
     for step, sentence in found.told():
         local.emit("warning", step, {"message": sentence})
-    fault = found.fault()
     if fault is None:
         return None
     from runbook.interpreter.engine import Outcome

@@ -158,6 +158,7 @@ class Past:
     sleeping: dict[str, float] = field(default_factory=dict)  # key -> until, in running seconds
     left: dict[str, Any] = field(default_factory=dict)  # object -> the state that this run last left it in, on the wire
     held: dict[str, dict[str, int]] = field(default_factory=dict)  # step key -> lock names and tokens
+    refused: Fault | None = None  # why preflight refused the run
     at: float = 0.0
     wall: float = 0.0
 
@@ -197,6 +198,8 @@ class Past:
                 self.sleeping[key] = data["until"]
             case "locked":
                 self.held[key] = dict(data.get("tokens") or {})
+            case "preflight":
+                self.refused = fault_from_wire(data.get("refused"))
             case "unlocked":
                 self.held.pop(key, None)
             case "resumed":

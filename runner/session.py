@@ -223,7 +223,7 @@ def _has_ended(run: Run, folder: RunFolder) -> None:
     ended = run.journal.last("run.ended")
     if ended is None or ended.data.get("unfinished"):
         raise RefusedError(f"run {folder.id} has not ended", f"`runbook resume {folder.id}` first")
-    if not run.began:
+    if run.refused:
         raise RefusedError(f"run {folder.id} was refused before it began: there is nothing to take back")
 
 
