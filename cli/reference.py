@@ -15,6 +15,8 @@ from runbook.interpreter.catalogue import ActionSpec
 from runbook.interpreter.errors import InvalidError
 from runbook.runner import registry
 
+NARROW = 30  # characters of a column that can still be read
+
 
 def complete_actions(_ctx: click.Context, _param: click.Parameter, typed: str) -> list[str]:
     """For the shell: the actions that begin so."""
@@ -72,7 +74,8 @@ def _page(spec: ActionSpec, terminal: Terminal) -> Iterator[str]:
     if spec.extra:
         yield f"  needs: pip install 'runbook[{spec.extra}]'"
     yield ""
-    yield from (f"  {line}" for line in spec.description.splitlines())
+    for line in spec.description.splitlines():
+        yield from hanging(f"  {line}", 2, terminal)
     properties: Mapping[str, Any] = spec.parameters.get("properties", {})
     if properties:
         required = spec.parameters.get("required", ())
@@ -80,10 +83,29 @@ def _page(spec: ActionSpec, terminal: Terminal) -> Iterator[str]:
         rows = [
             [f"  {key}", _kind(form), _default(form, key in required), _note(form)] for key, form in properties.items()
         ]
-        yield from columns(rows)
+        yield from _aligned(rows, terminal)
     if spec.outputs:
         yield terminal.paint("\nOutputs", "bold")
-        yield from columns([[f"  {key}", text] for key, text in spec.outputs.items()])
+        yield from _aligned([[f"  {key}", text] for key, text in spec.outputs.items()], terminal)
+
+
+def _aligned(rows: list[list[str]], terminal: Terminal) -> Iterator[str]:
+    """Columns; on a terminal what does not fit goes on below its own column."""
+    for row, line in zip(rows, columns(rows), strict=True):
+        yield from hanging(line, len(line) - len(row[-1].rstrip()), terminal)
+
+
+def hanging(line: str, indent: int, terminal: Terminal) -> list[str]:
+    """A line in the width of a terminal, its rest indented; elsewhere as it is, for `grep`."""
+    if not terminal.live or len(line) <= terminal.width:
+        return [line]
+    import textwrap
+
+    head, tail = line[:indent], line[indent:]
+    if terminal.width - indent < NARROW:  # the last column has no room beside the others
+        return [head.rstrip(), *(f"      {part}" for part in textwrap.wrap(tail, max(10, terminal.width - 6)))]
+    first, *more = textwrap.wrap(tail, terminal.width - indent, break_on_hyphens=False) or [""]
+    return [head + first, *(" " * indent + part for part in more)]
 
 
 def _kind(form: Mapping[str, Any]) -> str:

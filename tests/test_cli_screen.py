@@ -13,6 +13,7 @@ import pytest
 
 from runbook.cli.asking import chosen
 from runbook.cli.live import Clock, LiveScreen, bar, folded
+from runbook.cli.reference import hanging
 from runbook.cli.screen import fitted, tree
 from runbook.cli.telling import Lines
 from runbook.cli.terminal import Terminal, columns, cut
@@ -253,6 +254,18 @@ def test_a_long_difference_keeps_what_changed() -> None:
     assert fitted(line, 60).endswith("1 → 2")
     assert fitted(line, 200) == line
     assert fitted("x" * 80, 10) == "xxxxxxxxx…"
+
+
+def test_what_does_not_fit_beside_its_columns_goes_on_below_its_own() -> None:
+    line = "  name  text  " + "several words " * 4
+    narrow = Terminal(live=True, asks=False, color=False, width=50)
+    assert hanging(line.rstrip(), 14, narrow) == [
+        "  name  text  several words several words several",
+        "              words several words",
+    ]
+    tiny = Terminal(live=True, asks=False, color=False, width=30)
+    assert hanging(line.rstrip(), 14, tiny)[:2] == ["  name  text", "      several words several"]
+    assert hanging(line, 14, PLAIN) == [line], "without a terminal a line stays one"
 
 
 def test_bars() -> None:
