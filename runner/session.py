@@ -46,6 +46,10 @@ __all__ = [
     "undo_plan",
 ]
 
+_SERVED = (
+    "the world of `--sandbox SCENARIO` ends with its command: start the rehearsal anew; one that is to be resumed or "
+    "undone needs a world that stays, `runbook sandbox up SCENARIO`, and the coordinates.json that it names"
+)
 PLAN = "<plan>"
 """The name under which a journal's snapshot holds the plan that its run applies; no playbook file has it."""
 
@@ -105,6 +109,7 @@ def start(
             "options": options.to_wire(),
             "version": runbook.__version__,
             "simulated": world.surroundings.simulated,
+            "world": world.surroundings.world_id,
             "snapshot": journal.snapshot(),
             "cwd": run.cwd,
             "host": processes.me().host,
@@ -255,7 +260,11 @@ def _reread(folder: RunFolder, world: World, options: Options | None, journal: J
         simulated = bool(begun["simulated"])
         raise RefusedError(
             f"run {folder.id} is {'a simulated' if simulated else 'no simulated'} one",
-            hint="give --sandbox and its scenario" if simulated else "leave --sandbox out",
+            hint=_SERVED if simulated else "leave --sandbox out",
+        )
+    if begun.get("world", "") != world.surroundings.world_id:
+        raise RefusedError(
+            f"run {folder.id} was rehearsed in another simulated world: what it did is not in this one", hint=_SERVED
         )
     if begun["snapshot"] != journal.snapshot():
         raise InternalError(f"the stored files of run {folder.id} were changed", f"`runbook verify {folder.id}`")

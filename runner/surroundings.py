@@ -15,6 +15,11 @@ class Surroundings(Protocol):
         ...
 
     @property
+    def world_id(self) -> str:
+        """Which simulated world it is; '' the real one. Only in the same one can a rehearsal go on."""
+        ...
+
+    @property
     def environ(self) -> Mapping[str, str]:
         """The environment of actions and their child processes."""
         ...
@@ -47,6 +52,7 @@ class Real:
     """The world as it is."""
 
     simulated = False
+    world_id = ""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         """`environ`: what actions see; hand a copy in."""

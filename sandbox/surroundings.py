@@ -9,6 +9,7 @@ import os
 import secrets as randomness
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from runbook.contract import PermanentError
+from runbook.interpreter.errors import InvalidError, RefusedError
 from runbook.sandbox import helm_program, seeding, tls
 from runbook.sandbox.api import Api, Asked
 from runbook.sandbox.controllers import Controllers
@@ -37,6 +39,7 @@ _HINT_PLUGIN = (
 )
 _HINT = "the sandbox reaches nothing but itself; give the action an `answers:` entry in the scenario"
 _PREFIX = "runbook-simulated-"
+ANSWERS = 5.0  # seconds within which a served world takes a connection
 _KEPT = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "TERM", "TMPDIR", "TZ", "USER", "LOGNAME", "NO_COLOR", "SHELL")
 """What a run in a sandbox keeps of the real environment; no credential, proxy or address is among it."""
 
@@ -61,6 +64,7 @@ class SimulatedSurroundings:
     def __init__(self, coordinates: Coordinates, environ: Mapping[str, str]) -> None:
         """`environ`: the real environment, of which only what is harmless is kept."""
         self.coordinates = coordinates
+        self.world_id = Path(coordinates.kubeconfig).parent.name
         self._answers = Answers(Answer(**answer) for answer in coordinates.answers)
         kept = {name: environ[name] for name in _KEPT if name in environ}
         names = {name: value for name, value in coordinates.secrets.items() if name.isidentifier()}
@@ -142,6 +146,11 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
     _closed: threading.Event = field(repr=False, default_factory=threading.Event)
 
     simulated = True
+
+    @property
+    def world_id(self) -> str:
+        """As `SimulatedSurroundings.world_id`."""
+        return self.surroundings.world_id
 
     @property
     def environ(self) -> Mapping[str, str]:
@@ -274,10 +283,25 @@ def start(
 
 
 def attach(path: Path, environ: Mapping[str, str] | None = None) -> SimulatedSurroundings:
-    """The surroundings of a sandbox that runs in another process: `path` is its folder's `coordinates.json`."""
-    given = json.loads(path.read_text("utf-8"))
-    given["answers"] = tuple(given["answers"])
-    return SimulatedSurroundings(Coordinates(**given), os.environ if environ is None else environ)
+    """The surroundings of a sandbox that runs in another process: `path` is its folder's `coordinates.json`.
+
+    RefusedError where that world has ended.
+    """
+    try:
+        given = json.loads(path.read_text("utf-8"))
+        given["answers"] = tuple(given["answers"])
+        coordinates = Coordinates(**given)
+        services = urlsplit(coordinates.services)
+        socket.create_connection((services.hostname or "", services.port or 0), timeout=ANSWERS).close()
+    except OSError as error:
+        hint = (
+            "`runbook sandbox up SCENARIO` serves a new one; what was rehearsed in that one cannot go on, start it anew"
+        )
+        raise RefusedError(f"the simulated world of {path} has ended ({error.strerror or error})", hint) from None
+    except (ValueError, KeyError, TypeError):
+        hint = "`runbook sandbox up SCENARIO` names one"
+        raise InvalidError(f"{path} does not say where a simulated world is", hint=hint) from None
+    return SimulatedSurroundings(coordinates, os.environ if environ is None else environ)
 
 
 def serve(scenario: Scenario, kubeconfig: Path | None = None, stop: threading.Event | None = None) -> Iterator[Sandbox]:

@@ -205,11 +205,36 @@ def test_a_run_in_a_served_world_is_killed_resumed_and_undone_there(cli: Command
         assert "Undone    up (k8s.scale)" in undone.out
         plan = cli("plan", "scale.yaml", "--sandbox", world)
         assert "2 → 3" in plan.out
+        elsewhere = cli("undo", "--sandbox", "world.yaml")
+        assert elsewhere.code == Exit.REFUSED
+        assert "was rehearsed in another simulated world: what it did is not in this one" in elsewhere.err
     finally:
         code, out, err = end(served, signal.SIGINT)
     assert code == 0, err
     assert "is gone" in out
     assert not (cli.folder / "kube").exists()
+    gone = cli("undo", "--sandbox", world)
+    assert gone.code == Exit.REFUSED, gone.out + gone.err
+    assert f"the simulated world of {world} has ended" in gone.err
+
+
+def test_a_rehearsal_that_was_killed_does_not_go_on_in_a_new_world(cli: Commands) -> None:
+    """Its world ended with it: to go on in a new one would rehearse something that never happens."""
+    cli.write("scale.yaml", SCALE.replace("600ms", "1h"))
+    process = cli.start("run", "scale.yaml", "--sandbox", "world.yaml", "--output", "jsonl")
+    assert process.stdout is not None
+    assert any('"sleep.began"' in line for line in process.stdout)
+    end(process, signal.SIGKILL)
+    before = cli("show").out
+    for words in (("resume",), ("resume", "--cleanup")):
+        for more in ((), ("--sandbox", "world.yaml")):
+            refused = cli(*words, *more)
+            assert refused.code == Exit.REFUSED, refused.out + refused.err
+            assert "start the rehearsal anew" in refused.err
+            assert "`runbook sandbox up SCENARIO`" in refused.err
+    assert cli("show").out == before, "nothing is lost"
+    cli.write("coordinates.json", "{}")
+    assert cli("run", "scale.yaml", "--sandbox", "coordinates.json").code == Exit.INVALID
 
 
 @pytest.mark.timed
