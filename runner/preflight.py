@@ -232,7 +232,9 @@ class _Looks:
                     return
                 number = self._todo.pop()
                 left = max(0.0, self._until - time.monotonic())
-                context = self._contexts[number] = self._host.context(self._calls[number], left)
+                # A mark of its own: what is cut late must not take the step's own processes with it.
+                call = replace(self._calls[number], op=f"{self._calls[number].op}?")
+                context = self._contexts[number] = self._host.context(call, left)
             said = said_of(self._calls[number], self._host.preflight(self._calls[number], context))
             with self._lock:
                 del self._contexts[number]

@@ -266,7 +266,8 @@ class Preview:
             self.behind.add(call.op)
         self._brought = self._brought or kind.brings
         if call.attempt == 1 and looks_ahead(kind):
-            found = await self._phase(call, box, lambda ctx: self._host.preflight(call, ctx))
+            look = replace(call, op=f"{call.op}?")  # a mark of its own, as before a run
+            found = await self._phase(look, box, lambda ctx: self._host.preflight(call, ctx))
             self.looked.append(said_of(call, found))
 
     # -- machinery

@@ -209,3 +209,28 @@ def test_an_uninstall_that_leaves_objects_is_no_success(stage: Stage) -> None:
     assert "[Deployment] app" in failed.value.message
     assert "cannot get resource" in failed.value.message
     assert set(app.objects()) == {"Deployment/app", "ConfigMap/app-settings"}
+
+
+@pytest.mark.parametrize("helm_version", [4], indirect=True, ids=["helm4"])
+def test_a_look_that_is_cut_ends_no_process_of_the_step(
+    control_plane: Plane, helm_version: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its helm hangs and ignores SIGTERM, so that it is ended while the step's own helm is at its work."""
+    environ = control_plane.environ(helm_version)
+    real = environ["PATH"].partition(":")[0]
+    shim = tmp_path / "shim"
+    shim.mkdir()
+    (shim / "helm").write_text(
+        f"#!/bin/sh\nif mkdir {shim}/looked 2>/dev/null; then trap '' TERM; sleep 20; fi\n"
+        f'sleep 1\nexec {real}/helm "$@"\n'
+    )
+    (shim / "helm").chmod(0o755)
+    monkeypatch.setattr(preflight, "SECONDS", 0.5)
+    monkeypatch.chdir(tmp_path)
+    given = {"namespace": "default", "release": "nobody-has-it", "optional": True}
+    step = {"id": "it", "action": "helm.history", "with": given}
+    Path("it.yaml").write_text(json.dumps({"runbook": 1, "name": "it", "steps": [step]}))
+    world = here({**environ, "PATH": f"{shim}:{environ['PATH']}", "RUNBOOK_HOME": str(tmp_path / "home")})
+    ended: Ended = runbook.run("it.yaml", world=world, options=Options(yes=True))
+    assert (shim / "looked").exists()
+    assert ended.exit == Exit.SUCCEEDED
