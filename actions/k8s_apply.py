@@ -13,6 +13,7 @@ from runbook.actions._kube.owners import Warned
 from runbook.actions._manifest import documents as manifests
 from runbook.actions._manifest.back import Step, steps
 from runbook.actions._manifest.look import Seen
+from runbook.actions._manifest.prune import Stray
 from runbook.actions._manifest.put import gone, put, served
 from runbook.actions._manifest.set import Lacking, ManifestArgs, ManifestSet, problems, rights_of
 from runbook.actions.k8s_revert import reverting, title
@@ -134,6 +135,9 @@ class Apply(Warned, Lacking, Change[ApplyArgs]):
     def observe(self, args: ApplyArgs, ctx: Context) -> Observation:
         self._set = ManifestSet(args, ctx, force=args.force)
         self._ctx = ctx
+        meant = ctx.notes.get("strays")  # what came since an earlier attempt, or a crash in mid-way, is left
+        if meant is not None:
+            self._set.strays = [stray for stray in self._set.strays if _exactly(stray) in meant]
         return self._set.before()
 
     def expect(self, args: ApplyArgs, before: Observation, ctx: Context) -> Observation:
@@ -149,6 +153,8 @@ class Apply(Warned, Lacking, Change[ApplyArgs]):
 
     def apply(self, args: ApplyArgs, before: Observation, ctx: Context) -> None:
         found = self._looked(args, ctx)
+        if args.prune is not None and "strays" not in ctx.notes:
+            ctx.note("strays", [_exactly(stray) for stray in found.strays if stray.name in before])
         total = len(found.seen) + len(found.strays)
         for number, one in enumerate(found.seen):
             ctx.checkpoint()
@@ -203,6 +209,10 @@ class Apply(Warned, Lacking, Change[ApplyArgs]):
             self.observe(args, ctx)
         assert self._set is not None
         return self._set
+
+
+def _exactly(stray: Stray) -> str:
+    return f"{stray.name}@{stray.live['metadata']['uid']}"
 
 
 def _reread(live: Mapping[str, Seen], name: str) -> Any:

@@ -111,6 +111,19 @@ def test_an_undo_that_was_killed_asks_as_well(place: Place, name: str) -> None:
     kube_cases.put_right(place.plane, place.space, begin)
 
 
+def test_what_came_since_the_kill_is_not_pruned(place: Place) -> None:
+    begin = place.look()
+    assert "signal" in place.start(CASES["apply, pruned"], at=1, when="after")
+    newer = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "newer", "labels": {"set": "shop"}}}
+    words = ("apply", "--server-side", "--field-manager=runbook", "--filename=-")
+    place.plane.kubectl("-n", place.space, *words, stdin=json.dumps(newer))
+    assert place.again("resume")["exit"] == Exit.SUCCEEDED
+    left = place.look().objects
+    assert "ConfigMap/stale" not in left
+    assert "ConfigMap/newer" in left, "only what was seen, and planned"
+    kube_cases.put_right(place.plane, place.space, begin)
+
+
 def _asked(place: Place, case: Case, third: Third, at: int, when: str) -> Seen:
     """Killed, changed by somebody else, resumed: what is there then, and stays until somebody decides."""
     died = place.start(case, at=at, when=when)
