@@ -185,8 +185,6 @@ def _words(step: StepView) -> Iterator[str]:
         yield f"{step.attempts} attempts"
     if step.tolerated and step.status != "succeeded":
         yield "tolerated"
-    if step.alternative and step.status in ("failed", "timed_out"):
-        yield "next one tried"
     if step.undone:
         yield "undone"
     if (
