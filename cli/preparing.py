@@ -116,7 +116,7 @@ def prepare(file: str, given: Sequence[str], files: Sequence[str], scenario: str
 def as_far_as_given(playbook: Playbook, given: Sequence[str], files: Sequence[str]) -> Mapping[str, Any]:
     """Typed inputs for a look ahead: those that nobody gave, and that have no default, are Unknown. InvalidError."""
     from runbook.interpreter import inputs
-    from runbook.interpreter.values import Unknown
+    from runbook.interpreter.unknown import Unknown
 
     wanted: dict[str, Any] = {}
     for path in files:

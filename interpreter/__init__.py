@@ -6,7 +6,7 @@
   `naming`, `references`, `repeats`, `rules`, `inputs`, `worst_case`, `problems`, `findings`, `errors`;
 - what it then is: `model`, `frozen`;
 - expressions: `expressions`, `plain_expressions`, `environment`, `syntax`, `filters`, `jinja_filters`, `patterns`,
-  `bounds`, `template_files`, `values`, `scope`;
+  `bounds`, `template_files`, `values`, `times`, `unknown`, `scope`;
 - what it does: `engine` (begin here), `effects` (all that it asks of the world), `run`, `playing`, `attempts`,
   `gather`, `people`, `lane`, `events`, `outcome`;
 - how it is taken back: `unwind`, `undo`, `changes`, `doubt`, `rounds`.

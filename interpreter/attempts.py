@@ -15,7 +15,8 @@ from runbook.interpreter.model import Action, Poll, Retry
 from runbook.interpreter.outcome import Outcome, error_view, failed, stopped, untried
 from runbook.interpreter.run import Run
 from runbook.interpreter.scope import Scope, as_seconds, seconds
-from runbook.interpreter.values import Duration, Unknown
+from runbook.interpreter.times import Duration
+from runbook.interpreter.unknown import Unknown
 
 ONCE = Retry(max_attempts=1)
 TOLD_TWICE = Retry(max_attempts=2)  # language.md: notifications get two attempts

@@ -29,7 +29,7 @@ from runbook.interpreter.naming import WORDS, Names, Site
 from runbook.interpreter.problems import Problems
 from runbook.interpreter.references import BODY, BRANCH, END, FINALLY, ON_FAILURE, UNDO, Turn, child_lists, main_kind
 from runbook.interpreter.source import Source
-from runbook.interpreter.values import parse_duration
+from runbook.interpreter.times import parse_duration
 from runbook.interpreter.worst_case import LEAST_CLEANUP, phases
 
 COUNTS = frozenset({"total", "succeeded", "failed", "skipped", "failures"})

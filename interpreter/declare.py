@@ -16,7 +16,7 @@ from runbook.interpreter.model import Input, Objective, Playbook, SecretSource, 
 from runbook.interpreter.naming import Names, Site
 from runbook.interpreter.problems import Problems
 from runbook.interpreter.source import Source
-from runbook.interpreter.values import parse_duration
+from runbook.interpreter.times import parse_duration
 
 _LIMITS: Mapping[str, tuple[str, ...]] = {
     "pattern": ("string", "path"),

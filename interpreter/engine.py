@@ -36,8 +36,9 @@ from runbook.interpreter.model import (
 from runbook.interpreter.outcome import TIME_OVER, Outcome, failed, stopped
 from runbook.interpreter.rounds import Rounds
 from runbook.interpreter.scope import RunInfo, Scope, all_of, seconds
+from runbook.interpreter.times import Duration
+from runbook.interpreter.unknown import Unknown
 from runbook.interpreter.unwind import Handlers, looked, unwind
-from runbook.interpreter.values import Duration, Unknown
 
 __all__ = ["Done", "Engine", "Outcome", "RunInfo"]
 

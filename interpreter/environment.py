@@ -20,7 +20,9 @@ from jinja2.utils import Namespace, missing
 
 from runbook.interpreter import bounds, filters, jinja_filters
 from runbook.interpreter.expressions import ABSENT, ExpressionError, Names
-from runbook.interpreter.values import Duration, Sealed, Timestamp, Unknown, joined, kind_of, text_of
+from runbook.interpreter.times import Duration, Timestamp
+from runbook.interpreter.unknown import Unknown
+from runbook.interpreter.values import Sealed, joined, kind_of, text_of
 
 MAX_SOURCE: Final = 20_000
 GLOBALS: Final = ("range", "dict", "namespace")

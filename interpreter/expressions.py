@@ -14,7 +14,8 @@ from typing import Any, Final, Literal, TypeAlias
 from runbook.interpreter.bounds import MAX_TEXT
 from runbook.interpreter.frozen import frozen
 from runbook.interpreter.plain_expressions import NotPlainError, plain_expression
-from runbook.interpreter.values import NOTHING, Unknown, joined, kind_of, likely, text_of
+from runbook.interpreter.unknown import NOTHING, Unknown, likely
+from runbook.interpreter.values import joined, kind_of, text_of
 
 Names: TypeAlias = Mapping[str, Any]
 

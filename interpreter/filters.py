@@ -14,15 +14,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from runbook.interpreter.values import (
-    Duration,
-    Timestamp,
-    json_text,
-    kind_of,
-    parse_duration,
-    parse_timestamp,
-    text_of,
-)
+from runbook.interpreter.times import Duration, Timestamp, parse_duration, parse_timestamp
+from runbook.interpreter.values import json_text, kind_of, text_of
 
 
 def _string(value: Any, filter_: str) -> str:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from runbook.interpreter.findings import FINE, Check, Finding, Findings, did_you_mean, kind_of, shown, unknown_key
-from runbook.interpreter.values import parse_duration
+from runbook.interpreter.times import parse_duration
 
 LONGEST = 315_360_000.0  # ten years, in seconds: what a clock of the system still takes
 

@@ -13,8 +13,9 @@ from runbook.interpreter.model import Choose, Fallback, Foreach, Parallel, Step,
 from runbook.interpreter.outcome import Outcome, error_view, failed, stopped, worst
 from runbook.interpreter.run import Run, join
 from runbook.interpreter.scope import Scope, all_of
+from runbook.interpreter.unknown import Unknown
 from runbook.interpreter.unwind import give_back
-from runbook.interpreter.values import Unknown, kind_of
+from runbook.interpreter.values import kind_of
 
 Ended = tuple[str, str, Outcome]  # id, name, outcome
 Job = Callable[[Box], Awaitable[Outcome]]

@@ -10,16 +10,9 @@ from runbook.interpreter.effects import SecretRef
 from runbook.interpreter.errors import Place, Problem
 from runbook.interpreter.findings import did_you_mean, kind_of, shown
 from runbook.interpreter.model import Input
-from runbook.interpreter.values import (
-    NUMBER,
-    Duration,
-    Sealed,
-    Timestamp,
-    Unknown,
-    parse_duration,
-    parse_timestamp,
-    secret,
-)
+from runbook.interpreter.times import Duration, Timestamp, parse_duration, parse_timestamp
+from runbook.interpreter.unknown import Unknown
+from runbook.interpreter.values import NUMBER, Sealed, secret
 
 WORDS: Mapping[str, str] = {
     "string": "text",
@@ -55,7 +48,7 @@ def coerce(
 
     `given`: plain data, seals, or what a preview does not know. `environ` answers `default: {from_env: NAME}`; empty
     for
-    sub-playbooks. Durations become values.Duration, timestamps values.Timestamp, secrets seals. `place`: where
+    sub-playbooks. Durations become times.Duration, timestamps times.Timestamp, secrets seals. `place`: where
     `given` stands.
     """
     values: dict[str, Any] = {}

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from runbook.interpreter.effects import Fault, Record, Status
 from runbook.interpreter.frozen import frozen
-from runbook.interpreter.values import Unknown
+from runbook.interpreter.unknown import Unknown
 
 TIME_OVER = "the time was over"
 """Where nothing more can be said of a stop."""

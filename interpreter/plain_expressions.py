@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
-from runbook.interpreter.values import Unknown
+from runbook.interpreter.unknown import Unknown
 
 Plain: TypeAlias = Callable[[Mapping[str, Any]], Any]
 

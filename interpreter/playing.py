@@ -13,8 +13,10 @@ from runbook.interpreter.model import OnFailure, Playbook, Step, SubPlaybook, Te
 from runbook.interpreter.outcome import Outcome, failed, stopped
 from runbook.interpreter.run import Run
 from runbook.interpreter.scope import Book, Frame, RunInfo, Scope, children, seconds
+from runbook.interpreter.times import Duration
+from runbook.interpreter.unknown import Unknown, why_unknown
 from runbook.interpreter.unwind import Handlers, looked, unwind
-from runbook.interpreter.values import Duration, Unknown, kind_of, secret, why_unknown
+from runbook.interpreter.values import kind_of, secret
 
 
 async def call(run: Run, step: SubPlaybook, scope: Scope, path: str, box: Box, begun: Record) -> Outcome:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from runbook.interpreter.errors import Place
 from runbook.interpreter.model import Bare, Poll, Retry, Seconds
 from runbook.interpreter.naming import Site
-from runbook.interpreter.values import Duration, parse_duration
+from runbook.interpreter.times import Duration, parse_duration
 
 if TYPE_CHECKING:
     from runbook.interpreter.build import Builder

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Iterable, Iterator, Mapping
 from dataclasses import field, replace
 from typing import Any
 
-from runbook.interpreter import expressions, values
+from runbook.interpreter import expressions, times, unknown, values
 from runbook.interpreter.effects import Record
 from runbook.interpreter.frozen import frozen
 from runbook.interpreter.model import Choose, Playbook, Seconds, Step, Template
@@ -43,7 +43,7 @@ class Book:
         facts = {
             "id": info.id,
             "name": info.name,
-            "started_at": values.Timestamp(info.started_at),
+            "started_at": times.Timestamp(info.started_at),
             "initiator": info.initiator,
             "parent": info.parent,
             "trigger": info.trigger,
@@ -52,7 +52,7 @@ class Book:
 
     def foreseen(self) -> Book:
         """The same in a preview."""
-        open_ = {name: values.Unknown("the beginning of the run", likely=self.facts[name]) for name in _OF_THE_RUN}
+        open_ = {name: unknown.Unknown("the beginning of the run", likely=self.facts[name]) for name in _OF_THE_RUN}
         return replace(self, facts={**self.facts, **open_}, sure=False)
 
 
@@ -156,17 +156,17 @@ class Frame:
 
     def open(self, step: str, begun: Record) -> None:
         """The step runs from here on."""
-        since = _foreseen(begun.sure, step, values.Timestamp(begun.wall))
+        since = _foreseen(begun.sure, step, times.Timestamp(begun.wall))
         self.views[step] = {**PENDING, "status": "running", "started_at": since}
 
     def close(self, step: str, out: Outcome, begun: Record) -> None:
         """The step ended."""
         changes = {
-            "status": values.Unknown(f"whether {step} runs") if out.perhaps else out.status,
+            "status": unknown.Unknown(f"whether {step} runs") if out.perhaps else out.status,
             "undone": out.undone,
             "outputs": out.outputs,
             "error": error_view(out.error, out.attempts),
-            "duration": _foreseen(out.sure, step, values.Duration(round(max(0.0, out.at - begun.at), 3))),
+            "duration": _foreseen(out.sure, step, times.Duration(round(max(0.0, out.at - begun.at), 3))),
             "attempts": _foreseen(out.sure, step, out.attempts),
         }
         self.change(step, changes)
@@ -176,9 +176,9 @@ class Frame:
         doubted = {}
         for step in steps:
             view = self.views.get(step)
-            if view is None or isinstance(view["status"], values.Unknown):
+            if view is None or isinstance(view["status"], unknown.Unknown):
                 continue
-            open_ = {name: values.Unknown(f"the run of {step}", likely=view[name]) for name in _OF_ITS_END}
+            open_ = {name: unknown.Unknown(f"the run of {step}", likely=view[name]) for name in _OF_ITS_END}
             self.change(step, open_)
             doubted[step] = view, self.views[step]
         return doubted
@@ -199,7 +199,7 @@ _OF_ITS_END = ("status", "undone", "error")
 
 def _foreseen(sure: bool, step: str, value: Any) -> Any:
     """What a preview knows of a step that was not run: what is likely."""
-    return value if sure else values.Unknown(f"the run of {step}", likely=value)
+    return value if sure else unknown.Unknown(f"the run of {step}", likely=value)
 
 
 PENDING: Mapping[str, Any] = {
@@ -253,12 +253,12 @@ class Scope:
 
     def at(self, moment: float, **more: Any) -> dict[str, Any]:
         """All names, for an expression evaluated at running time `moment`."""
-        book, elapsed = self.book, values.Duration(round(moment, 3))
+        book, elapsed = self.book, times.Duration(round(moment, 3))
         return {
             "failure": NO_FAILURE,
             **self.names,
             "steps": Steps(self.frame, book.ids),
-            "run": {**book.facts, "elapsed": elapsed if book.sure else values.Unknown("the run", likely=elapsed)},
+            "run": {**book.facts, "elapsed": elapsed if book.sure else unknown.Unknown("the run", likely=elapsed)},
             **more,
         }
 
@@ -292,12 +292,12 @@ def seconds(value: Seconds | None, names: Mapping[str, Any]) -> float | None:
 
 def as_seconds(value: Any) -> float | None:
     """What a template gave for a duration, in seconds. ExpressionError."""
-    if value is None or isinstance(value, values.Unknown):
+    if value is None or isinstance(value, unknown.Unknown):
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise expressions.ExpressionError(f"{values.kind_of(value)} is not a duration")
     try:
-        length = float(values.parse_duration(value)) if isinstance(value, str) else float(value)
+        length = float(times.parse_duration(value)) if isinstance(value, str) else float(value)
     except ValueError as error:
         raise expressions.ExpressionError(str(error)) from None
     if not 0 <= length < float("inf"):

@@ -9,7 +9,8 @@ from jinja2 import Template, TemplateSyntaxError, Undefined, UndefinedError
 from runbook.interpreter import bounds
 from runbook.interpreter.environment import environment, parse_file, words
 from runbook.interpreter.expressions import ExpressionError, Names
-from runbook.interpreter.values import Unknown, joined, text_of
+from runbook.interpreter.unknown import Unknown
+from runbook.interpreter.values import joined, text_of
 
 
 def render_all(text: str, names: Names) -> str | Unknown:

@@ -17,7 +17,7 @@ from runbook.interpreter.model import OnFailure, Playbook, Step
 from runbook.interpreter.outcome import Outcome, failure_view, stopped
 from runbook.interpreter.scope import Scope, all_of, ids_of
 from runbook.interpreter.undo import Playback
-from runbook.interpreter.values import Unknown
+from runbook.interpreter.unknown import Unknown
 from runbook.interpreter.worst_case import undoing
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from runbook.interpreter.model import (
     SubPlaybook,
     Template,
 )
-from runbook.interpreter.values import parse_duration
+from runbook.interpreter.times import parse_duration
 
 LEAST_CLEANUP = 60.0
 ASSUMED = 300.0  # seconds, for a time limit that a template computes

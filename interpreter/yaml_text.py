@@ -8,7 +8,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from runbook.interpreter.values import Duration, Timestamp, Unknown, kind_of
+from runbook.interpreter.times import Duration, Timestamp
+from runbook.interpreter.unknown import Unknown
+from runbook.interpreter.values import kind_of
 
 _PLAIN: Final = re.compile(r"[A-Za-z_/][A-Za-z0-9_./@+-]*(?: [A-Za-z0-9_./@+-]+)*", re.ASCII)
 _WORDS: Final = frozenset(["true", "false", "null", "yes", "no", "on", "off", "y", "n"])  # of YAML 1.1 readers, too

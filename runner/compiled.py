@@ -28,7 +28,7 @@ _DIGEST = hashlib.sha256().digest_size
 _INSTALLED = Path(__file__).parent.parent
 _MADE_OF = ("interpreter", "schemas", "schemas/actions")
 _HOLDS = frozenset(
-    f"runbook.interpreter.{name}" for name in ("model", "errors", "values")
+    f"runbook.interpreter.{name}" for name in ("model", "errors", "times", "unknown", "values")
 )  # an entry is data: nothing else is called when it is read
 
 

@@ -16,7 +16,7 @@ from runbook import contract
 from runbook.contract import Change, Opaque, PermanentError, Read, TemporaryError
 from runbook.interpreter.effects import Call, Fault
 from runbook.interpreter.errors import RunbookError
-from runbook.interpreter.values import Unknown, why_unknown
+from runbook.interpreter.unknown import Unknown, why_unknown
 from runbook.runner import lacks, unsettled
 from runbook.runner import outputs as output_limits
 from runbook.runner.clients import Clients

@@ -9,7 +9,7 @@ from typing import Any
 from runbook.interpreter.expressions import ExpressionError, render
 from runbook.interpreter.model import Playbook, SubPlaybook, Template
 from runbook.interpreter.scope import children
-from runbook.interpreter.values import Timestamp
+from runbook.interpreter.times import Timestamp
 from runbook.runner.journal import Event
 
 _PHASE = re.compile(r"!\w+|~\d+|\[\d+\]")

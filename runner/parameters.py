@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Literal, Union
 
 from runbook.contract import Action, Duration, PermanentError, Sensitive
-from runbook.interpreter.values import Unknown, kind_of, text_of
+from runbook.interpreter.unknown import Unknown
+from runbook.interpreter.values import kind_of, text_of
 
 DURATION = r"^(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+$"
 """How a duration is written: `500ms 30s 5m 1h30m` (docs/language: Expressions)."""

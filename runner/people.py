@@ -7,7 +7,7 @@ from typing import Any
 
 from runbook.interpreter.effects import Fault, Question, Status
 from runbook.interpreter.frozen import frozen
-from runbook.interpreter.values import Timestamp
+from runbook.interpreter.times import Timestamp
 
 YES = frozenset({"approve", "approved", "yes", "y", "ok"})
 NO = frozenset({"decline", "declined", "reject", "no", "n"})

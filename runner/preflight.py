@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from runbook.contract import Absent
 from runbook.interpreter.effects import Call, Fault
 from runbook.interpreter.frozen import frozen
-from runbook.interpreter.values import Unknown, to_wire
+from runbook.interpreter.unknown import Unknown
+from runbook.interpreter.values import to_wire
 from runbook.runner import secret_looks, shape
 from runbook.runner.context import HostContext, cut_all
 from runbook.runner.outcomes import Result

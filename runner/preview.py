@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 from runbook.contract import Action, Change, PermanentError, TemporaryError
 from runbook.interpreter.effects import Box, Call, Fault, Question, Record, SecretRef, Status, StopKind
 from runbook.interpreter.errors import RunbookError
-from runbook.interpreter.values import Unknown, from_wire, likely, to_wire, why_unknown
+from runbook.interpreter.unknown import Unknown, likely, why_unknown
+from runbook.interpreter.values import from_wire, to_wire
 from runbook.runner.context import HostContext, cut_all
 from runbook.runner.diff import Difference
 from runbook.runner.host import Host

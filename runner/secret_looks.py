@@ -15,7 +15,8 @@ from runbook.contract import PermanentError, TemporaryError
 from runbook.interpreter.effects import Call, Fault, SecretRef
 from runbook.interpreter.errors import RunbookError
 from runbook.interpreter.frozen import frozen
-from runbook.interpreter.values import to_wire, why_unknown
+from runbook.interpreter.unknown import why_unknown
+from runbook.interpreter.values import to_wire
 from runbook.runner.host import Host
 from runbook.runner.threads import Threads
 

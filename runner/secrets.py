@@ -19,7 +19,8 @@ from typing import Any, Final, TypeAlias
 from runbook.contract import Sensitive
 from runbook.interpreter.effects import SecretRef
 from runbook.interpreter.errors import RefusedError
-from runbook.interpreter.values import Duration, Sealed, Timestamp, from_wire, mask, to_wire
+from runbook.interpreter.times import Duration, Timestamp
+from runbook.interpreter.values import Sealed, from_wire, mask, to_wire
 from runbook.runner.masking import SHORTEST, WHOLE_WORD, Hit, Spelling, hits, spellings
 
 MAX_FILE: Final = 1024 * 1024  # bytes of a secret's file

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from runbook.contract import Action
 from runbook.interpreter.effects import Box, Call, Question, Record, SecretRef, Status, StopKind
-from runbook.interpreter.values import Unknown, likely, why_unknown
+from runbook.interpreter.unknown import Unknown, likely, why_unknown
 from runbook.runner.quiet import QuietLoop
 from runbook.runner.secret_looks import Wanted
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from runbook.interpreter.values import parse_duration
+from runbook.interpreter.times import parse_duration
 from runbook.sandbox import kinds, statuses
 from runbook.sandbox.faults import Faults, Request
 from runbook.sandbox.kinds import Kind

@@ -16,7 +16,7 @@ from typing import Any
 from runbook.contract import PermanentError, TemporaryError
 from runbook.interpreter import model, source
 from runbook.interpreter.errors import InvalidError, Place, Problem
-from runbook.interpreter.values import parse_duration
+from runbook.interpreter.times import parse_duration
 from runbook.sandbox.behaviour import Behaviours, Version
 from runbook.sandbox.faults import FOREVER, Fault
 

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from runbook.interpreter import values
+from runbook.interpreter import unknown, values
 from runbook.interpreter.effects import Box, Call, Fault, Question, Record, SecretRef, StopKind
 from runbook.runner.quiet import Future, QuietLoop
 
@@ -239,8 +239,8 @@ class Toy:
             return await self._keep(
                 key, status=verdict[0], by=verdict[1], error=Fault("not started", kind="not_started")
             )
-        if self.preview and any(isinstance(value, values.Unknown) for value in call.args.values()):
-            return await self._keep(key, outputs=values.Unknown(call.step), sure=False)
+        if self.preview and any(isinstance(value, unknown.Unknown) for value in call.args.values()):
+            return await self._keep(key, outputs=unknown.Unknown(call.step), sure=False)
         doubt = key in self.disk.intents
         if not doubt and call.effect == "change":
             self.disk.firsts.setdefault(call.op, self._inverse(call))
@@ -310,7 +310,7 @@ class Toy:
                 return self._record(outputs={}, changed=True, sure=sure, **more)
             case "toy.run":
                 if self.preview:
-                    return self._record(outputs=values.Unknown(call.step), sure=False)
+                    return self._record(outputs=unknown.Unknown(call.step), sure=False)
                 self.world["ran"] = (*self.world.get("ran", ()), original(call.key))
                 self.done.append(f"{self.now:g}s run {call.key}")
                 return self._record(outputs={"rc": 0}, changed=True)
@@ -352,7 +352,7 @@ class Toy:
             choice = "done" if called.outputs["happened"] else "repeat"
             return await self._keep(key, outputs={"choice": choice, "by": "ann"})
         if self.preview:
-            return await self._keep(key, outputs=values.Unknown(question.step), sure=False)
+            return await self._keep(key, outputs=unknown.Unknown(question.step), sure=False)
         script = self.answers.get(question.key) or self.answers.get(question.step.rpartition("/")[2], {})
 
         def land() -> Record:

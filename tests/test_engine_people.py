@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from runbook.interpreter.model import Input, OnFailure, Playbook, Retry, Undo
-from runbook.interpreter.values import Duration
+from runbook.interpreter.times import Duration
 from tests.effects_toy import Toy, again
 from tests.law import Case, everywhere
 from tests.playbooks_toy import (

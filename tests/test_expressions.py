@@ -24,7 +24,9 @@ from runbook.interpreter.expressions import (
     secret_misuse,
 )
 from runbook.interpreter.plain_expressions import NotPlainError, plain_expression
-from runbook.interpreter.values import Sealed, Unknown, parse_duration, parse_timestamp, secret
+from runbook.interpreter.times import parse_duration, parse_timestamp
+from runbook.interpreter.unknown import Unknown
+from runbook.interpreter.values import Sealed, secret
 
 NAMES: dict[str, Any] = {
     "inputs": {

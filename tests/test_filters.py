@@ -31,7 +31,7 @@ from runbook.interpreter.filters import (
     to_yaml,
 )
 from runbook.interpreter.patterns import checked
-from runbook.interpreter.values import parse_duration, parse_timestamp
+from runbook.interpreter.times import parse_duration, parse_timestamp
 
 printable = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), max_size=40)
 json_data = st.recursive(

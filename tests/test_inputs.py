@@ -15,7 +15,9 @@ from runbook.interpreter.errors import Place
 from runbook.interpreter.filters import regex_search
 from runbook.interpreter.inputs import Misfit, coerce, convert, from_text
 from runbook.interpreter.model import Input
-from runbook.interpreter.values import Duration, Sealed, Timestamp, Unknown, secret
+from runbook.interpreter.times import Duration, Timestamp
+from runbook.interpreter.unknown import Unknown
+from runbook.interpreter.values import Sealed, secret
 
 HERE = Place("-i")
 TYPES = ("string", "integer", "number", "boolean", "duration", "timestamp", "list", "map", "path")

@@ -10,7 +10,7 @@ import pytest
 from runbook.actions._manifest import documents as manifests
 from runbook.actions._manifest.yaml import UnreadableError, documents
 from runbook.contract import PermanentError
-from runbook.interpreter.values import Unknown
+from runbook.interpreter.unknown import Unknown
 from tests.kube import Caller, opened
 from tests.manifests import SET, Keeper, objects
 from tests.testbed.plane import Plane

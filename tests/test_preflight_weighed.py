@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from runbook.contract import Absent, Check, Context, Notify, Outputs, PermanentError, TemporaryError
 from runbook.interpreter.errors import Exit
-from runbook.interpreter.values import Unknown
+from runbook.interpreter.unknown import Unknown
 from runbook.runner import lacks, session
 from runbook.runner.session import Ended, Options
 from tests.runner_toys import Args, Lab, Note

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from runbook.contract import Action, Call, Change, Duration, Opaque, PermanentError, param
 from runbook.interpreter.catalogue import from_schema
-from runbook.interpreter.values import parse_duration, parse_timestamp
+from runbook.interpreter.times import parse_duration, parse_timestamp
 from runbook.runner import describe, registry
 from runbook.runner.parameters import parameters, parse
 

@@ -19,7 +19,7 @@ from runbook.interpreter.catalogue import ActionSpec
 from runbook.interpreter.editor import assemble
 from runbook.interpreter.form import compile_schema
 from runbook.interpreter.source import parse
-from runbook.interpreter.values import parse_duration
+from runbook.interpreter.times import parse_duration
 
 from .catalogue_toy import catalogue
 from .mutations import KEYS, VALUES

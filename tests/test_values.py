@@ -13,18 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runbook.interpreter.effects import SecretRef
+from runbook.interpreter.times import Duration, Timestamp, parse_duration, parse_timestamp
+from runbook.interpreter.unknown import Unknown
 from runbook.interpreter.values import (
-    Duration,
     Sealed,
-    Timestamp,
-    Unknown,
     canonical,
     from_wire,
     joined,
     json_text,
     kind_of,
-    parse_duration,
-    parse_timestamp,
     secret,
     text_of,
     to_wire,
