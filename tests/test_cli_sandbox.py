@@ -255,4 +255,5 @@ def test_a_scenario_answers_machines_too(cli: Commands) -> None:
     assert said.code == Exit.SUCCEEDED
     refused = cli("resume", "last")
     assert refused.code == Exit.REFUSED
-    assert "give --sandbox and its scenario" in refused.err
+    assert "is a simulated one" in refused.err
+    assert "ends with its command: start the rehearsal anew" in refused.err
