@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -151,17 +150,17 @@ class Declarations:
             )
         pattern = body.get("pattern")
         if pattern is not None:
-            from runbook.interpreter.patterns import compiled
+            from runbook.interpreter.patterns import checked
 
             try:
-                compiled(pattern)
-            except (re.error, RecursionError, OverflowError) as error:
+                checked(pattern, 0)
+            except ValueError as error:
                 self.problems.add(
                     text.place(body, "pattern"),
-                    f"no regular expression: {error}",
+                    f"this pattern cannot be used: {error}",
                     f"{path}.pattern",
                     rule="input",
-                    expected="a regular expression as Python reads it",
+                    expected="a regular expression as Python reads it, whose time does not run away",
                 )
                 pattern = None
         default = body.get("default")

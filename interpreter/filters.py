@@ -179,7 +179,11 @@ def regex_search(
     from runbook.interpreter.patterns import checked
 
     text = _string(value, "regex_search")
-    found = checked(_string(pattern, "regex_search"), len(text), ignorecase, multiline).search(text)
+    try:
+        ready = checked(_string(pattern, "regex_search"), len(text), ignorecase, multiline)
+    except ValueError as error:
+        raise ValueError(f"regex_search: {error}") from None
+    found = ready.search(text)
     if found is None:
         return None
     try:

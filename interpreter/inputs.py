@@ -177,9 +177,13 @@ def _text(one: Input, value: Any) -> str:
         quoted = "" if isinstance(value, list | dict) or value is None else f'quote it: "{shown(value)}"'
         raise _wrong(one, value, quoted)
     if one.pattern is not None:
-        from runbook.interpreter.patterns import compiled
+        from runbook.interpreter.patterns import checked
 
-        if compiled(one.pattern).fullmatch(value) is None:
+        try:
+            fits = checked(one.pattern, len(value)).fullmatch(value) is not None
+        except ValueError as error:  # it is too long for this pattern
+            raise _wrong(one, value, str(error)) from None
+        if not fits:
             raise _wrong(one, value)
     return str(value)
 

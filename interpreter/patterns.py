@@ -57,13 +57,13 @@ def checked(pattern: str, length: int, ignorecase: bool = False, multiline: bool
     ready, allowed = _read(pattern, flags)
     if length > allowed:
         raise ValueError(
-            f"regex_search: with this pattern a text has at most {allowed} characters, not {length}; "
+            f"with this pattern a text has at most {allowed} characters, not {length}; "
             "begin the pattern with ^, or let each * and + end at something that it cannot match itself"
         )
     return ready
 
 
-def compiled(pattern: str, flags: int = 0) -> re.Pattern[str]:
+def _compiled(pattern: str, flags: int = 0) -> re.Pattern[str]:
     """An author's pattern. What Python would warn of (`[[`, `--`: other rules some day) has no place on the screen."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -74,14 +74,14 @@ def compiled(pattern: str, flags: int = 0) -> re.Pattern[str]:
 def _read(pattern: str, flags: int) -> tuple[re.Pattern[str], int]:
     """The compiled pattern, and the longest text for it."""
     if len(pattern) > MAX_PATTERN:
-        raise ValueError(f"regex_search: a pattern has at most {MAX_PATTERN} characters")
+        raise ValueError(f"a pattern has at most {MAX_PATTERN} characters")
     try:
-        ready = compiled(pattern, flags)
+        ready = _compiled(pattern, flags)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             items = list(parser.parse(pattern, flags))
     except (re.error, RecursionError, OverflowError) as error:
-        raise ValueError(f"regex_search: {error}") from None
+        raise ValueError(str(error)) from None
     cost = _cost(items, ready.flags, _END, inside=False)
     return ready, cost.longest(starts=0 if _anchored(items, ready.flags) else 1)
 
@@ -115,7 +115,7 @@ def _of_item(operator: Any, argument: Any, flags: int, following: Characters, *,
     if operator is code.BRANCH:
         return _of_branches(argument[1], flags, following, inside=inside)
     if operator in (code.GROUPREF, code.GROUPREF_EXISTS, code.GROUPREF_IGNORE):
-        raise ValueError("regex_search: back references are not supported")
+        raise ValueError("back references are not supported")
     return _Cost()
 
 
@@ -130,7 +130,7 @@ def _of_repeat(argument: Any, flags: int, following: Characters, *, inside: bool
         return cost * _Cost(scans=unbounded and following != _END)  # at the very end it cannot fail
     if inside:
         raise ValueError(
-            "regex_search: a repeat or option inside a repeat may take forever where it can match what follows it"
+            "a repeat or option inside a repeat may take forever where it can match what follows it"
         )
     return cost * (_Cost(degree=1) if unbounded else _Cost(factor=high - low + 1))
 
@@ -145,7 +145,7 @@ def _of_branches(branches: Sequence[Any], flags: int, following: Characters, *, 
         alike = alike or bool(first & seen)
         seen |= first
     if alike and inside:
-        raise ValueError("regex_search: alternatives inside a repeat that begin alike may take forever")
+        raise ValueError("alternatives inside a repeat that begin alike may take forever")
     return cost * _Cost(factor=len(branches)) if alike else cost
 
 
