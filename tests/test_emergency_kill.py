@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import itertools
 import json
 import queue
 import shutil
@@ -92,6 +91,7 @@ class Calm:
     """The undisturbed run: what all others are compared with."""
 
     writes: int
+    begins: set[int]  # writes that let an effect begin: an intent is on disk
     outputs: dict[str, Any]
     cluster: dict[str, Any]
     course: dict[str, list[Any]]
@@ -168,6 +168,7 @@ def undisturbed(nursery: Nursery, folder: Path, playbook: Path, given: scenario.
         cluster = calmed(sandbox)
         return Calm(
             ended["writes"],
+            {at for mark, at in ended["marks"].items() if mark.startswith("call.intent ")},
             ended["outputs"],
             cluster,
             emergency.course(sandbox),
@@ -256,7 +257,8 @@ def test_killed_at_every_journal_write_and_resumed_the_cluster_is_as_if_never_ki
     calm = undisturbed(nursery, tmp_path / "calm", playbook, given)
     assert calm.outputs["chosen"] == chosen
     assert calm.writes >= least
-    points = list(itertools.product(range(1, calm.writes + 1), ("before", "after")))
+    points = [(at, "before") for at in range(1, calm.writes + 1)]
+    points += [(at, "after") for at in sorted({1, *calm.begins, calm.writes})]  # else it is just before the next write
     tally = Tally()
 
     def one(point: tuple[int, str]) -> tuple[tuple[int, str], str | None]:

@@ -7,7 +7,6 @@ that answers as they would), Prometheus, and nobody is told (no keys are given).
 from __future__ import annotations
 
 import contextlib
-import http.server
 import json
 import socket
 import threading
@@ -25,6 +24,7 @@ from runbook.runner.surroundings import Real
 from tests import emergency, rollbacks
 from tests.kube import meaning
 from tests.postgres import PASSWORD, Postgres, postgres
+from tests.rollback_platform import SERVICE, answering, marked
 from tests.test_emergency_kill import Nursery
 from tests.testbed.plane import Plane
 
@@ -45,53 +45,8 @@ spec:
     spec:
       containers: [{{name: app, image: "registry.invalid/{app}:{tag}", ports: [{{containerPort: {port}}}]}}]
 """
-SERVICE = """
-apiVersion: v1
-kind: Service
-metadata: {{name: {name}}}
-spec: {{selector: {selector}, ports: [{{port: {port}, targetPort: {target}}}]}}
-"""
-
 
 # -- what stands in for the applications
-
-
-class Answers(http.server.BaseHTTPRequestHandler):
-    """`/health` of every service, and Prometheus's query."""
-
-    def do_GET(self) -> None:
-        """A service: well, unless this server was told that it is not."""
-        self._reply(200 if self.server.well() else 503, {"status": "here"})  # type: ignore[attr-defined]
-
-    def do_POST(self) -> None:
-        """Prometheus: 42 per cent of all requests fail."""
-        self.rfile.read(int(self.headers.get("content-length", 0)))
-        found = {"resultType": "vector", "result": [{"metric": {}, "value": [0, "42"]}]}
-        self._reply(200, {"status": "success", "data": found})
-
-    def _reply(self, status: int, body: Any) -> None:
-        content = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the library's name
-        """Quiet."""
-
-
-@contextlib.contextmanager
-def answering(port: int, well: Any) -> Iterator[None]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Answers)
-    server.well = well  # type: ignore[attr-defined]
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(5)
 
 
 @contextlib.contextmanager
@@ -291,16 +246,15 @@ def undisturbed(scene: Scene, chosen: str) -> dict[str, Any]:
     return calm
 
 
-def marked(calm: dict[str, Any], kind: str, step: str) -> int:
-    """The write that put the first such event of a step on disk."""
-    found: int = min(at for name, at in calm["marks"].items() if name.startswith(f"{kind} ") and f"{step}#" in name)
-    return found
+def failing(_query: str) -> float:
+    """Prometheus: so many per cent of all requests fail."""
+    return 42.0
 
 
 def test_traffic(platform: Platform, nursery: Nursery, tmp_path: Path) -> None:
     """Blue is scaled up, asked, and gets the traffic."""
     scene = Scene(platform, nursery, tmp_path, emergency.playbook(tmp_path))
-    with answering(platform.plane.local(8000), lambda: True), answering(platform.plane.local(9090), lambda: True):
+    with answering(platform.plane, measured=failing):
         calm = undisturbed(scene, "by_traffic")
         assert calm["objects"]["Service/tracktion"]["spec"]["selector"] == {"slot": "blue"}
         assert calm["changed"] == {f"{app}-blue": 1 for app in emergency.SERVICES}
@@ -312,10 +266,7 @@ def test_traffic(platform: Platform, nursery: Nursery, tmp_path: Path) -> None:
 def test_helm_after_a_switch_that_is_taken_back(platform: Platform, nursery: Nursery, tmp_path: Path) -> None:
     """Blue breaks as soon as it has the traffic: switched back, scaled back, and Helm rolls green back."""
     scene = Scene(platform, nursery, tmp_path, emergency.playbook(tmp_path, emergency.IMPATIENT))
-    with (
-        answering(platform.plane.local(8000), lambda: platform.slot() != "blue"),
-        answering(platform.plane.local(9090), lambda: True),
-    ):
+    with answering(platform.plane, well=lambda: platform.slot() != "blue", measured=failing):
         calm = undisturbed(scene, "by_helm")
         assert calm["objects"]["Service/tracktion"]["spec"]["selector"] == {"slot": "green"}
         for app in emergency.SERVICES:

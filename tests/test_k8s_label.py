@@ -126,7 +126,7 @@ def test_where_a_dry_run_is_forbidden_it_is_computed(control_plane: Plane, space
         ({"labels": {"/x": "x"}}, "labels: '/x' is no name"),
         ({"labels": {"app": "a b"}}, "labels: the value of 'app' must be"),
         ({"labels": {"app": "x" * 64}}, "labels: the value of 'app' must be"),
-        ({"labels": {"app": 1}}, "labels"),
+        ({"labels": {"app": [1]}}, "labels"),
         ({"annotations": {"a": "x" * (256 * 1024)}}, "annotations: more than 262144 bytes"),
         ({"kind": "gizmo", "labels": {"a": "b"}}, "serves no kind 'gizmo'"),
         ({"name": "gone", "labels": {"a": "b"}}, 'configmaps "gone" not found'),

@@ -122,7 +122,7 @@ def test_everything_that_is_missing_is_said_at_once(bench: Bench) -> None:
     ended = bench.run(
         SCALE
         + """\
-  - {id: kind, action: k8s.get, with: {kind: Widget, name: x}}
+  - {id: kind, action: k8s.get, with: {kind: Sprocket, name: x}}
   - {id: place, action: k8s.get, with: {namespace: nowhere-at-all, kind: ConfigMap, name: x}}
   - {id: where, action: k8s.get, with: {context: elsewhere, kind: Pod, name: x}}
   - {id: inside, on_failure: abort, steps: [
@@ -135,7 +135,7 @@ def test_everything_that_is_missing_is_said_at_once(bench: Bench) -> None:
     lines = why(ended).splitlines()
     assert lines[0] == "nothing was begun, as something is missing:"
     assert lines[1].startswith("kind: ")
-    assert "the API of context testbed serves no kind 'Widget'" in lines[1]
+    assert "the API of context testbed serves no kind 'Sprocket'" in lines[1]
     assert lines[2] == "place: there is no namespace 'nowhere-at-all' (context 'testbed')"
     assert lines[3].startswith("where: ")
     assert "elsewhere" in lines[3]
