@@ -129,9 +129,7 @@ def _of_repeat(argument: Any, flags: int, following: Characters, *, inside: bool
     if high == low or not begins & following:
         return cost * _Cost(scans=unbounded and following != _END)  # at the very end it cannot fail
     if inside:
-        raise ValueError(
-            "a repeat or option inside a repeat may take forever where it can match what follows it"
-        )
+        raise ValueError("a repeat or option inside a repeat may take forever where it can match what follows it")
     return cost * (_Cost(degree=1) if unbounded else _Cost(factor=high - low + 1))
 
 
