@@ -53,6 +53,7 @@ class Maker:
         self.told: list[str] = []
         self.items: list[str] = []
         self.asks: dict[str, Any] = {}
+        self.at_once = False
 
     def seconds(self, most: float = 5.0) -> float:
         return round(self.r.uniform(0.01, most), 4)
@@ -80,10 +81,16 @@ class Maker:
             more["timeout"] = self.seconds(30)
         if r.random() < 0.3:
             more["finally_"] = self.handlers()
+        on_failure = OnFailure(r.random() < 0.5, self.handlers() if r.random() < 0.3 else ())
+        cleanup = r.choice([500.0, 500.0, self.seconds(6)])
+        if on_failure.undo and self.at_once:
+            cleanup = (
+                500.0  # newest first: of branches a kill may change which that is, and so what is left without time
+            )
         playbook = book(
             *steps,
-            on_failure=OnFailure(r.random() < 0.5, self.handlers() if r.random() < 0.3 else ()),
-            cleanup=r.choice([500.0, 500.0, self.seconds(6)]),
+            on_failure=on_failure,
+            cleanup=cleanup,
             outputs={"status": f"{{{{ steps.{steps[0].id}.status }}}}"},
             **more,
         )
@@ -273,6 +280,7 @@ class Maker:
         return block(self.id("block"), *self.inner(depth), keep_going=self.tolerance(), **more)
 
     def _deep_parallel(self, depth: int) -> Step:
+        self.at_once = True
         before, told = list(self.readable), list(self.told)
         children = []
         for _ in range(self.r.randint(1, 4)):
@@ -288,6 +296,7 @@ class Maker:
         )
 
     def _deep_foreach(self, depth: int) -> Step:
+        self.at_once = True
         before, told, step_id = list(self.readable), list(self.told), self.id("each")
         self.items.append(step_id)
         children = self.inner(depth)
