@@ -5,8 +5,8 @@ in_doubt}.
 `folder/coordinates.json` says where the world is: a sandbox in another process, or an environment for a real cluster.
 SIGKILL comes from itself: before, after, or a moment after (amid) the at-th commit (0: never). With `request`, {at,
 when, delay}, it comes at the at-th changing request to an API server: before it is sent, after its answer arrived and
-before anybody saw it, or (amid) `delay` seconds after it began. One that comes amid spares a run that is at its last
-word: such a run was not killed.
+before anybody saw it, or (amid) `delay` seconds after it began. One that comes amid spares a run, or an undo,
+that is at its last word: it was not killed.
 The answer is a line: {signal} or its outcome, with `requests`: the number of changing requests.
 """
 
@@ -32,6 +32,8 @@ from tests import emergency
 
 WARM = ("k8s", "helm", "prometheus", "pg", "slack", "pagerduty", "statuspage", "_kube.cluster", "_kube.forward")
 
+LAST = ("run.ended", "undo.ended")
+"""The last words of a run and of its undo: who is killed after them was not killed in its midst."""
 
 AMID = 0.3  # seconds after a commit: the action that it let begin is at its work
 
@@ -72,7 +74,7 @@ def _live(order: dict[str, Any], pipe: int) -> None:
         writes += 1
         for event in self._fresh:
             marks.setdefault(f"{event.kind} {event.key}", writes)
-            if event.kind == "run.ended":
+            if event.kind in LAST:
                 death.spare()
         now = order["when"] if writes == order["at"] else ""
         if now == "before":
