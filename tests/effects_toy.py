@@ -7,6 +7,7 @@ A `Toy` is one process: made with the journal of the one before, it goes on wher
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -199,8 +200,8 @@ class Toy:
 
     async def _fly(self, key: str, box: Box, end: float | None, land: Any, cut: Any) -> Record:
         future = self.loop.future()
-        if key in self.disk.intents:
-            rank = 1, float(self.disk.intents[key].number)
+        if key in self.disk.intents:  # what is repeated after a doubt keeps its place
+            rank = 1, float(self.disk.intents[original(key)].number)
         else:  # a lock: who came first, and at one moment (a cancel, a sibling's end) the key, which no kill changes
             rank = 0, self.disk.started[key.removesuffix(" lock").rstrip("/")]
         self.flights[key] = Flight(rank, box, end, future, land, cut)
@@ -249,7 +250,7 @@ class Toy:
         if (
             "~" in call.key.rpartition("#")[2]
         ):  # repeated after a doubt: the world takes no longer for it than it would have
-            intent = replace(intent, began=self.disk.intents[f"{original(call.key)} call"].began)
+            intent = replace(intent, began=self.disk.intents[original(key)].began)
         args = call.args
 
         def land() -> Record:
@@ -448,9 +449,8 @@ class Toy:
 
 
 def original(key: str) -> str:
-    """The key of the call that a doubtful one repeats."""
-    head, mark, attempt = key.rpartition("#")
-    return head + mark + attempt.partition("~")[0]
+    """The key of the call that a doubtful one repeats; what follows a key stays."""
+    return re.sub(r"(#\d+)~\d+(?=[^#]*$)", r"\1", key)
 
 
 def again(toy: Toy, *, world: dict[str, Any] | None = None, **more: Any) -> Toy:
