@@ -3,5 +3,5 @@
 - `main` (begin here); `running`, `planning`, `looking`, `writing`, `reference`, `machine`: the commands;
 - `preparing`: from a command line to what a run starts with; `asking`: questions on a terminal;
 - `completing`: what a shell offers; `examples`: how each `--help` ends;
-- what is said: `terminal`, `screen`, `telling`, `live`, `undoing`, `ending`, `problems`, `crash`.
+- what is said: `terminal`, `screen`, `telling`, `live`, `undoing`, `ending`, `onward`, `problems`, `crash`.
 """

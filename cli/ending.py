@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import click
 
+from runbook.cli import onward
+from runbook.cli.onward import command
 from runbook.cli.screen import PHASES
 from runbook.cli.terminal import Terminal
 from runbook.interpreter.errors import Exit, InvalidError, RunbookError
@@ -70,8 +72,12 @@ def stopped(view: RunView, terminal: Terminal) -> list[str]:
     head = (
         terminal.paint(f"■ {view.name} stopped", "yellow") + f" {moment(view.last)}: it did not end, and nobody runs it"
     )
-    rows = [*_undone(view), *_left(view), ("Next", f"runbook resume {view.id}   (goes on where it was)")]
-    rows.append(("", f"runbook resume {view.id} --cleanup   (only takes back and tidies)"))
+    rows = [*_undone(view), *_left(view)]
+    if onward.is_over(view):
+        rows.append(("Next", onward.OVER))
+    else:
+        rows.append(("Next", f"{command(view, 'resume')}   (goes on where it was)"))
+        rows.append(("", f"{command(view, 'resume', '--cleanup')}   (only takes back and tidies)"))
     return ["", head, *_laid_out(rows, terminal)]
 
 
@@ -110,7 +116,7 @@ def _round(view: RunView, later: RoundView, terminal: Terminal) -> list[str]:
         rows = [("What", first), *(("", line) for line in more[:MANY]), *hint, *rows]
     rows += _left(view, str((later.error or {}).get("message") or ""))
     if view.unfinished:
-        rows.append(("Next", f"runbook resume {view.id}   (finishes the clean-up that is left)"))
+        rows += _finishing(view)
     elif later.exit:
         rows += _after_round(view, later)
     return ["", f"{terminal.status(later.status, title)}{simulated}", *_laid_out(rows, terminal)]
@@ -118,15 +124,19 @@ def _round(view: RunView, later: RoundView, terminal: Terminal) -> list[str]:
 
 def _after_round(view: RunView, later: RoundView) -> list[tuple[str, str]]:
     """The commands that go on after an undo, or a clean-up, that did not come to its end."""
+    if later.what != "undo" and not _can_be_undone(view):
+        return []
+    if onward.is_over(view):
+        return [("Next", onward.OVER)]
     if later.what != "undo":
-        return [("Next", f"runbook undo {view.id}   (takes back what stands)")] if _can_be_undone(view) else []
-    again = [] if later.no_inverse else [f"runbook undo {view.id}   (when the reason is gone)"]
+        return [("Next", f"{command(view, 'undo')}   (takes back what stands)")]
+    again = [] if later.no_inverse else [f"{command(view, 'undo')}   (when the reason is gone)"]
     if later.stuck:
         from runbook.cli.undoing import accepting
 
         seen = f"you have seen to {one_line(later.stuck)}: it stays as it is, the others are taken back"
-        again.append(f"{accepting(view.id, later.stuck)}   ({seen})")
-    return _list("Next", again or [f"runbook undo {view.id}"])
+        again.append(f"{accepting(view, later.stuck)}   ({seen})")
+    return _list("Next", again or [command(view, "undo")])
 
 
 def _laid_out(rows: list[tuple[str, str]], terminal: Terminal) -> list[str]:
@@ -271,29 +281,38 @@ def _undelivered(view: RunView) -> list[tuple[str, str]]:
 
 
 def _next(view: RunView) -> list[tuple[str, str]]:
-    run = view.id
     if view.exit == int(Exit.WAITING) or (view.exit == int(Exit.IN_DOUBT) and view.ended is None):
         return _answers(view, view.exit)
     if view.unfinished:
-        return [("Next", f"runbook resume {run}   (finishes the clean-up that is left)")]
-    if view.exit in (None, int(Exit.SUCCEEDED)):
-        return [("Next", f"runbook resume {run}")] if view.exit is None else []
+        return _finishing(view)
+    if view.exit is None:
+        return [("Next", onward.OVER if onward.is_over(view) else command(view, "resume"))]
+    if view.exit == int(Exit.SUCCEEDED):
+        return []
     if view.exit == int(Exit.REFUSED) and not view.changes():
         return []  # nothing happened; what is missing, and what to do about it, stands above
     rows = []
-    if _can_be_undone(view):
-        rows.append(("Next", f"runbook undo {run}   (takes back what stands)"))
-    rows.append(("Next" if not rows else "", f"runbook report {run}   (everything that happened)"))
+    if _can_be_undone(view) and not onward.is_over(view):
+        rows.append(("Next", f"{command(view, 'undo')}   (takes back what stands)"))
+    rows.append(("Next" if not rows else "", f"runbook report {view.id}   (everything that happened)"))
     return rows
+
+
+def _finishing(view: RunView) -> list[tuple[str, str]]:
+    if onward.is_over(view):
+        return [("Next", onward.OVER)]
+    return [("Next", f"{command(view, 'resume')}   (finishes the clean-up that is left)")]
 
 
 def _answers(view: RunView, code: int) -> list[tuple[str, str]]:
     """The commands that answer what is asked. `code`: waiting, or in doubt."""
+    if onward.is_over(view):
+        return _list("Next", ["rehearse it anew, on a terminal or with `answers:` in the scenario", onward.OVER])
     if code == int(Exit.IN_DOUBT):
-        return [("Next", f"look at it, then: runbook resume {view.id} --in-doubt done|repeat|fail")]
+        return [("Next", f"look at it, then: {command(view, 'resume', '--in-doubt done|repeat|fail')}")]
     asked = [q for q in view.open_questions() if not q.mailed]
     answers = [f"runbook answer {view.id} {step_of(q.key)} {choices_of(q.kind)}" for q in asked]
-    return _list("Next", [*answers, f"runbook resume {view.id}"])
+    return _list("Next", [*answers, command(view, "resume")])
 
 
 def _asked(question: QuestionView) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from runbook.cli import ending, preparing
+from runbook.cli import ending, onward, preparing
 from runbook.cli.completing import complete_choices, complete_questions, complete_runs
 from runbook.cli.looking import acted_on, store, view_of
 from runbook.cli.preparing import Prepared
@@ -189,14 +189,16 @@ def cancel(run: str, why: str) -> None:
 
     run = acted_on(run)
     folder = store().find(run)
-    again = any(box == "@run" for box, _, _ in view_of(folder)[0].stops)
+    view = view_of(folder)[0]
+    again = any(box == "@run" for box, _, _ in view.stops)
     told = session.cancel(run, why=why)
     if told and again:
-        click.echo(f"{folder.id} was told again: its clean-up ends, runbook resume {folder.id} finishes it later")
+        later = "" if onward.is_over(view) else f", {onward.command(view, 'resume')} finishes it later"
+        click.echo(f"{folder.id} was told again: its clean-up ends{later}")
     elif told:
         click.echo(f"{folder.id} was told; it cleans up (runbook show {folder.id})")
     else:
-        click.echo(f"nobody runs {folder.id} now; the cancel takes effect with: runbook resume {folder.id}")
+        click.echo(f"nobody runs {folder.id} now; {onward.with_(view, 'the cancel takes effect with')}")
 
 
 @click.command(short_help="Answer what a run asks.")
@@ -225,8 +227,8 @@ def answer(run: str, step: str, choice: str, comment: str, checked: tuple[str, .
         items = _items(question.options if question else {}, checked)
     given = people.Answer(choice, processes.user(), time.time(), comment, items)
     told = session.answer(run, step, given)
-    folder = store().find(run)
-    click.echo("answered" if told else f"answered; nobody runs it now, so go on with: runbook resume {folder.id}")
+    going_on = onward.with_(view_of(store().find(run))[0], "so go on with")
+    click.echo("answered" if told else f"answered; nobody runs it now, {going_on}")
 
 
 def _items(options: Any, checked: tuple[str, ...]) -> tuple[dict[str, Any], ...]:
@@ -291,11 +293,11 @@ def _hint_of(error: RunbookError, view: RunView, *, went_on: bool) -> str | None
     if view.started is None:  # not even its beginning is on record
         return hint and hint.replace("resume the run", "run it again: nothing was begun")
     if view.ended is None and hint is None and went_on:
-        return f"when the reason is gone: runbook resume {view.id}"
+        return onward.OVER if onward.is_over(view) else f"when the reason is gone: {onward.command(view, 'resume')}"
     for command in ("runbook logs -f", "runbook cancel"):
         hint = hint and hint.replace(f"`{command}`", f"`{command} {view.id}`")
     for words in ("resume the run", "try again")[: 2 if went_on else 1]:
-        hint = hint and hint.replace(words, f"runbook resume {view.id}")
+        hint = hint and hint.replace(words, onward.command(view, "resume"))
     return hint
 
 

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 
 from runbook.cli.looking import store, view_of
+from runbook.cli.onward import command
 from runbook.cli.terminal import Terminal
 from runbook.runner.standing import Standing
 from runbook.runner.view import RunView
@@ -48,13 +49,13 @@ def _stop(one: Standing, view: RunView, terminal: Terminal) -> Iterator[str]:
     """What an undo cannot pass, or could not the last time."""
     if one.way == "none":
         yield terminal.paint(f"stop at {one.path}: nothing takes {one.action} back", "yellow")
-        yield f"  see to it by hand, then: {accepting(view.id, one.path)}"
+        yield f"  see to it by hand, then: {accepting(view, one.path)}"
         return
     yield f"take back {one.path}  {terminal.paint(one.action, 'dim')}"
     yield terminal.paint(f"  could not be taken back before: {one_line(one.error)}", "yellow")
-    yield f"  if it cannot again, see to it by hand, then: {accepting(view.id, one.path)}"
+    yield f"  if it cannot again, see to it by hand, then: {accepting(view, one.path)}"
 
 
-def accepting(run: str, path: str) -> str:
+def accepting(view: RunView, path: str) -> str:
     """The command that goes on without this change."""
-    return f"runbook undo {run} --accept {shlex.quote(path)}"
+    return command(view, "undo", "--accept", shlex.quote(path))

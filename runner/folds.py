@@ -46,6 +46,7 @@ def _begun(view: RunView, event: Event) -> None:
     view.options = data.get("options") or {}
     view.version = data.get("version", "")
     view.simulated = bool(data.get("simulated"))
+    view.world = str(data.get("place") or "")
     view.snapshot = data.get("snapshot", "")
     view.started = view.root.started = event.wall
     view.status = view.root.status = "running"

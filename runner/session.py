@@ -110,6 +110,7 @@ def start(
             "version": runbook.__version__,
             "simulated": world.surroundings.simulated,
             "world": world.surroundings.world_id,
+            "place": world.surroundings.place,
             "snapshot": journal.snapshot(),
             "cwd": run.cwd,
             "host": processes.me().host,

@@ -20,6 +20,11 @@ class Surroundings(Protocol):
         ...
 
     @property
+    def place(self) -> str:
+        """What `--sandbox` takes to get into this simulated world again; '' if it ends with its command, or is real."""
+        ...
+
+    @property
     def environ(self) -> Mapping[str, str]:
         """The environment of actions and their child processes."""
         ...
@@ -53,6 +58,7 @@ class Real:
 
     simulated = False
     world_id = ""
+    place = ""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         """`environ`: what actions see; hand a copy in."""

@@ -57,6 +57,7 @@ class RunView:
         self.options: Mapping[str, Any] = {}
         self.version = ""
         self.simulated = False
+        self.world = ""  # where its simulated world is, if that outlives the command
         self.snapshot = ""
         self.started: float | None = None
         self.last: float = 0.0  # wall time of the newest event

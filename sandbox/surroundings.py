@@ -61,8 +61,9 @@ class SimulatedSurroundings:
 
     simulated = True
 
-    def __init__(self, coordinates: Coordinates, environ: Mapping[str, str]) -> None:
-        """`environ`: the real environment, of which only what is harmless is kept."""
+    def __init__(self, coordinates: Coordinates, environ: Mapping[str, str], place: str = "") -> None:
+        """`environ`: the real environment, of which only what is harmless is kept. `place`: as the protocol has it."""
+        self.place = place
         self.coordinates = coordinates
         self.world_id = Path(coordinates.kubeconfig).parent.name
         self._answers = Answers(Answer(**answer) for answer in coordinates.answers)
@@ -151,6 +152,11 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
     def world_id(self) -> str:
         """As `SimulatedSurroundings.world_id`."""
         return self.surroundings.world_id
+
+    @property
+    def place(self) -> str:
+        """As `SimulatedSurroundings.place`."""
+        return self.surroundings.place
 
     @property
     def environ(self) -> Mapping[str, str]:
@@ -301,7 +307,7 @@ def attach(path: Path, environ: Mapping[str, str] | None = None) -> SimulatedSur
     except (ValueError, KeyError, TypeError):
         hint = "`runbook sandbox up SCENARIO` names one"
         raise InvalidError(f"{path} does not say where a simulated world is", hint=hint) from None
-    return SimulatedSurroundings(coordinates, os.environ if environ is None else environ)
+    return SimulatedSurroundings(coordinates, os.environ if environ is None else environ, str(path.absolute()))
 
 
 def serve(scenario: Scenario, kubeconfig: Path | None = None, stop: threading.Event | None = None) -> Iterator[Sandbox]:

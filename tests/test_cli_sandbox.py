@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import signal
 import time
 from pathlib import Path
@@ -85,7 +87,10 @@ def test_what_the_scenario_does_not_answer_is_asked_on_the_terminal(cli: Command
         "runbook: 1\nname: ask\nsteps:\n"
         "  - {id: list, action: manual.checklist, with: {sections: {Web: [it is up]}}}\n",
     )
-    assert cli("run", "ask.yaml", "--sandbox", "world.yaml").code == Exit.WAITING
+    nobody = cli("run", "ask.yaml", "--sandbox", "world.yaml")
+    assert nobody.code == Exit.WAITING
+    assert "Next      rehearse it anew, on a terminal or with `answers:` in the scenario" in nobody.out
+    assert "runbook answer" not in nobody.out, "its world is gone: no answer helps it"
     screen = Screen.start(cli, "run", "ask.yaml", "--sandbox", "world.yaml")
     screen.answer(("it is up:", "y\n"))
     assert screen.end() == Exit.SUCCEEDED, screen.shown
@@ -196,9 +201,10 @@ def test_a_run_in_a_served_world_is_killed_resumed_and_undone_there(cli: Command
         end(process, signal.SIGKILL)
         shown = cli("show")
         assert "stopped" in shown.out
-        assert f"runbook resume {the_run(cli)}" in shown.out
+        assert f"runbook resume {the_run(cli)} --cleanup --sandbox {world}   (only" in shown.out
+        (going_on,) = re.findall(r"runbook (resume .*?)   \(goes on where it was\)", shown.out)
         assert cli("resume").code == Exit.REFUSED  # not in the real world
-        said = cli("resume", "--sandbox", world)
+        said = cli(*shlex.split(going_on))
         assert said.code == 0, said.out + said.err
         undone = cli("undo", "--sandbox", world)
         assert undone.code == 0, undone.out + undone.err
@@ -226,6 +232,8 @@ def test_a_rehearsal_that_was_killed_does_not_go_on_in_a_new_world(cli: Commands
     assert any('"sleep.began"' in line for line in process.stdout)
     end(process, signal.SIGKILL)
     before = cli("show").out
+    assert "Next      its simulated world ended with the command" in before
+    assert "runbook resume" not in before
     for words in (("resume",), ("resume", "--cleanup")):
         for more in ((), ("--sandbox", "world.yaml")):
             refused = cli(*words, *more)
