@@ -25,7 +25,7 @@ demo: .venv/run.stamp ## rehearse the emergency rollback: the plan, then the run
 	@$(BIN)/runbook run playbooks/emergency.yaml --sandbox playbooks/scenarios/emergency/traffic.yaml --yes
 
 test: .venv/dev.stamp ## every test that this machine can run, those of time alone; what was skipped and why is listed last
-	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not timed" $(PYTEST)
+	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not timed" $(PYTEST)
 	@$(BIN)/python -m pytest -m timed
 
 lint: .venv/dev.stamp ## style, types, layers, generated files

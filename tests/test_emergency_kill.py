@@ -274,7 +274,7 @@ def test_killed_at_every_journal_write_and_resumed_the_cluster_is_as_if_never_ki
     record_property("in flight", dict(tally.flying))
     record_property("in doubt (exit 6)", tally.in_doubt)
     assert tally.kills >= 0.85 * len(points), "the last writes come together now and then, the others do not"
-    assert tally.in_flight >= calm.writes / 4
+    assert tally.in_flight >= len(calm.begins), "whatever was begun was once killed in flight"
     assert tally.in_doubt <= 0.05 * tally.kills, "what this playbook changes can be looked at: few have to ask"
 
 
