@@ -232,7 +232,9 @@ def answer(run: str, step: str, choice: str, comment: str, checked: tuple[str, .
 
 
 def _items(options: Any, checked: tuple[str, ...]) -> tuple[dict[str, Any], ...]:
-    texts = [str(text) for listed in (options.get("sections") or {}).values() for text in listed]
+    from runbook.runner import people
+
+    texts = people.items(options)
     unknown = [text for text in checked if text not in texts]
     if unknown:
         raise InvalidError(f"--check {unknown[0]}: no such item", hint="items: " + "; ".join(texts))

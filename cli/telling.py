@@ -110,7 +110,7 @@ class Lines:
                 yield from (f"{stamp}{paint('·', 'dim')} {step}  {line}" for line in self._retried(event.key[:-1]))
             case "asked":
                 yield f"{stamp}{paint('☐', 'cyan')} {step}  asks: {_said(data, 'text')}"
-            case "answered" if data.get("status"):
+            case "answered" if data.get("status") and self.view.questions[event.key].kind:  # else nobody was asked
                 yield f"{stamp}{paint('☐', 'cyan')} {step}  {settled(self.view.questions[event.key])}"
             case "preflight" | "warning":
                 yield from (stamp + paint(f"! {one_line(line)}", "yellow") for line in self._warned(event))

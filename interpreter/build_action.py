@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from runbook.interpreter import merge, schema
+from runbook.interpreter import answerable, merge, schema
 from runbook.interpreter.catalogue import ActionSpec
 from runbook.interpreter.errors import Place
 from runbook.interpreter.findings import did_you_mean
@@ -38,6 +38,8 @@ def build_action(
     items = merge.parameters(spec, clean, self.source, self.declared)
     values = {key: item.value for key, item in items.items()}
     good = _parameters(self, spec, items, values, data, site)
+    if good and spec.effect == "ask":
+        _answerable(self, spec, items, values, data, site)
     with_ = _with(self, spec, items, values, data, site)
     effect, idempotent = spec.nature(values) if good else (spec.effect, spec.idempotent)
     if clean.get("effect") == "read":
@@ -136,6 +138,20 @@ def _parameters(
         message = shown.message.replace("{name}", named(one.path), 1)
         self.problems.add(place, message, path, rule=one.rule, expected=one.expected, hint=shown.hint)
     return not findings
+
+
+def _answerable(
+    self: Builder,
+    spec: ActionSpec,
+    items: Mapping[str, merge.Item],
+    values: Mapping[str, Any],
+    data: Mapping[str, Any],
+    site: Site,
+) -> None:
+    """A question that nobody could answer is said before anybody is asked."""
+    for key, sentence, hint in answerable.problems(spec.name, answerable.as_written(values)):
+        place = items[key].place if key in items else self.source.place(data, "with")
+        self.problems.add(place, sentence, f"{site.path}.with.{key}", rule="answerable", hint=hint)
 
 
 def _with(

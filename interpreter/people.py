@@ -12,6 +12,7 @@ from runbook.interpreter.model import Action
 from runbook.interpreter.outcome import Outcome, failed, stopped, untried
 from runbook.interpreter.run import Run
 from runbook.interpreter.scope import Scope
+from runbook.interpreter.values import text_of
 
 _KINDS: Mapping[str, Literal["approve", "choose", "checklist"]] = {
     "manual.approve": "approve",
@@ -32,9 +33,8 @@ async def ask(run: Run, step: Action, scope: Scope, path: str, box: Box, args: M
     if record.by is not None:
         default = args.get("default")
         if record.by == path and kind == "choose" and default is not None:
-            return Outcome(
-                outputs={"choice": default, "by": "", "at": None}, seq=record.seq, at=record.at, wall=record.wall
-            )
+            taken = {"choice": text_of(default), "by": "", "at": None}
+            return Outcome(outputs=taken, seq=record.seq, at=record.at, wall=record.wall)
         return stopped(record, "nobody answered in time" if record.status == "timed_out" else "")
     if record.status != "succeeded":
         return failed(record.error or Fault("the question was not answered"), record, step.id, path)

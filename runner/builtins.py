@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from runbook.contract import Action, Check, Context, Duration, Local, Outputs, PermanentError, Read, param
+from runbook.interpreter import answerable
 
 A = TypeVar("A")
 
@@ -76,6 +77,9 @@ class Ask(Action[A]):
 
     effect = "ask"
 
+    def check(self, args: A) -> Iterator[str]:
+        yield from (sentence for _, sentence, _ in answerable.problems(self.name, vars(args)))
+
 
 @dataclass(frozen=True, kw_only=True)
 class ApproveArgs:
@@ -93,12 +97,6 @@ class Approve(Ask[ApproveArgs]):
     name = "manual.approve"
     returns = {"by": "who approved, a list of user names", "at": "when the last one did", "comment": "what they wrote"}
 
-    def check(self, args: ApproveArgs) -> Iterator[str]:
-        if not args.approvers:
-            yield "approvers is empty: nobody could approve; write [any] or leave it out"
-        elif "any" not in args.approvers and len(set(args.approvers)) < args.by:
-            yield f"by: {args.by} needs more people than the {len(set(args.approvers))} in approvers"
-
 
 @dataclass(frozen=True, kw_only=True)
 class ChooseArgs:
@@ -114,12 +112,6 @@ class Choose(Ask[ChooseArgs]):
 
     name = "manual.choose"
     returns = {"choice": "the chosen name", "by": "who chose; empty: nobody did, the default", "at": "when"}
-
-    def check(self, args: ChooseArgs) -> Iterator[str]:
-        if not args.choices:
-            yield "choices is empty: there is nothing to choose"
-        elif args.default is not None and args.default not in args.choices:
-            yield f"default: {args.default} is not one of the choices ({', '.join(args.choices)})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,11 +131,6 @@ class Checklist(Ask[ChecklistArgs]):
         "answers": "a list of {text, checked, note, by, at}",
         "unchecked": "how many items stayed open",
     }
-
-    def check(self, args: ChecklistArgs) -> Iterator[str]:
-        for title, entries in args.sections.items():
-            if not isinstance(entries, list) or not entries:
-                yield f"sections: {title} is not a list of sentences"
 
 
 @dataclass(frozen=True, kw_only=True)

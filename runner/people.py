@@ -63,6 +63,13 @@ def choices(question: Question) -> tuple[str, ...]:
             return tuple(map(str, question.options.get("choices") or ()))
 
 
+def items(options: Mapping[str, Any]) -> list[str]:
+    """What a checklist lists, over all its sections; a section may be one sentence alone."""
+    sections = options.get("sections") or {}
+    lists = [listed if isinstance(listed, list | tuple) else [listed] for listed in sections.values()]
+    return [str(text) for listed in lists for text in listed]
+
+
 def refusal(question: Question, answer: Answer, given: Sequence[Answer], initiator: str) -> str | None:
     """Why this answer does not count; None when it does."""
     options = question.options
@@ -113,9 +120,7 @@ def _approval(question: Question, given: Sequence[Answer]) -> Verdict | None:
 
 
 def _checklist(question: Question, answer: Answer) -> Verdict:
-    sections = question.options.get("sections") or {}
-    lists = [items if isinstance(items, list | tuple) else [items] for items in sections.values()]
-    texts = [str(text) for items in lists for text in items]
+    texts = items(question.options)
     ticked = {str(item.get("text")): item for item in answer.items}
     everything = answer.choice.lower() == "all"
     answers = [

@@ -25,6 +25,7 @@ from runbook.runner.plan import BEHIND, Row, Verdict
 from runbook.runner.preflight import Looked, said_of
 from runbook.runner.secret_looks import looked_for
 from runbook.runner.threads import Threads
+from runbook.runner.typed_questions import typed
 from runbook.runner.walk import looks_ahead
 
 T = TypeVar("T")
@@ -92,6 +93,11 @@ class Preview:
 
     async def ask(self, question: Question, box: Box) -> Record:
         key = _step_key(question.key)
+        try:
+            question = typed(question)
+        except PermanentError as error:
+            self._row(key, verdict="failed", error=error.message)
+            return self._record("failed", sure=True, error=Fault(error.message, "permanent"))
         self._row(key, verdict="ask", maybe=question.maybe, detail=question.text, effect="ask")
         return self._record(outputs=Unknown(f"the answer to {question.step}"))
 

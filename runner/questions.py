@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from runbook.interpreter.effects import Box, Question, Record
+from runbook.contract import PermanentError
+from runbook.interpreter.effects import Box, Fault, Question, Record
 from runbook.interpreter.values import from_wire, to_wire
 from runbook.runner import people
 from runbook.runner.quiet import Future
 from runbook.runner.records import fault_to_wire
+from runbook.runner.typed_questions import typed
 
 if TYPE_CHECKING:
     from runbook.runner.local import Local
@@ -60,6 +62,10 @@ class Questions:
         over = box.verdict(local.clock.running())
         if over is not None:
             return local.stopped("answered", question.key, {}, over)
+        try:
+            question = typed(question, local.policy.initiator)
+        except PermanentError as error:
+            return self._decided(question, people.Verdict("failed", {}, Fault(error.message, "permanent")))
         if question.kind == "in_doubt" and local.policy.in_doubt != "ask":
             return self._answered(question, people.Answer(local.policy.in_doubt, "--in-doubt", local.clock.wall()))
         return await self._wait_for_people(question, box)
@@ -129,6 +135,9 @@ class Questions:
     def _answered(self, question: Question, answer: people.Answer) -> Record:
         decided = people.verdict(question, [answer])
         assert decided is not None
+        return self._decided(question, decided)
+
+    def _decided(self, question: Question, decided: people.Verdict) -> Record:
         future = self._local.future()
         self._decide(question, decided, future)
         return future.result()

@@ -74,6 +74,24 @@ DOCUMENT: dict[str, Any] = {
             ["message"],
             "by at comment",
         ),
+        "manual.choose": _action(
+            "Let a person choose.",
+            "ask",
+            {
+                "message": _text("The question."),
+                "choices": {"type": "object", "description": "What can be chosen."},
+                "default": _text("What is taken at the timeout."),
+            },
+            ["message", "choices"],
+            "choice by at",
+        ),
+        "manual.checklist": _action(
+            "Let a person tick off a list.",
+            "ask",
+            {"sections": {"type": "object", "description": "Section title and its list of items."}},
+            ["sections"],
+            "answers unchecked",
+        ),
         "k8s.get": _action(
             "Read an object.",
             "read",
