@@ -189,7 +189,11 @@ class LeaseLocks:
             raise LockLostError(self._why(), "resume the run: it goes on if nobody else held the lock meanwhile")
         if self._held and processes.clock() >= self._renewed + self._seconds / 4 and not self._renewing.is_set():
             self._renewing.set()
-            threading.Thread(target=self._renew_once, daemon=True, name="lease").start()
+            try:
+                threading.Thread(target=self._renew_once, daemon=True, name="lease").start()
+            except RuntimeError as error:  # no thread is to be had just now: the next beat tries again
+                self._renewing.clear()
+                self._trouble = str(error)
 
     def demanded(self) -> str | None:
         """As LockStore.demanded."""
@@ -216,6 +220,8 @@ class LeaseLocks:
             self._trouble = ""
         except LockError as error:
             self._trouble = error.message
+        except Exception as bug:  # noqa: BLE001  # in its thread nobody would hear of it, and a run that stops says why
+            self._trouble = f"the renewal failed: {type(bug).__name__}: {bug}"
 
     def _renew_one(self, name: str) -> None:
         for _ in range(ROUNDS):

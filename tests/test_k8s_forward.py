@@ -123,21 +123,34 @@ def test_an_idle_connection_is_kept_awake(
 def test_our_side_is_done_and_the_answer_still_comes(
     control_plane: Plane, caller: Caller, space: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tunnels, "SILENCE", 0.5)
+    """And then it is no end: a pod that has said all looks like one that is slow, and a half is not to be the whole."""
+    monkeypatch.setattr(tunnels, "PING", 0.1)  # so that it looks soon at the other one
     answer = random.Random(1).randbytes(1_000_000)
+    rest = threading.Event()
 
     def handle(connection: socket.socket) -> None:
         assert exactly(connection, 8) == b"question"
         connection.sendall(answer)
-        connection.recv(1)  # this protocol cannot tell it that our side is done; it ends with the connection
+        rest.wait(60)
+        connection.sendall(b"the rest")  # this protocol cannot tell it that our side is done
+        connection.recv(1)  # it ends with the connection
 
-    with program(control_plane.local(PORT), handle), caller.context() as ctx:
+    def use(ctx: LocalContext) -> None:
         with forward.open_service(ctx, f"web.{space}", PORT) as at, dialled(at) as mine:
             mine.sendall(b"question")
             mine.shutdown(socket.SHUT_WR)
             assert exactly(mine, len(answer)) == answer
-            assert mine.recv(1) == b""  # and then it ends by itself: not before the pod was silent for a while
+            monkeypatch.setattr(tunnels, "SILENCE", 0.2)
+            with pytest.raises(ConnectionResetError):
+                mine.recv(1)
             control_plane.until(lambda: len(left()) == 1)
+            raise TemporaryError("an answer that has no end")
+
+    told = r"^an answer that has no end \(port 8001 of pod \w+: 0.2 s of silence after the client was done"
+    with program(control_plane.local(PORT), handle), caller.context() as ctx:
+        with pytest.raises(TemporaryError, match=told):
+            use(ctx)
+        rest.set()
 
 
 def test_more_connections_than_there_is_room_for_wait_their_turn(

@@ -210,8 +210,9 @@ def test_an_upgrade_that_hangs_is_cut(tmp_path: Path) -> None:
         assert time.monotonic() - began < 1.5
 
 
+@pytest.mark.parametrize("done", [False, True], ids=["open", "half-closed"])
 @pytest.mark.parametrize("parts", [1, 7, 100_000])
-def test_the_pod_ends_and_its_last_words_arrive(parts: int, tmp_path: Path) -> None:
+def test_the_pod_ends_and_its_last_words_arrive(parts: int, done: bool, tmp_path: Path) -> None:
     """The pod's program closes; containerd then ends the forward, which kwok does not."""
     words = random.Random(parts).randbytes(300_000)
 
@@ -226,6 +227,8 @@ def test_the_pod_ends_and_its_last_words_arrive(parts: int, tmp_path: Path) -> N
         server.answers[PATH] = serve
         with forward.open_pod(ctx, connect(ctx, "current"), POD, PORT) as (near, tunnel):
             near.settimeout(30)
+            if done:
+                near.shutdown(socket.SHUT_WR)
             assert exactly(near, len(words)) == words
             assert near.recv(1) == b""
             assert tunnel.failure is None

@@ -15,11 +15,15 @@ from typing import Any
 import pytest
 import yaml
 
-from runbook.actions._kube.cluster import connect
+from runbook.actions._kube.cluster import ForbiddenError, connect
+from runbook.actions._kube.forward import open_web
 from runbook.actions._kube.kinds import NAMESPACE, POD, Ref, known
 from runbook.actions._kube.websocket import upgrade
+from runbook.actions.k8s_exec import Exec
 from runbook.contract import PermanentError, TemporaryError
 from tests.command import Commands
+from tests.context import call
+from tests.forwards import PORT, start_pod
 from tests.kube import Caller, opened
 from tests.kubeconfigs import credential, flag, reads, runner_space
 from tests.proxy import proxied
@@ -176,6 +180,81 @@ def test_a_plug_in_that_hangs_is_ended_with_its_call(caller: Caller, plugin: Plu
     pid = int((plugin.folder / "pid").read_text())
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+# -- for whom one acts
+
+ACTING = """
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {{name: acts-{space}}}
+rules:
+  - {{apiGroups: [""], resources: [users], verbs: [impersonate], resourceNames: [somebody]}}
+  - {{apiGroups: [""], resources: [groups], verbs: [impersonate], resourceNames: ["{space}", last]}}
+  - apiGroups: [authentication.k8s.io]
+    resources: [userextras/example.org/team]
+    verbs: [impersonate]
+    resourceNames: [blue, "100%"]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {{name: acts-{space}}}
+roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: acts-{space}}}
+subjects: [{{apiGroup: rbac.authorization.k8s.io, kind: User, name: nobody}}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {{name: acts, namespace: {space}}}
+roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: cluster-admin}}
+subjects: [{{apiGroup: rbac.authorization.k8s.io, kind: Group, name: {space}}}]
+"""
+
+
+def acting(plane: Plane, space: str, folder: Path, teams: list[str]) -> Caller:
+    """Calls of `nobody` who acts for `somebody` of two groups, the first of which may do all in the namespace."""
+    plane.kubectl("apply", "-f", "-", stdin=ACTING.format(space=space))
+    found = yaml.safe_load(plane.nobody.read_text())
+    found["users"][0]["user"] |= {
+        "as": "somebody",
+        "as-groups": [space, "last"],
+        "as-user-extra": {"example.org/team": teams},
+    }
+    (folder / "kubeconfig-acting").write_text(yaml.safe_dump(found))
+    made = Caller(plane, folder)
+    made.environ["KUBECONFIG"] = str(folder / "kubeconfig-acting")
+    return made
+
+
+@pytest.mark.control_plane
+def test_every_group_and_all_else_that_is_acted_for_is_told(control_plane: Plane, space: str, tmp_path: Path) -> None:
+    """Of requests and of WebSockets alike: here it is the first group that brings the right."""
+    start_pod(control_plane, space, "one")
+    caller = acting(control_plane, space, tmp_path, ["blue", "100%"])
+    reads(caller, space)
+    with caller.context() as ctx:
+        cluster = connect(ctx, "current")
+        asked = b'{"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}'
+        path = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
+        headers = {"Content-Type": "application/json"}
+        who = cluster.transport.request(ctx, "POST", path, headers=headers, body=asked).json()["status"]["userInfo"]
+        assert who["username"] == "somebody"
+        assert who["groups"] == [space, "last", "system:authenticated"]
+        assert who["extra"] == {"example.org/team": ["blue", "100%"]}
+        done = call(Exec, {"namespace": space, "pod": "one", "command": ["echo", "here"]}, ctx)
+        assert done["stdout"] == "here\n"
+        open_web(cluster, ctx, Ref(POD, space, "one"), PORT).wire.close()
+
+
+@pytest.mark.control_plane
+def test_a_websocket_keeps_nothing_back_of_for_whom_one_acts(control_plane: Plane, space: str, tmp_path: Path) -> None:
+    """The server refuses one of the teams: not the last one, so that it was told all of them."""
+    start_pod(control_plane, space, "one")
+    caller = acting(control_plane, space, tmp_path, ["red", "blue"])
+    refused = "userextras/example.org/team"
+    with pytest.raises(ForbiddenError, match=refused):
+        reads(caller, space)
+    with caller.context() as ctx, pytest.raises(ForbiddenError, match=refused):
+        open_web(connect(ctx, "current"), ctx, Ref(POD, space, "one"), PORT)
 
 
 # -- tokens that end in the middle of a run

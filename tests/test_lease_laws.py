@@ -6,6 +6,7 @@ The API is SIMULATED here: conditional writes in memory. tests/test_lease_locks.
 from __future__ import annotations
 
 import copy
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -37,7 +38,8 @@ class Simulated:
     leases: dict[str, dict[str, Any]] = field(default_factory=dict)
     version: int = 0
     faults: list[str] = field(default_factory=list)
-    """'', 'lost' (the request does not come through), 'unheard' (its answer does not), 'slow' (its answer is)."""
+    """'', 'lost' (the request does not come through), 'unheard' (its answer does not), 'slow' (its answer is), 'bug'.
+    """
     wait: Callable[[float], None] = lambda seconds: None
 
     def get(self, name: str) -> dict[str, Any] | None:
@@ -74,6 +76,8 @@ class Simulated:
 
     def _made(self, request: Callable[[], T]) -> T:
         fault = self.faults.pop(0) if self.faults else ""
+        if fault == "bug":
+            raise ValueError("out of range")
         if fault == "lost":
             raise TemporaryError("no connection")
         answer = request()
@@ -273,6 +277,52 @@ def test_what_the_api_server_forbids_or_does_not_answer_is_told_apart() -> None:
     api.faults = ["lost"]
     with pytest.raises(UnreachableError, match="cannot be reached"):
         first.take(["l"])
+
+
+def beat(store: LeaseLocks, seconds: float) -> None:
+    """A beat at that time, and the end of what it started."""
+    with at(seconds):
+        store.beat(acting=False)
+        for thread in threading.enumerate():
+            if thread.name == "lease":
+                thread.join(30)
+                assert not thread.is_alive()
+
+
+def test_a_renewal_that_meets_a_bug_is_no_silence_and_the_next_one_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody hears an exception of its thread, but whoever stops for want of the lock."""
+    fallen: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", fallen.append)
+    with at(0.0):
+        api, first, _ = pair()
+        assert first.take(["l"]) is None
+    api.faults = ["bug"]
+    beat(first, 3.0)
+    assert not fallen
+    with at(8.5), pytest.raises(LockLostError, match=r"\(the renewal failed: ValueError: out of range\)"):
+        first.beat(acting=True)
+    beat(first, 8.6)
+    with at(9.0):
+        assert first.sure()
+
+
+def test_a_renewal_for_which_there_is_no_thread_is_made_by_a_later_beat(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIMULATED: the system has no thread to give."""
+
+    def none_left(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with at(0.0):
+        _, first, _ = pair()
+        assert first.take(["l"]) is None
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", none_left)
+        beat(first, 3.0)
+    with at(8.5), pytest.raises(LockLostError, match="can't start new thread"):
+        first.beat(acting=True)
+    beat(first, 8.6)
+    with at(9.0):
+        assert first.sure()
 
 
 WHERE = session.Options(locks="k8s:prod/ops")

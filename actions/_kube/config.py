@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import difflib
+import string
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ IN_CLUSTER = "in-cluster"
 """The context's name where a pod's own service account is used."""
 
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+_IN_HEADER_NAMES = frozenset(string.ascii_letters + string.digits + "!#$&'*+-.^_`|~")  # RFC 9110, 5.6.2, without `%`
 _LEGACY = "an auth-provider, which Kubernetes gave up in 1.26"
 
 
@@ -239,8 +241,14 @@ def _impersonation(user: Mapping[str, Any]) -> list[tuple[str, str]]:
     found = [("Impersonate-User", user.get("as")), ("Impersonate-Uid", user.get("as-uid"))]
     found += [("Impersonate-Group", group) for group in user.get("as-groups") or ()]
     for name, values in (user.get("as-user-extra") or {}).items():
-        found += [(f"Impersonate-Extra-{name}", value) for value in values]
+        found += [(f"Impersonate-Extra-{_header_name(str(name))}", value) for value in values]
     return [(name, str(value)) for name, value in found if value]
+
+
+def _header_name(key: str) -> str:
+    """A key of `as-user-extra` as a part of a header's name: what no such name can hold is escaped, as is `%`
+    (client-go, transport/round_trippers.go, headerKeyEscape)."""
+    return "".join(chr(byte) if chr(byte) in _IN_HEADER_NAMES else f"%{byte:02X}" for byte in key.encode())
 
 
 def _service_account(environ: Mapping[str, str]) -> Access:

@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from runbook.actions._kube import kinds
+from runbook.actions._kube.bounds import Bounds, pause
 from runbook.actions._kube.cluster import Cluster, MissingError, connect, explain
 from runbook.actions._kube.kinds import Ref
 from runbook.actions._kube.preflight import lacks
-from runbook.actions._kube.transport import Bounds
 from runbook.actions._kube.tunnel import PROTOCOL, Tunnel
 from runbook.actions._kube.websocket import RefusedError, Upgraded, upgrade
 from runbook.actions._kube.workload import is_ready, pod_selector, pods
@@ -28,6 +28,8 @@ FORWARD_VERBS = ("get", "create")
 """What a WebSocket to pods/portforward takes: it is a GET, and since Kubernetes 1.35 `create` is wanted, too."""
 AT_ONCE = 128
 """Connections to one Service at the same time; more wait until one of these ends."""
+_AGAIN = 0.2
+"""Seconds before a connection that could not be taken is tried again."""
 _FAREWELL = 1.0
 """Seconds that threads have to end in, once everything that they wait for is closed."""
 
@@ -53,7 +55,11 @@ def open_web(cluster: Cluster, bounds: Bounds, pod: Ref, port: int) -> Upgraded:
 def open_pod(bounds: Bounds, cluster: Cluster, pod: Ref, port: int) -> Iterator[tuple[socket.socket, Tunnel]]:
     """A connected socket to a pod's port while the block runs; cut at the deadline."""
     upgraded = open_web(cluster, bounds, pod, port)
-    near, far = socket.socketpair()
+    try:
+        near, far = socket.socketpair()
+    except OSError as error:  # no descriptor is left
+        upgraded.wire.close()
+        raise TemporaryError(f"cannot forward to port {port} of pod {pod.name}: {error.strerror}") from error
     tunnel = Tunnel(far, upgraded)
 
     def carry() -> None:
@@ -177,7 +183,10 @@ class _Forward:
         self._lock = threading.Lock()
         self._places = threading.BoundedSemaphore(AT_ONCE)
         self._threads: set[threading.Thread] = set()
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=AT_ONCE)
+        try:
+            self._listener = socket.create_server(("127.0.0.1", 0), backlog=AT_ONCE)
+        except OSError as error:
+            raise TemporaryError(f"cannot listen on loopback for a forward: {error.strerror}") from error
         self.port = int(self._listener.getsockname()[1])
         life.on_stop(self._hang_up)
         self._accepts = threading.Thread(target=self._accept, name="port-forward", daemon=True)
@@ -199,16 +208,40 @@ class _Forward:
             self._places.release()
 
     def _accept(self) -> None:
-        while True:
+        """Take connections until the life is over: one that cannot be taken now (no descriptor is left, no thread) is
+        no reason to take none ever after."""
+        before = ""
+        while not self._life.is_over:
             self._places.acquire()
             try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            thread = threading.Thread(target=self._serve, args=(client,), name="port-forward", daemon=True)
-            with self._lock:
-                self._threads.add(thread)
+                self._take()
+                before = ""
+            except (OSError, RuntimeError) as error:
+                with contextlib.suppress(ValueError):
+                    self._places.release()
+                if self._life.is_over:
+                    return
+                said = (error.strerror if isinstance(error, OSError) else None) or str(error)
+                self.problem = TemporaryError(f"a connection to the forward could not be taken: {said.lower()}")
+                if said != before:  # it may last
+                    before = said
+                    self._log(self.problem.message)
+                with contextlib.suppress(TemporaryError):
+                    pause(self._life, _AGAIN)
+
+    def _take(self) -> None:
+        client, _ = self._listener.accept()
+        thread = threading.Thread(target=self._serve, args=(client,), name="port-forward", daemon=True)
+        with self._lock:
+            self._threads.add(thread)
+        try:
             thread.start()
+        except RuntimeError:
+            with self._lock:
+                self._threads.discard(thread)
+            _reset(client)
+            client.close()
+            raise
 
     def _serve(self, client: socket.socket) -> None:
         try:

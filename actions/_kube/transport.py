@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlsplit
 
 from runbook.actions._kube.bounds import Bounds, Within, pause
 from runbook.actions._kube.connection import Connection, Target, dial
@@ -33,6 +34,7 @@ PUSHED_BACK = 5
 """So often an answer 429 with Retry-After is waited for within one request."""
 _CHUNK = 1 << 16
 _IDLE = 16
+_IN_PATHS = "/%:@!$&'()*+,;=~"  # RFC 3986, 3.3; what is escaped already stays so
 
 
 @dataclass(frozen=True)
@@ -88,14 +90,16 @@ class Transport:
         """The server's address."""
         return self._login.access.server
 
-    def url(self, path: str) -> str:
-        """The address of a path of this server."""
-        return f"{self.host}{path}"
+    def target(self, path: str) -> str:
+        """What a request for a path of the API asks for: behind a gateway the server's address has a path itself
+        (`https://host/k8s/clusters/c-abc`)."""
+        before = urlsplit(self.host).path.rstrip("/")
+        return f"{quote(before, safe=_IN_PATHS)}{path}"
 
-    def authorization(self, bounds: Bounds | None = None) -> dict[str, str]:
-        """The headers that say who asks, for a connection of one's own (an upgrade)."""
-        found = self._login.credentials(bounds or Within(30.0))
-        return {name.lower(): value for name, value in found.headers}
+    def authorization(self, bounds: Bounds) -> tuple[tuple[str, str], ...]:
+        """The headers that say who asks, for a connection of one's own (an upgrade). A name may come more than once:
+        each group that is acted for is a header."""
+        return self._login.credentials(bounds).headers
 
     def renew(self, bounds: Bounds) -> bool:
         """Get other credentials than the present ones, which the server refused; whether there are any."""
@@ -214,8 +218,8 @@ class Transport:
             if connection is not None and not self._keep(connection):
                 connection.close()
 
-    @staticmethod
     def _send(
+        self,
         connection: Connection,
         bounds: Bounds,
         method: str,
@@ -228,7 +232,7 @@ class Transport:
         connection.used = True
         connection.connect(bounds)
         wire = connection.http
-        wire.putrequest(method, path, skip_accept_encoding=True)
+        wire.putrequest(method, self.target(path), skip_accept_encoding=True)
         sent = {"User-Agent": "runbook", "Accept-Encoding": "gzip", **headers}
         if body is not None:
             sent["Content-Length"] = str(len(body))
@@ -279,7 +283,7 @@ class Transport:
                     return None
                 connection = self._idle.pop()
             held = connection.http.sock
-            if connection.target == target and held is not None and not select.select([held], [], [], 0)[0]:
+            if connection.target == target and held is not None and _is_silent(held):
                 return connection
             connection.close()
 
@@ -314,6 +318,13 @@ class Transport:
         if isinstance(error, http.client.HTTPException):
             return TemporaryError(f"what answers at {self.host} does not speak HTTP ({type(error).__name__})")
         return TemporaryError(f"cannot reach the Kubernetes API at {self.host}: {_reason(error)}")
+
+
+def _is_silent(wire: socket.socket) -> bool:
+    """Nothing has come, no end either. Not select: a descriptor may be above 1023."""
+    waiting = select.poll()
+    waiting.register(wire, select.POLLIN)
+    return not waiting.poll(0)
 
 
 def _reason(error: BaseException) -> str:

@@ -2,7 +2,8 @@
 
 Subprotocol v4.channel.k8s.io: channel 0 is the data, channel 1 an error, and both begin with the port's number in two
 bytes, little-endian (k8s.io/kubelet, portforward). It can't say that one direction has ended: when our side is done
-writing, the pod's program is not told so; what it still has to say is awaited until it has been silent for a while.
+writing, the pod's program is not told so; what it still has to say is awaited until it has been silent for a while, and
+then it is a failure: a program that is slow and one that has said all look alike.
 """
 
 from __future__ import annotations
@@ -132,7 +133,10 @@ class Tunnel:
         if self._error and waited > 1:  # its text comes in one piece or soon
             self._finish()
             return True
-        return self.done and not self.held and waited > SILENCE
+        if self.done and not self.held and waited > SILENCE:
+            self.failure = f"{SILENCE:g} s of silence after the client was done; whether it had said all can't be told"
+            return True
+        return False
 
     def _patience(self, now: float) -> float:
         """Seconds until time alone changes something."""

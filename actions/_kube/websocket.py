@@ -1,8 +1,8 @@
 """A WebSocket to the API server (RFC 6455): an upgrade that ends in time, and frames that never wait.
 
 The client library's WebSocket connects without a time-out and blocks until a frame is whole, in both directions: two
-sides that both send more than the buffers hold then wait for each other for ever. So only its neighbour urllib3 is
-used (TLS, client certificates, proxies as for every other request), and frames are read and written in pieces here.
+sides that both send more than the buffers hold then wait for each other for ever. Here the connection is the one that
+every other request has (TLS, client certificates, proxies), and frames are read and written in pieces.
 """
 
 from __future__ import annotations
@@ -100,19 +100,17 @@ def _upgraded(transport: Transport, bounds: Bounds, path: str, protocol: str) ->
 
 
 def _question(transport: Transport, bounds: Bounds, path: str, protocol: str, key: str) -> bytes:
-    base = urlsplit(transport.url(path))
-    fields = {
-        "Host": base.netloc,
-        "User-Agent": "runbook",
-        "Upgrade": "websocket",
-        "Connection": "Upgrade",
-        "Sec-WebSocket-Version": "13",
-        "Sec-WebSocket-Key": key,
-        "Sec-WebSocket-Protocol": protocol,
-        **transport.authorization(bounds),
-    }
-    target = base.path + (f"?{base.query}" if base.query else "")
-    lines = [f"GET {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
+    fields = (
+        ("Host", urlsplit(transport.host).netloc.rpartition("@")[2]),
+        ("User-Agent", "runbook"),
+        ("Upgrade", "websocket"),
+        ("Connection", "Upgrade"),
+        ("Sec-WebSocket-Version", "13"),
+        ("Sec-WebSocket-Key", key),
+        ("Sec-WebSocket-Protocol", protocol),
+        *transport.authorization(bounds),
+    )
+    lines = [f"GET {transport.target(path)} HTTP/1.1", *(f"{name}: {value}" for name, value in fields), "", ""]
     return "\r\n".join(lines).encode("latin-1")
 
 
