@@ -11,7 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from runbook.actions._kube import cluster as clusters
+from runbook.actions._kube.cluster import connect
+from runbook.actions._kube.kinds import Ref, known
 from tests.command import Commands
+from tests.kube import Caller
 from tests.proxy import proxied
 from tests.testbed.plane import Plane, running, why_not
 
@@ -130,6 +134,64 @@ def test_a_wait_that_watches_outlives_its_api_server(plane: Plane, space: str, t
         plane.kubectl("-n", space, "delete", "configmap", "flag")
         out, err = process.communicate(timeout=120)
         assert process.returncode == 0, out + err
+
+
+# -- versions that the store has forgotten
+
+
+@pytest.fixture(scope="module")
+def forgetful(plane: Plane) -> Plane:
+    """The same, with an API server that remembers no ConfigMaps itself: what its store has compacted is gone."""
+    plane.start("kube-apiserver", [*plane.kill("kube-apiserver"), "--watch-cache-sizes=configmaps#0"])
+    plane.until(lambda: _answers(plane))
+    return plane
+
+
+def test_a_watch_from_a_version_that_was_compacted_lists_again(forgetful: Plane, space: str, tmp_path: Path) -> None:
+    watch, listed = "[?&]watch=1", "[?&]limit=1(&|$)"
+    with proxied(forgetful) as proxy:
+        proxy.fault("GET", watch, "reset", times=1)
+        proxy.fault("GET", watch, "refuse", times=1_000_000)  # nothing is watched until it is let through
+        cli = Commands(tmp_path, forgetful.environ() | {"KUBECONFIG": proxy.kubeconfig(tmp_path)})
+        cli.write("waits.yaml", WAITS.format(space=space))
+        process = cli.start("run", "waits.yaml", "--yes")
+        forgetful.until(lambda: proxy.count("GET", watch) > 0 or process.poll() is not None)
+        assert process.poll() is None, process.communicate()
+        asked = next(path for _, path in proxy.asked if "watch=1" in path)
+        for name in ("later", "latest"):  # the version after the one that it watches from is not the present one
+            forgetful.kubectl("-n", space, "create", "configmap", name)
+        forgetful.compact()
+        event = json.loads(forgetful.kubectl("get", "--raw", asked))
+        assert (event["type"], event["object"]["code"]) == ("ERROR", 410), event
+        before = proxy.count("GET", listed)
+        proxy.rules.clear()
+        forgetful.until(lambda: proxy.count("GET", listed) > before)
+        forgetful.kubectl("-n", space, "delete", "configmap", "flag")
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, out + err
+        assert proxy.count("GET", listed) == before + 1
+
+
+def test_a_list_whose_version_was_compacted_between_two_pages_goes_on(
+    forgetful: Plane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clusters, "PAGE", 2)
+    space, names = forgetful.namespace(), [f"map-{number}" for number in range(5)]
+    for name in names:
+        forgetful.kubectl("-n", space, "create", "configmap", name)
+    kind = known("configmap")
+    assert kind is not None
+    with proxied(forgetful) as proxy:
+        caller = Caller(forgetful, tmp_path)
+        caller.environ["KUBECONFIG"] = proxy.kubeconfig(tmp_path)
+        with caller.context() as ctx:
+            found = connect(ctx, "current").each(ctx, Ref(kind, space))
+            first = next(found)
+            forgetful.kubectl("-n", space, "delete", "configmap", names[0])
+            forgetful.compact()
+            rest = [one["metadata"]["name"] for one in found]
+    assert [first["metadata"]["name"], *rest] == names
+    assert proxy.count("GET", "configmaps.*continue=") == 3, "two pages, the first of them refused once"
 
 
 def _answers(plane: Plane) -> bool:
