@@ -103,6 +103,21 @@ def _permitted(path: Path, ctx: Context) -> None:
         ctx.permit("write", str(path))
 
 
+def holds_secret(content: bytes | None, ctx: Context) -> bool:
+    """Whether a secret stands in what is to be written, if a diff would show it: then all of it is sensitive.
+
+    So is what was there before, where the secret may have had another value.
+    """
+    text = None if content is None else _text(content)
+    return text is not None and ctx.mask(text) != text
+
+
+def copies_secret(path: Path, ctx: Context) -> bool:
+    """The same of what is to be copied; what is not there copies none."""
+    with told(path):
+        return path.is_file() and path.stat().st_size <= SHOWN and holds_secret(_content(path), ctx)
+
+
 def is_sensitive(path: Path) -> bool:
     """Whether a file's name says that its content is nobody's business."""
     return any(fnmatch.fnmatch(path.name, pattern) for pattern in SENSITIVE)
@@ -171,11 +186,14 @@ def _shown(path: Path, content: bytes, sensitive: bool) -> dict[str, Any]:
 
 
 def _keys(content: bytes) -> dict[str, Sensitive]:
-    """`NAME=value` lines: each name with the digest of its value, so that a diff says changed or equal, never what."""
+    """`NAME=value` lines: each name with the digest of its value, so that a diff says changed or equal, never what.
+
+    Not a name before `=` or `==` alone: base64 ends like that.
+    """
     found: dict[str, Sensitive] = {}
     for line in content.decode("utf-8", errors="replace").splitlines():
         match = re.match(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_.]*)\s*=(.*)", line)
-        if match:
+        if match and match[2].strip() not in ("", "="):
             found[match[1]] = Sensitive(hashlib.sha256(match[2].encode()).hexdigest())
     return found
 

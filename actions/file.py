@@ -11,7 +11,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from runbook.actions import _archive
-from runbook.actions._replace import Replace, Wanted, is_sensitive, owner_ids, real_path, source, told
+from runbook.actions._replace import (
+    Replace,
+    Wanted,
+    copies_secret,
+    holds_secret,
+    is_sensitive,
+    owner_ids,
+    real_path,
+    source,
+    told,
+)
 from runbook.contract import (
     Call,
     Change,
@@ -151,7 +161,9 @@ class WriteArgs:
         "Octal (`0640`), or `keep`: as it was; a new one gets 0644, a sensitive one 0600.", default="keep"
     )
     owner: str = param("`user` or `user:group`, or `keep`.", default="keep")
-    sensitive: bool = param("Never show its content; .env, *.env, *.key and *.pem always are.", default=False)
+    sensitive: bool = param(
+        "Never show its content; .env, *.env, *.key, *.pem and what a secret is written into always are.", default=False
+    )
     host: str | None = param(HOST, default=None, family=True)
 
 
@@ -164,7 +176,10 @@ class RestoreArgs:
     glob: str = param("Of a folder: which files.", default="**/*")
     mode: str = param("Octal (`0640`), or `keep`: as it was; a new one gets the mode of its source.", default="keep")
     owner: str = param("`user` or `user:group`, or `keep`.", default="keep")
-    sensitive: bool = param("Never show contents; .env, *.env, *.key and *.pem always are.", default=False)
+    sensitive: bool = param(
+        "Never show contents; .env, *.env, *.key, *.pem always are, and all of them if a secret stands in one.",
+        default=False,
+    )
     host: str | None = param(HOST, default=None, family=True)
 
 
@@ -181,35 +196,48 @@ class FileWrite(Replace, Change[WriteArgs]):
 
     name = "file.write"
     brings = True
-    returns = {"path": "the file", "sha256": "digest of its content", "existed": "whether there was one before"}
+    returns = {
+        "path": "the file",
+        "sha256": "digest of its content (not shown of a sensitive one)",
+        "existed": "whether there was one before",
+    }
 
     def check(self, args: WriteArgs) -> Iterator[str]:
         yield from _problems(args.host, args.mode, args.owner)
         if (args.content is None) == (args.from_ is None):
             yield "give one of content and from"
 
-    def _wanted(self, args: WriteArgs) -> dict[Path, Wanted]:
+    def _wanted(self, args: WriteArgs, hidden: bool) -> dict[Path, Wanted]:
         path = real_path(args.to)
-        fresh = 0o600 if args.sensitive or is_sensitive(path) else 0o644
+        fresh = 0o600 if hidden or is_sensitive(path) else 0o644
         if args.from_ is not None:
             with told(args.from_):
                 return {path: Wanted(source(args.from_), args.mode, args.owner, fresh)}
         return {path: Wanted((args.content or "").encode(), args.mode, args.owner, fresh)}
 
+    @staticmethod
+    def _hides(args: WriteArgs, ctx: Context) -> bool:
+        """Whether it is a sensitive file: its author says so, or a secret is to stand in it."""
+        if args.from_ is not None:
+            return args.sensitive or copies_secret(args.from_, ctx)
+        return args.sensitive or holds_secret((args.content or "").encode(), ctx)
+
     def preflight(self, args: WriteArgs, ctx: Context) -> list[str]:
         return self._forbidden([real_path(args.to)])
 
     def observe(self, args: WriteArgs, ctx: Context) -> Observation:
-        return self._observed([real_path(args.to)], ctx, args.sensitive)
+        return self._observed([real_path(args.to)], ctx, self._hides(args, ctx))
 
     def expect(self, args: WriteArgs, before: Observation, ctx: Context) -> Observation:
-        return self._expected(self._wanted(args), before, args.sensitive, ctx)
+        hidden = self._hides(args, ctx)
+        return self._expected(self._wanted(args, hidden), before, hidden, ctx)
 
     def apply(self, args: WriteArgs, before: Observation, ctx: Context) -> None:
-        self._applied(self._wanted(args), before, args.sensitive, ctx)
+        hidden = self._hides(args, ctx)
+        self._applied(self._wanted(args, hidden), before, hidden, ctx)
 
     def inverse(self, args: WriteArgs, before: Observation, op: str) -> Call | None:
-        return self._reverting(before, args.sensitive)
+        return self._reverting(before, self._hides(args, self._ctx))
 
     def outputs(self, args: WriteArgs, before: Observation, after: Observation) -> Outputs:
         (name,) = after
@@ -247,20 +275,24 @@ class FileRestore(Replace, Change[RestoreArgs]):
                 wanted[path] = Wanted(source(origin), args.mode, args.owner, stat.S_IMODE(origin.stat().st_mode))
         return wanted
 
+    def _hides(self, args: RestoreArgs, ctx: Context) -> bool:
+        """As in file.write; one of them hides all."""
+        return args.sensitive or any(copies_secret(one, ctx) for one in self._sources(args).values())
+
     def preflight(self, args: RestoreArgs, ctx: Context) -> list[str]:
         return self._forbidden(self._sources(args))
 
     def observe(self, args: RestoreArgs, ctx: Context) -> Observation:
-        return self._observed(list(self._sources(args)), ctx, args.sensitive)
+        return self._observed(list(self._sources(args)), ctx, self._hides(args, ctx))
 
     def expect(self, args: RestoreArgs, before: Observation, ctx: Context) -> Observation:
-        return self._expected(self._wanted(args), before, args.sensitive, ctx)
+        return self._expected(self._wanted(args), before, self._hides(args, ctx), ctx)
 
     def apply(self, args: RestoreArgs, before: Observation, ctx: Context) -> None:
-        self._applied(self._wanted(args), before, args.sensitive, ctx)
+        self._applied(self._wanted(args), before, self._hides(args, ctx), ctx)
 
     def inverse(self, args: RestoreArgs, before: Observation, op: str) -> Call | None:
-        return self._reverting(before, args.sensitive)
+        return self._reverting(before, self._hides(args, self._ctx))
 
     def outputs(self, args: RestoreArgs, before: Observation, after: Observation) -> Outputs:
         changed = [name for name in after if after[name] != before.get(name)]

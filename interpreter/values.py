@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from runbook.interpreter.effects import SecretRef
 
 Part: TypeAlias = str | tuple[Any, ...]
-"""Text, `("ref", name, kind, where)` (a declared secret) or `("enc", token, label)` (sealed by the host)."""
+"""Text, `("ref", name, kind, where)` (a declared secret) or `("enc", token, label, ...)` (sealed by the host)."""
 NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 """How a number is written in JSON, and so in the language (RFC 8259, section 6)."""
 

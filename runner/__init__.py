@@ -4,7 +4,7 @@
   `clock`, `questions`, `typed_questions`, `people`, `orders`, `secret_waits`, `processes`, `world`, `surroundings`;
 - actions: `registry`, `host` (the only place where they run), `context`, `clients`, `parameters`, `outcomes`,
   `outputs`, `diff`, `unsettled`, `builtins`, `describe` (their schemas and documentation);
-- secrets: `secrets`, `secret_looks` (which are missing), `masking`;
+- secrets: `secrets`, `secret_looks` (which are missing), `masking`, `rotated` (what stands beside one);
 - what is on disk: `store`, `journal`, `leases`, `records`, `artifacts`, `step_logs`, `files`, `compiled`;
 - locks between runs: `locks`, `lock_store`, `lock_place`, `lock_waits`, `preempting`, `lease_locks`, `lease_record`,
   `lease_api`;

@@ -52,9 +52,9 @@ def diff(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Differenc
 
 
 def _leaves(path: tuple[str, ...], old: Any, new: Any) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
-    if old is not ABSENT and new is not ABSENT and _same(old, new):
+    if old is not ABSENT and new is not ABSENT and same(old, new):
         return
-    pairs = _pairs(old, new)
+    pairs = pairs_of(old, new)
     if pairs is None:
         yield path, old, new
         return
@@ -62,11 +62,12 @@ def _leaves(path: tuple[str, ...], old: Any, new: Any) -> Iterator[tuple[tuple[s
         yield from _leaves((*path, part), was, now)
 
 
-def _same(old: Any, new: Any) -> bool:
-    return type(old) is type(new) and bool(old == new)
+def same(old: Any, new: Any) -> bool:
+    """Whether nothing changes; `1` and `true` are not the same."""
+    return (type(old) is type(new) or (isinstance(old, str) and isinstance(new, str))) and bool(old == new)
 
 
-def _pairs(old: Any, new: Any) -> list[tuple[str, Any, Any]] | None:
+def pairs_of(old: Any, new: Any) -> list[tuple[str, Any, Any]] | None:
     """The children of two nodes side by side; None where a leaf is reached."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         return [(str(key), old.get(key, ABSENT), new.get(key, ABSENT)) for key in _keys(old, new)]
@@ -90,17 +91,23 @@ def _keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def masked(differences: tuple[Difference, ...], mask: Callable[[Any], Any]) -> tuple[Difference, ...]:
-    """Fit to be shown: secrets masked; where a leaf holds one, it shows only that it changed, on both sides."""
+    """Fit to be shown: secrets masked; where either side of a leaf holds one, both show only that it changed."""
     return tuple(
         Difference(str(mask(item.object)), tuple(str(mask(part)) for part in item.path), *_covered(item, mask))
         for item in differences
     )
 
 
+CHANGED: Final = "(changed)"
+"""Both sides of a leaf of which one holds a secret: the other is likely what the secret was before (house: Secrets)."""
+NOT_SHOWN: Final = "(not shown)"
+"""A leaf that held a secret, where it is gone."""
+
+
 def _covered(item: Difference, mask: Callable[[Any], Any]) -> tuple[Any, Any]:
-    sides = [side if side is ABSENT else mask(side) for side in (item.before, item.after)]
-    pairs = zip((item.before, item.after), sides, strict=True)
-    hidden = any(side is not ABSENT and shown != side for side, shown in pairs)
-    if not hidden or ABSENT in sides:
-        return sides[0], sides[1]
-    return f"{sides[0]} (before)", f"{sides[1]} (changed)"
+    before, after = (side if side is ABSENT else mask(side) for side in (item.before, item.after))
+    if before == item.before and after == item.after:
+        return before, after
+    if before is ABSENT:
+        return before, after  # nothing was there before: the new text with its masks says nothing more
+    return (NOT_SHOWN, after) if after is ABSENT else (CHANGED, CHANGED)

@@ -23,6 +23,7 @@ from runbook.runner.clients import Clients
 from runbook.runner.context import HostContext, Outbox
 from runbook.runner.diff import diff, masked
 from runbook.runner.outcomes import Again, Intent, Result, Undoes
+from runbook.runner.rotated import beside
 from runbook.runner.secrets import Secrets, is_sealed
 from runbook.runner.surroundings import Surroundings
 
@@ -126,6 +127,7 @@ class Host:
             after = plain(impl.expect(args, before, ctx))
             if before == after and not call.again:
                 return self._already(call, ctx, impl, args=args, after=after, first=first)
+            before, after = beside(before, after, self.secrets.mask)
             inverse = first.inverse if first is not None else self._inverse(call, impl, args, before)
             seen = self.secrets.seal(before)
             version = impl.version(args, before)
@@ -170,7 +172,7 @@ class Host:
                 return self._in_doubt(unsettled.told(call.action, before, after, now, self.secrets.mask))
             return Again(
                 Intent(
-                    before=self.secrets.seal(now),
+                    before=self.secrets.seal(beside(now, after, self.secrets.mask)[0]),
                     after=intent.after,
                     inverse=intent.inverse,
                     origin=intent.first,

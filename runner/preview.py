@@ -23,6 +23,7 @@ from runbook.runner.host import Host
 from runbook.runner.outcomes import Intent, Result
 from runbook.runner.plan import BEHIND, Row, Verdict
 from runbook.runner.preflight import Looked, said_of
+from runbook.runner.rotated import covered_text
 from runbook.runner.secret_looks import looked_for
 from runbook.runner.threads import Threads
 from runbook.runner.typed_questions import typed
@@ -264,7 +265,7 @@ class Preview:
             text = impl.preview(args, before, after, ctx)
         except Exception as error:  # noqa: BLE001  # contract.Change.preview: a failure here never fails a plan
             text = f"(no further preview: {error})"
-        return str(self._host.secrets.mask(text)).splitlines() if text else []
+        return covered_text(text, self._host.secrets.mask).splitlines() if text else []
 
     async def _preflight(self, call: Call, box: Box) -> None:
         """What the call needs and lacks: rights, tools, credentials, places."""

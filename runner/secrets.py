@@ -27,6 +27,8 @@ MAX_FILE: Final = 1024 * 1024  # bytes of a secret's file
 SENSITIVE: Final = "sensitive"
 """How text from sensitive places is labelled: `‹secret:sensitive›`."""
 _NAMELESS: Final = "‹•••›"
+_VALUE: Final = "value"
+"""A sealed part that is the whole value of a declared secret, as it was when it was sealed."""
 
 ReadK8s: TypeAlias = Callable[[str | None, str, str, str], str | None]
 """`read(context, namespace, secret, key)`: the decoded value, None where there is none."""
@@ -64,7 +66,7 @@ class Secrets:
         self._lock = threading.RLock()
         self._values: dict[Coordinates, str | None] = {}
         self._table: tuple[Spelling, ...] = ()
-        self._plain: dict[str, SecretRef] = {}
+        self._plain: dict[str, str] = {}  # value -> name
         self._warnings: tuple[str, ...] = ()
         self._key: bytes | None = None
 
@@ -169,9 +171,18 @@ class Secrets:
             )
         if len(value) < WHOLE_WORD:
             self._warn(f"secret {ref.name} has fewer than {WHOLE_WORD} characters: it is masked as a whole word only")
-        table = dict.fromkeys((*self._table, *spellings(ref.name, value)))
+        self._spell(ref.name, value)
+
+    def _spell(self, name: str, value: str) -> None:
+        table = dict.fromkeys((*self._table, *spellings(name, value)))
         self._table = tuple(sorted(table, key=lambda spelling: -len(spelling.text)))
-        self._plain = {**self._plain, value: ref}
+        self._plain = {**self._plain, value: name}
+
+    def _remember(self, name: str, value: str) -> None:
+        """A value that this run's record holds stays a secret of the run, also when it was rotated since."""
+        with self._lock:
+            if value not in self._plain:
+                self._spell(name, value)
 
     def _read(self, ref: SecretRef) -> str | None:
         if ref.kind == "env":
@@ -233,9 +244,8 @@ class Secrets:
         at = 0
         for hit in found:
             inside = text[hit.start : hit.end]
-            ref = self._plain.get(inside) if hit.whole else None
-            sealed = ("ref", ref.name, ref.kind, ref.where) if ref else self._enc(inside, hit.spelling.name)
-            parts += [text[at : hit.start], sealed]
+            sealed = self._enc(inside, hit.spelling.name)  # no reference: what was seen does not rotate with its secret
+            parts += [text[at : hit.start], (*sealed, _VALUE) if hit.whole and inside in self._plain else sealed]
             at = hit.end
         return Sealed((*parts, text[at:]))
 
@@ -273,7 +283,10 @@ class Secrets:
         if isinstance(part, str):
             return part
         if part[0] == "enc":
-            return self.decrypt(part[1].encode()).decode("utf-8", "surrogatepass")
+            text = self.decrypt(part[1].encode()).decode("utf-8", "surrogatepass")
+            if part[3:] == (_VALUE,):
+                self._remember(part[2], text)
+            return text
         ref = SecretRef(part[1], part[2], part[3])
         value = self._value(ref)
         if value is None:

@@ -194,4 +194,6 @@ def _difference(difference: diff.Difference, limit: int | None) -> str:
     old, new = (None if s is diff.ABSENT else value(s, limit) for s in (difference.before, difference.after))
     if old is None:
         return f"{where}: + {new}"
+    if old == new == diff.CHANGED:
+        return f"{where}: {new}"
     return f"{where}: - {old}" if new is None else f"{where}: {old} → {new}"

@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -548,3 +548,112 @@ def test_no_canary_in_a_rehearsal(tmp_path: Path) -> None:
     assert {words: hits for words, hits in found.items() if hits} == {}
     assert Search().files(cli.home) == {}
     assert any(path.name.startswith("logs-app-web") for path in cli.home.rglob("*"))
+
+
+OLD: Mapping[str, str] = {
+    "by_env": "old-one+C4n/ry <was> 27d1f0a8b3",
+    "by_file": "old-two+C4n/ry <was> 90c6e4d215",
+}
+NEW: Mapping[str, str] = {name: VALUES[name] for name in OLD}
+
+ROTATED = """\
+runbook: 1
+name: rotated
+secrets: {by_env: {env: CANARY_ONE}, by_file: {file: one.txt}}
+steps:
+  - {id: whole, action: file.write, with: {to: whole.txt, content: "{{ secrets.by_env }}"}}
+  - {id: partly, action: file.write, with: {to: partly.conf, content: "a=1\\npass={{ secrets.by_file }}\\nb: 2\\n"}}
+  - {id: copied, action: file.restore, with: {from: whole.txt, to: copy.txt}}
+  - {id: seen, action: rotating.diff, with: {token: "{{ secrets.by_env }}"}}
+  - {id: open, action: file.write, with: {to: open.txt, content: "{{ inputs.seen }}"}}
+inputs: {seen: {type: string}}
+outputs: {all: "{{ steps }}"}
+"""
+
+ROTATING = '''\
+"""rotating.diff: an action whose preview is a text of its own, of two versions, as Helm's manifests are."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from runbook.contract import Call, Change, param
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    """Parameters."""
+
+    token: str = param("A secret.", secret=True)
+
+
+class Diff(Change[Args]):
+    """Sets a token."""
+
+    name = "rotating.diff"
+    rehearsed = True
+
+    def _file(self, ctx):
+        return Path(ctx.environ["HOME"]) / "rotating"
+
+    def _was(self, ctx):
+        file = self._file(ctx)
+        return file.read_text() if file.exists() else "nothing"
+
+    def observe(self, args, ctx):
+        return {"rotating:it": {"args": ["--x", f"--token={self._was(ctx)}"]}}
+
+    def expect(self, args, before, ctx):
+        return {"rotating:it": {"args": ["--x", f"--token={args.token}"]}}
+
+    def apply(self, args, before, ctx):
+        self._file(ctx).write_text(args.token)
+
+    def inverse(self, args, before, op):
+        return Call(self.name, {"token": before["rotating:it"]["args"][1].removeprefix("--token=")})
+
+    def preview(self, args, before, after, ctx):
+        was, now = (state["rotating:it"]["args"][1] for state in (before, after))
+        return f"--- 1\\n+++ 2\\n@@ -1 +1 @@\\n same: 1\\n-arg: {was}\\n+arg: {now}\\n+more: 1"
+
+
+ACTIONS = (Diff,)
+'''
+
+
+def test_no_canary_of_what_a_secret_was_before_it_was_rotated(tmp_path: Path) -> None:
+    """Nobody declares the old value any more; it is known by what stands in its place. Undone, it is back."""
+    cli = Commands(tmp_path)
+    paths = [str(site.install(tmp_path, "rotating", ROTATING)), str(Path(__file__).parent.parent)]
+    cli.environ |= {"PYTHONPATH": os.pathsep.join(paths), "HOME": str(tmp_path)}
+    cli.write("rotated.yaml", ROTATED)
+    (tmp_path / "one.txt").touch(0o600)
+    said: list[Said] = []
+    for seen, values in (("first", OLD), ("then", NEW)):
+        cli.environ["CANARY_ONE"] = values["by_env"]
+        cli.write("one.txt", values["by_file"])
+        for words in (("plan", "-o", "plan.json"), ("plan", "--output", "json"), ("run", "-v")):
+            said.append(cli(*words, "rotated.yaml", "-i", f"seen={seen}"))
+            assert said[-1].code in (0, int(words[0] == "plan")), said[-1].out + said[-1].err
+    planned, ran = said[-3].out, said[-1].out
+    looks = [("show", "-v"), ("show", "--output", "json"), ("logs",)]
+    looks += [("report", "--format", form) for form in ("md", "html", "json")]
+    said += [cli(*words) for words in looks]
+    cli.environ["CANARY_ONE"] = "third-one 55aa66bb"
+    cli.write("one.txt", "third-two 55aa66bb")
+    said += [cli("undo", "--dry-run"), cli("undo", "--yes"), *(cli(*words) for words in looks)]
+    assert {one.code for one in said[6:]} == {Exit.SUCCEEDED}, [one.out + one.err for one in said[6:] if one.code]
+    assert (tmp_path / "whole.txt").read_text() == (tmp_path / "copy.txt").read_text() == OLD["by_env"]
+    assert (tmp_path / "partly.conf").read_text() == f"a=1\npass={OLD['by_file']}\nb: 2\n"
+    for shown in (planned, ran):
+        assert "whole.txt.sha256: (changed)" in shown
+        assert "partly.conf.keys.pass: (changed)" in shown
+        assert "partly.conf.keys.a: " not in shown, "equal"
+        assert "it.args: (changed)" in shown
+        assert "open.txt.content: first → then" in shown, "what is no secret is shown"
+    assert "copy.txt.sha256: (changed)" in ran
+    assert "- (not shown)" in planned
+    assert " same: 1" in planned
+    search = Search({**OLD, **NEW, "third": "third-one 55aa66bb", "fourth": "third-two 55aa66bb"})
+    assert [hits for one in said if (hits := search((one.out + one.err).encode()))] == []
+    assert search((tmp_path / "plan.json").read_bytes()) == []
+    assert search.files(cli.home) == {}

@@ -188,3 +188,24 @@ def test_a_run_that_was_killed_is_settled_right(scene: Scene, nursery: Nursery, 
         assert scene.app.objects() == after
         assert nursery.order(folder, playbook, "undo")["exit"] == 0
         assert scene.app.objects() == before
+
+
+@pytest.mark.parametrize(("helm_version", "name"), [(4, "upgrade")], indirect=["helm_version"])
+def test_a_value_that_was_rotated_shows_in_neither_manifest(scene: Scene) -> None:
+    """Not in a Secret, where nothing is shown anyway: in the environment of a pod."""
+    (scene.app.chart / "templates/more.yaml").write_text(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: more}\n"
+        'data:\n  before: "{{ .Values.tag }}"\n  dsn: "db://u:{{ .Values.password }}@h"\n'
+    )
+    old = "walnut-old-horse"
+    scene.cli.environ["PASSWORD"] = old
+    scene("run", "one.yaml", "--yes")
+    scene.cli.environ["PASSWORD"] = PASSWORD
+    row = scene.row()
+    assert "- (not shown)" in row["detail"].splitlines()
+    assert "+ (not shown)" in row["detail"].splitlines()
+    ran = scene("run", "one.yaml", "--yes")
+    back = scene.cli("undo", "--dry-run")
+    assert old not in json.dumps(row) + ran + back.out + back.err
+    left = [path.read_bytes() for path in scene.cli.home.rglob("*") if path.is_file()]
+    assert not [one for one in left if old.encode() in one or PASSWORD.encode() in one]

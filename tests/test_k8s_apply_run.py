@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -143,3 +144,63 @@ def test_an_undo_is_refused_where_somebody_else_was(shop: Shop) -> None:
     assert "containers[name=web].image was changed by somebody else" in undone.out + undone.err
     image = objects(shop.plane, shop.space)["Deployment/web"]["spec"]["template"]["spec"]["containers"][0]["image"]
     assert image == "registry.invalid/web:hotfix"
+
+
+ROTATED = """
+runbook: 1
+name: rotated
+secrets: {password: {env: SHOP_PASSWORD}}
+inputs: {namespace: {type: string}, level: {type: string}}
+steps:
+  - id: it
+    action: k8s.apply
+    with:
+      namespace: "{{ inputs.namespace }}"
+      manifest:
+        - {apiVersion: v1, kind: Secret, metadata: {name: session}, stringData: {token: "{{ secrets.password }}"}}
+        - apiVersion: v1
+          kind: ConfigMap
+          metadata: {name: open}
+          data: {dsn: "db://u:{{ secrets.password }}@h", level: "{{ inputs.level }}"}
+        - apiVersion: apps/v1
+          kind: Deployment
+          metadata: {name: worker}
+          spec:
+            replicas: 0
+            selector: {matchLabels: {app: worker}}
+            template:
+              metadata: {labels: {app: worker}}
+              spec:
+                containers:
+                  - name: it
+                    image: "registry.invalid/it:1"
+                    env: [{name: PW, value: "{{ secrets.password }}"}]
+outputs: {all: "{{ steps }}"}
+"""
+
+
+def test_a_secret_that_was_rotated_shows_on_neither_side(control_plane: Plane, tmp_path: Path) -> None:
+    """What stood there is declared nowhere any more. Rotated once more, the undo puts it back all the same."""
+    space, passwords = control_plane.namespace(), ["walnut-old-one", "cherry-new-one", "birch-third-one"]
+    cli = Commands(tmp_path, control_plane.environ())
+    cli.write("rotated.yaml", ROTATED)
+    said, shown = [], []
+    for password, level in zip(passwords[:2], ("low", "high"), strict=True):
+        cli.environ["SHOP_PASSWORD"] = password
+        given = ("rotated.yaml", "-i", f"namespace={space}", "-i", f"level={level}")
+        shown = [cli("plan", *given, "-o", "plan.json"), cli("run", *given, "--yes"), cli("report", "--format", "html")]
+        said += shown
+    for one in shown[:2]:
+        assert "ConfigMap/open#data.dsn: (changed)" in one.out
+        assert re.search(r"Deployment/worker#\S*env\S*value: \(changed\)", one.out)
+        assert "ConfigMap/open#data.level: low → high" in one.out
+    cli.environ["SHOP_PASSWORD"] = passwords[2]
+    said += [cli("undo", "--yes"), cli("show", "-v")]
+    assert {one.code for one in said} == {Exit.SUCCEEDED}, said[-2].out + said[-2].err
+    now = objects(control_plane, space)
+    assert now["ConfigMap/open"]["data"] == {"dsn": f"db://u:{passwords[0]}@h", "level": "low"}
+    assert base64.b64decode(now["Secret/session"]["data"]["token"]) == passwords[0].encode()
+    left = [path.read_bytes() for path in [*cli.home.rglob("*"), tmp_path / "plan.json"] if path.is_file()]
+    for password in passwords:
+        assert not [one for one in said if password in one.out + one.err]
+        assert not [one for one in left if password.encode() in one]
