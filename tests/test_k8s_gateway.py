@@ -19,7 +19,7 @@ from runbook.actions._kube.cluster import connect
 from runbook.actions._kube.kinds import Ref, known
 from runbook.actions._kube.watch import Watched, watching
 from runbook.actions.k8s_exec import Exec
-from runbook.contract import PermanentError
+from runbook.contract import TemporaryError
 from tests.command import Commands
 from tests.context import call
 from tests.forwards import PORT, dialled, echo, exactly, program, start_pod
@@ -106,12 +106,22 @@ def test_requests_watches_commands_and_forwards_keep_to_the_path(
                 assert exactly(mine, 5) == b"hello"
 
 
-def test_outside_of_the_path_there_is_nothing(control_plane: Plane, gateway: str, space: str, tmp_path: Path) -> None:
-    """So that what the other tests show is shown by the path."""
+def test_a_gateway_that_does_not_know_the_way_makes_no_object_absent(
+    control_plane: Plane, gateway: str, space: str, tmp_path: Path
+) -> None:
+    """Outside of its path it answers 404, as the API server does for what is not there."""
     caller = Caller(control_plane, tmp_path)
     caller.environ["KUBECONFIG"] = addressed(control_plane, tmp_path, f"{gateway}/k8s/clusters/c-other")
-    with pytest.raises(PermanentError):
-        caller.read("k8s.get", {"namespace": space, "kind": "configmap", "name": "flag"})
+    flag = {"namespace": space, "kind": "configmap", "name": "flag"}
+    told = rf"^cannot \w+ configmaps .*{gateway}/k8s/clusters/c-other answers 404, but not as the Kubernetes API does"
+    for name, given in (
+        ("k8s.get", {**flag, "optional": True}),
+        ("k8s.wait", {**flag, "for": "deleted"}),
+    ):
+        with pytest.raises(TemporaryError, match=told):
+            caller.read(name, given)
+    with pytest.raises(TemporaryError, match=told):
+        caller.change("k8s.delete", flag)
 
 
 def test_a_whole_run_goes_through_it_with_its_preflight_and_its_locks(

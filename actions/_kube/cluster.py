@@ -26,6 +26,7 @@ from runbook.actions._kube.errors import (
     MissingError,
     RefusedError,
     explain,
+    said_by_api,
 )
 from runbook.actions._kube.kinds import Kind, Ref
 from runbook.actions._kube.login import Login
@@ -275,6 +276,12 @@ class Cluster:
             limit=limit,
             reads="dryRun" in asked or ref.kind == kinds.ACCESS_REVIEW,
         )
+        if answer.status == 404 and not said_by_api(answer, custom=kinds.custom(ref.kind)):
+            # Never "it is not there": a gateway that does not know the way would make every object absent.
+            raise TemporaryError(
+                f"cannot {verb} {ref}: {self.transport.host} answers 404, but not as the Kubernetes API does;"
+                " is that its address, with its path?"
+            )
         if not 200 <= answer.status < 300:
             raise explain(answer, f"{verb} {ref}", self.context)
         return answer if limit is not None else self._whole(answer)

@@ -37,6 +37,12 @@ class ExpiredError(TemporaryError):
         self.following = following
 
 
+def said_by_api(answer: Answer, *, custom: bool) -> bool:
+    """Is an error the API server's own, not a gateway's before it? It says a Status, but of a group that it does not
+    serve (`custom`: the definition of the kind may be gone) only a line, as any program in Go does."""
+    return answer.json().get("kind") == "Status" or (custom and answer.body.strip() == b"404 page not found")
+
+
 def explain(answer: Answer, what: str, context: str) -> Exception:
     """The contract's error for a status that is no success. `what`: verb, resource, name and namespace.
 
