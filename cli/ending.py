@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import click
 
 from runbook.cli import onward
+from runbook.cli.asking import DOUBT
 from runbook.cli.onward import command
 from runbook.cli.screen import PHASES
 from runbook.cli.terminal import Terminal
@@ -55,7 +56,7 @@ def lines(view: RunView, terminal: Terminal, report: str = "") -> list[str]:
     after = "" if status == "waiting" else f" after {span(view.elapsed())}"
     rows = [] if title.endswith("refused") else _objectives(view, terminal)
     if view.exit == int(Exit.WAITING):
-        rows += _list("Asked", [_asked(question) for question in view.open_questions()])
+        rows += _list("Asked", [asked(question) for question in view.open_questions()])
     elif view.exit not in (None, int(Exit.SUCCEEDED)):
         rows += [*_what(view), *_undone(view), *_left(view)]
     rows += [*_warnings(view), *_undelivered(view)]
@@ -73,7 +74,9 @@ def stopped(view: RunView, terminal: Terminal) -> list[str]:
         terminal.paint(f"■ {view.name} stopped", "yellow") + f" {moment(view.last)}: it did not end, and nobody runs it"
     )
     rows = [*_undone(view), *_left(view)]
-    if onward.is_over(view):
+    if view.cancelled:
+        rows += _cancelling(view)
+    elif onward.is_over(view):
         rows.append(("Next", onward.OVER))
     else:
         rows.append(("Next", f"{command(view, 'resume')}   (goes on where it was)"))
@@ -93,8 +96,13 @@ def _asking(view: RunView, later: RoundView, terminal: Terminal) -> list[str]:
     """An undo, or a clean-up, that waits for a person."""
     simulated = terminal.paint("  SIMULATED", "yellow") if view.simulated else ""
     status = "in_doubt" if later.exit == int(Exit.IN_DOUBT) else "waiting"
-    asked = [_asked(question) for question in view.open_questions()]
-    rows = [*_list("Asked", asked), *_undone(view, later.began), *_left(view), *_answers(view, int(later.exit or 0))]
+    questions = [asked(question) for question in view.open_questions()]
+    rows = [
+        *_list("Asked", questions),
+        *_undone(view, later.began),
+        *_left(view),
+        *_answers(view, int(later.exit or 0)),
+    ]
     return ["", f"{terminal.status(status, f'{_name(later)} of {view.name} {status_word(status)}')}{simulated}",
             *_laid_out(rows, terminal)]  # fmt: skip
 
@@ -306,17 +314,31 @@ def _finishing(view: RunView) -> list[tuple[str, str]]:
 
 def _answers(view: RunView, code: int) -> list[tuple[str, str]]:
     """The commands that answer what is asked. `code`: waiting, or in doubt."""
+    if view.cancelled:
+        return _cancelling(view)
     if onward.is_over(view):
         return _list("Next", ["rehearse it anew, on a terminal or with `answers:` in the scenario", onward.OVER])
     if code == int(Exit.IN_DOUBT):
-        return [("Next", f"look at it, then: {command(view, 'resume', '--in-doubt done|repeat|fail')}")]
-    asked = [q for q in view.open_questions() if not q.mailed]
-    answers = [f"runbook answer {view.id} {step_of(q.key)} {choices_of(q.kind)}" for q in asked]
+        decided = (f"{command(view, 'resume', '--in-doubt', word)}   ({meant})" for word, meant in DOUBT.items())
+        return _list("Next", ["look at it, then one of", *decided])
+    open_now = [question for question in view.open_questions() if not question.mailed]
+    answers = [line for question in open_now for line in onward.answers(view, question)]
+    if len(answers) >= MANY:
+        answers = [f"runbook answer {view.id}   (lists what can be answered)"]
     return _list("Next", [*answers, command(view, "resume")])
 
 
-def _asked(question: QuestionView) -> str:
-    told = f"   (answered: {one_line(question.mailed)}; not acted on yet)" if question.mailed else ""
+def _cancelling(view: RunView) -> list[tuple[str, str]]:
+    """A cancel that waits for a process to act on it: nothing else is asked any more."""
+    next_ = onward.OVER if onward.is_over(view) else f"{command(view, 'resume')}   (cleans up)"
+    return [("Cancel", f"{one_line(view.cancelled)}; not acted on yet"), ("Next", next_)]
+
+
+def asked(question: QuestionView) -> str:
+    """A question with its step, and how far it is answered."""
+    told = f"   ({one_line(question.progress)})" if question.progress else ""
+    if question.mailed:
+        told = f"   (answered: {one_line(question.mailed)}; not acted on yet)"
     step = step_of(question.key)
     where = "" if is_inverse(step) else f"{step}: "  # the text of that one says whose it is
     return f"{where}{one_line(question.text)}{told}"
@@ -326,17 +348,6 @@ def _can_be_undone(view: RunView) -> bool:
     """Whether an undo may find anything: what is irreversible, or has no undo, stays."""
     standing = (c for c in view.left() if view.accepted_of(c.op) is None and not view.waived(c))
     return any(call.status == "succeeded" and not call.irreversible for call in standing)
-
-
-def choices_of(kind: str) -> str:
-    """What may be answered to a question of this kind."""
-    words = {
-        "approve": "approve|decline",
-        "checklist": "all|none",
-        "in_doubt": "done|repeat|fail",
-        "failure": "retry|continue|undo|abort",
-    }
-    return words.get(kind, "CHOICE")
 
 
 def _list(label: str, entries: list[str]) -> list[tuple[str, str]]:

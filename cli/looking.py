@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -16,8 +17,9 @@ from runbook.cli.terminal import Terminal, columns
 from runbook.interpreter.errors import Exit, InternalError, RunbookError
 from runbook.interpreter.frozen import frozen
 from runbook.runner import step_logs
+from runbook.runner.folds import count_answers
 from runbook.runner.journal import Journal
-from runbook.runner.run_tree import step_of
+from runbook.runner.run_tree import QuestionView, step_of
 from runbook.runner.store import RunFolder, Store, home
 from runbook.runner.view import RunView, fold
 from runbook.runner.wording import end_of, moment, one_line, span, value
@@ -35,16 +37,31 @@ def view_of(folder: RunFolder) -> tuple[RunView, str]:
     """The view of a run, and who runs it right now ('' nobody)."""
     journal = Journal.open(folder.journal, readonly=True)
     try:
+        mailed = journal.mail()  # before the events: what is taken meanwhile is then seen twice, not never
         view = fold(journal.events())
         holder = journal.holder()
-        for mail in journal.mail() if view.open_questions() else ():
-            question = view.questions.get(str(mail.data.get("question", "")))
-            if question is not None and mail.kind == "answer":
-                question.mailed = f"{mail.data.get('choice') or 'answered'} by {mail.data.get('by', '')}"
     finally:
         journal.close()
     view.id = view.id or folder.id
+    for mail in mailed:
+        if mail.kind != "answer":
+            view.cancelled = str(mail.data.get("why") or mail.kind)
+    for question in view.open_questions():
+        _add_mailed(view, question, [m.data for m in mailed if m.kind == "answer" and _is_for(m.data, question)])
     return view, "" if holder is None else str(holder)
+
+
+def _is_for(answer: Mapping[str, Any], question: QuestionView) -> bool:
+    return str(answer.get("question", "")) == question.key
+
+
+def _add_mailed(view: RunView, question: QuestionView, answers: Sequence[Mapping[str, Any]]) -> None:
+    """Answers to an open question that no process has read yet."""
+    if not answers:
+        return
+    count_answers(view, question, *answers)
+    if not question.progress:
+        question.mailed = f"{answers[-1].get('choice') or 'answered'} by {answers[-1].get('by', '')}"
 
 
 def state_of(view: RunView, holder: str) -> str:
@@ -171,6 +188,8 @@ def _line(folder: RunFolder) -> _Line:
 
 
 def _after(view: RunView) -> str:
+    if view.cancelled:
+        return "to be cancelled"
     later = view.last_round
     if later is None or later.what != "undo":
         return ""
@@ -188,7 +207,7 @@ def show(run: str, verbose: bool, output: str) -> None:
 
     RUN: an id, its beginning or its last letters, or `last`.
     """
-    from runbook.cli import ending, screen
+    from runbook.cli import ending, onward, screen
 
     terminal = Terminal.of_process()
     view, holder = view_of(store().find(run))
@@ -213,10 +232,9 @@ def show(run: str, verbose: bool, output: str) -> None:
         click.echo(f"  runbook logs -f {view.id}   (follows it)")
         click.echo(f"  runbook cancel {view.id}   (stops it, and cleans up)")
         for question in view.open_questions():
-            click.echo(f"  asks: {one_line(question.text)}")
-            click.echo(
-                f"  runbook answer {view.id} {step_of(question.key)} {ending.choices_of(question.kind)}".rstrip()
-            )
+            click.echo(f"  asks {ending.asked(question)}")
+            for command in () if question.mailed else onward.answers(view, question):
+                click.echo(f"    {command}")
         return
     for line in ending.stopped(view, terminal) if state == "stopped" else ending.lines(view, terminal):
         click.echo(line)

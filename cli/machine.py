@@ -6,6 +6,7 @@ import calendar
 import importlib
 import os
 import re
+import shlex
 import shutil
 import sys
 import time
@@ -180,7 +181,7 @@ def _playbook(file: str, given: Sequence[str], files: Sequence[str]) -> Iterator
     loaded = read(file)
     wrong = errors(loaded.problems)
     if loaded.playbook is None or wrong:
-        yield file, "bad", f"{len(wrong)} problems: runbook validate {file}"
+        yield file, "bad", f"{len(wrong)} problems: runbook validate {shlex.quote(file)}"
         return
     yield file, "ok", "valid"
     below = (step.playbook for _, step in shape.walk(loaded.playbook) if isinstance(step, SubPlaybook))

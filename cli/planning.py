@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +65,7 @@ def _shown(made: Plan, terminal: Terminal, output: str, out: Path | None, *, asi
             raise InvalidError(f"-o {out}: {error.strerror}") from error
     click.echo(text if output == "json" else render(made, color=terminal.color), nl=False, err=aside)
     if out is not None and output == "text":
-        click.echo(f"Saved. Do just this, within the hour: runbook apply {out}")
+        click.echo(f"Saved. Do just this, within the hour: runbook apply {shlex.quote(str(out))}")
     return int(exit_of(made))
 
 

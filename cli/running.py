@@ -17,6 +17,7 @@ from runbook.cli.preparing import Prepared
 from runbook.cli.telling import JsonLines, Lines, Screen, settled
 from runbook.cli.terminal import Terminal, outliving_the_window
 from runbook.interpreter.errors import Exit, InvalidError, RefusedError, RunbookError
+from runbook.runner.run_tree import step_of
 from runbook.runner.view import RunView
 from runbook.runner.wording import one_line
 
@@ -189,16 +190,19 @@ def cancel(run: str, why: str) -> None:
 
     run = acted_on(run)
     folder = store().find(run)
-    view = view_of(folder)[0]
-    again = any(box == "@run" for box, _, _ in view.stops)
     told = session.cancel(run, why=why)
-    if told and again:
-        later = "" if onward.is_over(view) else f", {onward.command(view, 'resume')} finishes it later"
-        click.echo(f"{folder.id} was told again: its clean-up ends{later}")
-    elif told:
-        click.echo(f"{folder.id} was told; it cleans up (runbook show {folder.id})")
-    else:
-        click.echo(f"nobody runs {folder.id} now; {onward.with_(view, 'the cancel takes effect with')}")
+    view, holder = view_of(folder)
+    later = "" if onward.is_over(view) else f", {onward.command(view, 'resume')} finishes it later"
+    nobody = f"nobody runs it now; {onward.with_(view, 'the cancel takes effect with')}"
+    said = {
+        "told": f"was told; it cleans up (runbook show {folder.id})",
+        "told again": f"was told again: its clean-up ends{later}",
+        "a moment ago": "was told a moment ago, and cleans up; say it once more to end its clean-up too",
+        "twice already": f"was told twice already: its clean-up ends{later}",
+        "not acted on yet": f"was told already; {nobody if not holder else 'it has not acted on it yet'}",
+        "kept": f"was told; {nobody}",
+    }
+    click.echo(f"{folder.id} {said[told]}")
 
 
 @click.command(short_help="Answer what a run asks.")
@@ -223,12 +227,19 @@ def answer(run: str, step: str, choice: str, comment: str, checked: tuple[str, .
         return
     items: tuple[dict[str, Any], ...] = ()
     if checked:
-        question = next((q for q in open_now if step in (q.step, q.key, q.step.rpartition("/")[2])), None)
+        question = next((q for q in open_now if _is_named(step, q.step, q.key)), None)
         items = _items(question.options if question else {}, checked)
     given = people.Answer(choice, processes.user(), time.time(), comment, items)
     told = session.answer(run, step, given)
-    going_on = onward.with_(view_of(store().find(run))[0], "so go on with")
-    click.echo("answered" if told else f"answered; nobody runs it now, {going_on}")
+    view, _ = view_of(store().find(run))
+    progress = next((q.progress for q in view.open_questions() if _is_named(step, step_of(q.key), q.key)), "")
+    going_on = f"; nobody runs it now, {onward.with_(view, 'so go on with')}"
+    click.echo(f"answered: {progress}" if progress else "answered" if told else f"answered{going_on}")
+
+
+def _is_named(said: str, step: str, key: str) -> bool:
+    """Whether a word of the command line means this step's question: its path, its last part, or the key."""
+    return said in (step, key, step.rpartition("/")[2])
 
 
 def _items(options: Any, checked: tuple[str, ...]) -> tuple[dict[str, Any], ...]:
@@ -252,7 +263,7 @@ def _show_questions(run: str, open_now: list[Any]) -> None:
         text = one_line(question.text)
         click.echo(text if text.startswith(f"{question.step} ") else f"{question.step}: {text}")
         for choice in people.choices(question):
-            click.echo(f"  runbook answer {folder.id} {question.step} {choice}")
+            click.echo(f"  {onward.answering(folder.id, question.step, choice)}")
 
 
 # -- following a run

@@ -110,8 +110,8 @@ class Lines:
                 yield from (f"{stamp}{paint('·', 'dim')} {step}  {line}" for line in self._retried(event.key[:-1]))
             case "asked":
                 yield f"{stamp}{paint('☐', 'cyan')} {step}  asks: {_said(data, 'text')}"
-            case "answered" if data.get("status") and self.view.questions[event.key].kind:  # else nobody was asked
-                yield f"{stamp}{paint('☐', 'cyan')} {step}  {settled(self.view.questions[event.key])}"
+            case "answered" | "answer.given":
+                yield from (f"{stamp}{paint('☐', 'cyan')} {step}  {line}" for line in self._answered(event))
             case "preflight" | "warning":
                 yield from (stamp + paint(f"! {one_line(line)}", "yellow") for line in self._warned(event))
             case "milestone":
@@ -131,6 +131,14 @@ class Lines:
                 yield f"{stamp}{paint('·', 'cyan')} {where}{_said(data, 'text')}"
             case "log" if self._verbose:
                 yield stamp + paint(f"{step} | {_said(data, 'text')}", "dim")
+
+    def _answered(self, event: Event) -> Iterator[str]:
+        """What was answered, and how far that is. Nothing of a question that could not be asked."""
+        question = self.view.questions[event.key]
+        if event.kind == "answer.given":
+            yield f"{_said(event.data, 'choice')} by {_said(event.data, 'by')}: {one_line(question.progress)}"
+        elif event.data.get("status") and question.kind:
+            yield settled(question)
 
     def _warned(self, event: Event) -> list[str]:
         """A warning; those of preflight all at once, each cause in one line."""

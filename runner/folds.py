@@ -243,6 +243,26 @@ def _answered(view: RunView, event: Event) -> None:
             doubtful.status, doubtful.changed = "succeeded", True
 
 
+def _given(view: RunView, event: Event) -> None:
+    question = view.questions.get(event.key)
+    if question is not None:
+        question.given.append(event.data)
+        count_answers(view, question)
+
+
+def count_answers(view: RunView, question: QuestionView, *mailed: Mapping[str, Any]) -> None:
+    """How far the answers to a question are, those that no process has read yet among them."""
+    from runbook.interpreter.effects import Question
+    from runbook.runner import people
+
+    if question.kind != "approve":
+        return
+    options = question.options if isinstance(question.options, Mapping) else {}
+    asked = Question(question.key, step_of(question.key), "approve", question.text, options)
+    by_name = {str(wire.get("by")): people.Answer.from_wire(wire) for wire in (*mailed, *question.given)}
+    question.progress = people.progress(asked, list(by_name.values()), str(view.initiator))
+
+
 def _locked(view: RunView, event: Event) -> None:
     tokens = event.data.get("tokens") or {}
     for name in event.data.get("names") or ():
@@ -375,6 +395,7 @@ FOLDS: Mapping[str, Callable[[RunView, Event], None]] = {
     "sleep.began": _sleep_began,
     "slept": _slept,
     "asked": _asked,
+    "answer.given": _given,
     "answered": _answered,
     "locked": _locked,
     "unlocked": _unlocked,

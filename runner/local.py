@@ -28,6 +28,7 @@ from runbook.runner.host import Host
 from runbook.runner.journal import Event, Journal
 from runbook.runner.lock_store import LockStore
 from runbook.runner.lock_waits import LockWaits
+from runbook.runner.orders import AGAIN
 from runbook.runner.questions import Ask, Questions
 from runbook.runner.quiet import Future, QuietLoop
 from runbook.runner.records import Past, emit_key
@@ -40,7 +41,6 @@ T = TypeVar("T")
 
 BEAT = 5.0  # seconds of running time that a crash may give back at most
 LOOK = 0.2  # seconds between two looks into the mailbox
-SECOND = 1.0  # a second cancel sooner than this is the same one (a nervous finger)
 LONG = 1.0  # a sleep from so many seconds on has its end on record when it begins
 
 
@@ -255,7 +255,7 @@ class Local:
         elif soft is not None and soft.stopped is None:
             self._cancelled_at = now
             self.stop_box(soft, "cancelled", why)
-        elif self._cancelled_at is None or now >= self._cancelled_at + SECOND:
+        elif self._cancelled_at is None or now >= self._cancelled_at + AGAIN:
             hard = self._roots.get("@hard" if self.root == "@run" else f"{self.root}@hard")
             if hard is not None:
                 self.stop_box(hard, "cancelled", why)

@@ -2,28 +2,62 @@
 
 from __future__ import annotations
 
+import time
+from typing import Literal
+
 from runbook.interpreter.effects import Question
 from runbook.interpreter.errors import InvalidError, RefusedError
 from runbook.interpreter.values import from_wire
 from runbook.runner import people, processes
 from runbook.runner.journal import Journal
 from runbook.runner.records import Past, read_past
+from runbook.runner.view import RunView
 from runbook.runner.world import World, here
 
+AGAIN = 1.0
+"""Seconds after a cancel before which a second one is the same one (a nervous finger)."""
 
-def cancel(prefix: str, *, world: World | None = None, why: str = "") -> bool:
-    """Ask a run to stop and clean up. True: its process was told; False: nobody runs it, and `resume` will do it."""
+Cancelled = Literal["told", "told again", "a moment ago", "not acted on yet", "twice already", "kept"]
+"""What a cancel came to. `told`: the run's process stops the work and cleans up; `told again`: it ends that too.
+
+Of no effect: it was told `a moment ago` and cleans up; the cancel before is `not acted on yet`; it was told `twice
+already`. `kept`: nobody runs it, and whoever resumes it is told.
+"""
+
+
+def cancel(prefix: str, *, world: World | None = None, why: str = "") -> Cancelled:
+    """Ask a run to stop and clean up; said again, to end its clean-up. RefusedError when it has ended."""
     world = world or here()
     folder = world.store.find(prefix)
     journal = Journal.open(folder.journal)
     try:
-        if journal.last("run.ended") is not None and journal.holder() is None:
+        waits = any(mail.kind in ("cancel", "preempt") for mail in journal.mail())
+        view, stops = _stops(journal)
+        if view.ended is not None and view.open_round is None and journal.holder() is None:
             raise RefusedError(f"run {folder.id} has ended")
+        if waits:
+            return "not acted on yet"
+        root = "@run" if view.open_round is None else f"@{view.open_round.what}[{view.open_round.number}]"
+        runs = journal.holder() is not None
+        if runs and ("@hard" if root == "@run" else f"{root}@hard") in stops:
+            return "twice already"
+        if runs and root in stops and time.time() < stops[root] + AGAIN:
+            return "a moment ago"
         by = f"cancelled by {processes.user()}"
         journal.send("cancel", {"why": f"{by}: {why}" if why else by})
-        return journal.holder() is not None
+        return "kept" if not runs else "told again" if root in stops else "told"
     finally:
         journal.close()
+
+
+def _stops(journal: Journal) -> tuple[RunView, dict[str, float]]:
+    """The run as it is, and when which box of it was stopped (Unix time)."""
+    view, stops = RunView(), {}
+    for event in journal.events():
+        view.add(event)
+        if event.kind == "stop":
+            stops[event.key] = event.wall
+    return view, stops
 
 
 def questions(prefix: str, *, world: World | None = None) -> list[Question]:

@@ -54,13 +54,18 @@ class Verdict:
 
 def choices(question: Question) -> tuple[str, ...]:
     """What can be answered."""
-    match question.kind:
+    return choices_of(question.kind, question.options)
+
+
+def choices_of(kind: str, options: Any) -> tuple[str, ...]:
+    """What can be answered to a question of this kind. `options`: as it was asked with."""
+    match kind:
         case "approve":
             return ("approve", "decline")
         case "checklist":
             return ("all", "none")
         case _:
-            return tuple(map(str, question.options.get("choices") or ()))
+            return tuple(map(str, (options or {}).get("choices") or ()))
 
 
 def items(options: Mapping[str, Any]) -> list[str]:
@@ -104,6 +109,17 @@ def verdict(question: Question, given: Sequence[Answer]) -> Verdict | None:
         return _checklist(question, last)
     outputs = {"choice": last.choice, "by": last.by, "at": Timestamp(last.at), "comment": last.comment}
     return Verdict("succeeded", outputs)
+
+
+def progress(question: Question, given: Sequence[Answer], initiator: str = "") -> str:
+    """How far an approval of several people is: `1 of 2; still asked: bob`. '' before the first, and once decided."""
+    if question.kind != "approve" or not given or verdict(question, given) is not None:
+        return ""
+    options, people = question.options, {answer.by for answer in given}
+    named = [str(name) for name in options.get("approvers") or ["any"]]
+    barred = {initiator} if options.get("not_initiator") else set()
+    left = "anybody else" if "any" in named else ", ".join(name for name in named if name not in people | barred)
+    return f"{len(people)} of {options.get('by') or 1}; still asked: {left}"
 
 
 def _approval(question: Question, given: Sequence[Answer]) -> Verdict | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import getpass
 import os
+import pwd
 import signal
 import subprocess
 import time
@@ -33,11 +33,18 @@ def me() -> Identity:
 
 
 def user() -> str:
-    """The login name, or the number where the system has no name for it."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return str(os.getuid())
+    """Whose account this process runs under, or its number where the system has no name for it.
+
+    Of root's by sudo, who called it (sudo(8): SUDO_USER): people who answer as root stay two people. No other account's
+    variables are believed, and `$USER` never: anybody can set it.
+    """
+    uid, called_by = os.getuid(), os.environ.get("SUDO_USER", "")
+    with contextlib.suppress(KeyError):
+        if uid == 0 and called_by:
+            return pwd.getpwnam(called_by).pw_name
+    with contextlib.suppress(KeyError):
+        return pwd.getpwuid(uid).pw_name
+    return str(uid)
 
 
 @functools.cache

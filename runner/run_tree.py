@@ -132,7 +132,9 @@ class QuestionView:
     asked: float = 0.0
     answered: float | None = None
     status: str = ""  # '' while it is open
-    mailed: str = ""  # an answer that no process has read yet: `approve by root`
+    given: list[Mapping[str, Any]] = field(default_factory=list)  # answers that did not decide it alone
+    mailed: str = ""  # an answer that decides it and that no process has read yet: `approve by root`
+    progress: str = ""  # how far an approval by several people is: `1 of 2; still asked: bob`
     answer: Any = None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import stat
 import time
 from collections.abc import Iterator, Mapping
@@ -169,7 +170,7 @@ def private(path: Path, ours: str | None = None) -> None:
     if not plainly or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise RefusedError(
             f"{path} is open to others (mode {stat.S_IMODE(found.st_mode):04o})",
-            f"`chmod 700 {path}` if it is only for runbook, or set RUNBOOK_HOME to another folder",
+            f"`chmod 700 {shlex.quote(str(path))}` if it is only for runbook, or set RUNBOOK_HOME to another folder",
         )
     path.chmod(0o700)
 

@@ -80,6 +80,7 @@ class RunView:
         self.questions: dict[str, QuestionView] = {}
         self.locks: dict[str, Any] = {}
         self.secrets: dict[str, bool] = {}
+        self.cancelled = ""  # a cancel that no process has read yet: `cancelled by root`
         self.stops: list[tuple[str, str, str]] = []  # box, kind, why
         self.resumed: list[Mapping[str, Any]] = []
         self.rounds: list[RoundView] = []

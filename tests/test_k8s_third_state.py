@@ -97,7 +97,7 @@ def test_an_undo_that_was_killed_asks_as_well(place: Place, name: str) -> None:
         assert "undo of one in doubt" in words
         assert "undo of it: nobody knows whether k8s." in words
         assert now in words
-        assert "--in-doubt done|repeat|fail" in words
+        assert "--in-doubt repeat" in words
     assert "in doubt" in place.command("runs").out
     assert place.look() == there
 

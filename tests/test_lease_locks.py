@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from runbook.interpreter.errors import Exit, InvalidError
-from runbook.runner import lock_place
+from runbook.runner import lock_place, processes
 from runbook.runner.journal import Journal
 from runbook.runner.lease_record import lease_name
 from runbook.runner.store import Store
@@ -46,6 +46,10 @@ locks: [production]
 steps:
   - {id: b, action: toy.set, with: {name: b, value: B}}
 """
+
+
+ME = processes.user()
+"""The two laptops of these tests are one person's: who somebody is, says the account."""
 
 
 @dataclass
@@ -123,7 +127,7 @@ def desk(tmp_path: Path, control_plane: Plane) -> Iterator[Desk]:
     laptops = []
     for name in ("alice", "bob"):
         (tmp_path / name).mkdir()
-        environ = {"KUBECONFIG": str(control_plane.kubeconfig), "WORLD": str(world), "LOGNAME": name}
+        environ = {"KUBECONFIG": str(control_plane.kubeconfig), "WORLD": str(world)}
         environ["LOCKS"] = f"k8s:{namespace}"
         laptops.append(Laptop(tmp_path / name, world, environ))
     yield Desk(laptops[0], laptops[1], control_plane, namespace, world)
@@ -145,9 +149,9 @@ def test_a_second_laptop_is_refused_and_told_by_whom(desk: Desk) -> None:
     run = Store(desk.alice.folder / "home").find("last").id
     refused = desk.bob(text=QUICK)
     assert refused["exit"] == Exit.REFUSED
-    assert f"lock production is held by run {run} (alice on {os.uname().nodename}, since" in refused["message"]
+    assert f"lock production is held by run {run} ({ME} on {os.uname().nodename}, since" in refused["message"]
     assert "--wait-lock" in refused["hint"]
-    assert desk.lease()["spec"]["holderIdentity"].startswith(f"alice@{os.uname().nodename} run {run} process")
+    assert desk.lease()["spec"]["holderIdentity"].startswith(f"{ME}@{os.uname().nodename} run {run} process")
     waiting = desk.bob.start(WAIT="1")
     desk.go()
     assert said(holding)["exit"] == Exit.SUCCEEDED
@@ -456,8 +460,8 @@ steps:
 
 def test_the_command_line_says_where_locks_live_and_who_holds_them(desk: Desk) -> None:
     environ = {"KUBECONFIG": str(desk.plane.kubeconfig)}
-    alice = Commands(desk.alice.folder, {**environ, "LOGNAME": "alice"})
-    bob = Commands(desk.bob.folder, {**environ, "LOGNAME": "bob", "RUNBOOK_LOCKS": f"k8s:{desk.namespace}"})
+    alice = Commands(desk.alice.folder, environ)
+    bob = Commands(desk.bob.folder, {**environ, "RUNBOOK_LOCKS": f"k8s:{desk.namespace}"})
     for laptop in (alice, bob):
         laptop.write("slow.yaml", SLOW)
     running = alice.start("run", "slow.yaml", "--yes", "--locks", f"k8s:{desk.namespace}")
@@ -466,15 +470,15 @@ def test_the_command_line_says_where_locks_live_and_who_holds_them(desk: Desk) -
         refused = bob("run", "slow.yaml", "--yes")
         assert refused.code == Exit.REFUSED
         assert "held by run" in refused.out + refused.err
-        assert "(alice on" in refused.out + refused.err
-        assert "(alice on" in bob("plan", "slow.yaml").out
-        assert "(alice on" in bob("doctor").out
-        assert "(alice on" in bob("runs", "--locks", f"k8s:{desk.namespace}").out
+        assert f"({ME} on" in refused.out + refused.err
+        assert f"({ME} on" in bob("plan", "slow.yaml").out
+        assert f"({ME} on" in bob("doctor").out
+        assert f"({ME} on" in bob("runs", "--locks", f"k8s:{desk.namespace}").out
         (desk.alice.folder / "go").touch()
         assert running.wait(PATIENCE) == Exit.SUCCEEDED
         (desk.bob.folder / "go").touch()
         assert bob("run", "slow.yaml", "--yes").code == Exit.SUCCEEDED
-        assert "(alice on" not in bob("plan", "slow.yaml").out
+        assert f"({ME} on" not in bob("plan", "slow.yaml").out
         assert "no lock is held" in bob("runs", "--locks", f"k8s:{desk.namespace}").out
     finally:
         if running.poll() is None:
@@ -563,7 +567,7 @@ steps: [{id: ask, action: manual.approve, with: {message: m}}]
 
 def test_in_a_sandbox_locks_are_leases_of_the_simulated_cluster(tmp_path: Path) -> None:
     """SIMULATED: two homes rehearse in one world, and the real cluster is never asked."""
-    homes = [Commands(tmp_path / name, {"LOGNAME": name}) for name in ("alice", "bob")]
+    homes = [Commands(tmp_path / name) for name in ("alice", "bob")]
     for home in homes:
         home.folder.mkdir()
         home.write("p.yaml", ASKS)
@@ -574,7 +578,7 @@ def test_in_a_sandbox_locks_are_leases_of_the_simulated_cluster(tmp_path: Path) 
         assert waiting.code == Exit.WAITING, waiting.out + waiting.err
         refused = bob("run", "p.yaml", "--yes", *where)
         assert refused.code == Exit.REFUSED
-        assert "(alice on" in refused.out
+        assert f"({ME} on" in refused.out
         assert "it waits for a person" in refused.out
         assert alice("answer", "last", "ask", "approve").code == Exit.SUCCEEDED
         assert alice("resume", *where).code == Exit.SUCCEEDED

@@ -185,7 +185,7 @@ finally:
 
     def cancel(event: Event) -> None:
         if event.kind == "call.intent" and event.key == "wait#1":
-            assert session.cancel("last", world=lab.around) is True
+            assert session.cancel("last", world=lab.around) == "told"
         if event.kind == "call.intent" and event.key.endswith("slow#1"):
             threading.Timer(1.1, lambda: session.cancel("last", world=lab.around)).start()
 
@@ -202,10 +202,35 @@ finally:
         lab.resume()
 
 
+def test_a_cancel_says_what_it_comes_to(lab: Lab) -> None:
+    """A nervous finger's second one ends no clean-up, and is told so; nor does a third one anything more."""
+    said: list[str] = []
+
+    def again() -> None:
+        said.append(session.cancel("last", world=lab.around))
+
+    def cancel(event: Event) -> None:
+        if event.kind == "call.intent" and event.key == "wait#1":
+            again()
+        if event.kind == "stop" and event.key in ("@run", "@hard"):
+            again()
+        if event.kind == "call.intent" and event.key.endswith("slow#1"):
+            threading.Timer(1.1, again).start()
+
+    ended = lab.run(
+        book("  - {id: wait, action: toy.polite, with: {name: one}, undo: none}\n")
+        + "finally: {steps: [{id: slow, action: toy.polite, with: {name: two, seconds: 60}}]}\n",
+        listeners=[cancel],
+    )
+    assert said == ["told", "a moment ago", "told again", "twice already"]
+    assert [left.phase for left in ended.unfinished] == ["finally"]
+
+
 def test_a_cancel_that_waited_in_the_mailbox_stops_a_resumed_run_before_anything_new(lab: Lab) -> None:
     ended = lab.run(book(f"{ASK}  - {{id: n, action: toy.note, with: {{}}}}"))
     assert ended.exit == Exit.WAITING
-    assert session.cancel("last", world=lab.around) is False
+    assert session.cancel("last", world=lab.around) == "kept"
+    assert session.cancel("last", world=lab.around) == "not acted on yet"
     again = lab.resume()
     assert again.exit == Exit.CANCELLED
     assert lab.log() == []
