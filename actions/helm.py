@@ -159,7 +159,7 @@ class Rollback(Change[RollbackArgs]):
             old="" if listed[-1].status == "uninstalled" else old,
             new=new,
             hooks=manifests.hooks(manifests.manifest(ctx, args, target.revision, "hooks"), "rollback"),
-            server_side=rights.server_side(ctx, args, target.revision),
+            server_side=rights.server_side(ctx, args, target.revision, force_conflicts=args.force_conflicts),
         )
         return rights.missing(ctx, args, way)
 

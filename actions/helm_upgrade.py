@@ -102,12 +102,15 @@ class Upgrade(Change[UpgradeArgs]):
             except PermanentError:
                 return refused
         hooks = "\n---\n".join(str(hook.get("manifest") or "") for hook in dry.get("hooks") or ())
-        method = dry.get("apply_method")
+        method = None if args.force_conflicts else dry.get("apply_method")
+        number = there.revision if there else None
         way = rights.Way(
             old=manifests.manifest(ctx, args, there.revision) if there else "",
             new=str(dry.get("manifest") or ""),
             hooks=manifests.hooks(hooks, "upgrade" if there else "install"),
-            server_side=method == "ssa" if method else rights.server_side(ctx, args, there.revision if there else None),
+            server_side=method == "ssa"
+            if method
+            else rights.server_side(ctx, args, number, force_conflicts=args.force_conflicts),
             prunes=histories.prunes(ctx, listed),
             defines=self._crds,
         )

@@ -264,7 +264,7 @@ def test_errors_by_their_text(app: App, control_plane: Plane, tmp_path: Path) ->
             "no right to list secrets", "no right to get secrets", "no right to create secrets",
             "no right to update secrets",
         ]  # fmt: skip
-    with pytest.raises(PermanentError, match='context "other" does not exist'):
+    with pytest.raises(PermanentError, match="the kubeconfig has no usable context 'other'; it has testbed"):
         app.caller.read("helm.history", {**app.given, "context": "other"})
     gone = tmp_path / "kubeconfig"
     gone.write_text(control_plane.kubeconfig.read_text().replace(f":{control_plane.port}", ":9"))

@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from runbook.actions import _process
+from runbook.actions._helm import where
 from runbook.actions._kube import kinds
 from runbook.actions._kube.cluster import connect
-from runbook.actions._kube.config import IN_CLUSTER, context_name
 from runbook.actions._kube.kinds import Kind, Ref
 from runbook.actions._kube.preflight import lacks
 from runbook.contract import Context, PermanentError, TemporaryError, param, shorten
@@ -43,11 +43,12 @@ class HelmArgs:
 def helm(ctx: Context, args: HelmArgs, *arguments: str, stdin: bytes | None = None) -> _process.Finished:
     """Run helm against the release's cluster and namespace. Any exit status is a result.
 
-    `stdin`: what must not be seen on the command line. TemporaryError when somebody ended helm by a signal.
+    `stdin`: what must not be seen on the command line. TemporaryError when somebody ended helm by a signal,
+    PermanentError where the environment would lead it elsewhere (`where`).
     """
-    where = [] if args.context in ("current", IN_CLUSTER) else ["--kube-context", args.context]
-    argv = ["helm", *arguments, "--namespace", args.namespace, *where]
-    done = _process.run(ctx, argv, keep=KEEP, log=False, stdin=stdin)
+    options, variables = where.pinned(ctx, args.context)
+    argv = ["helm", *arguments, "--namespace", args.namespace, *options]
+    done = _process.run(ctx, argv, env=variables, keep=KEEP, log=False, stdin=stdin)
     if done.rc > 128:
         raise TemporaryError(f"helm {arguments[0]} {args.release} was ended by signal {done.rc - 128}")
     return done
@@ -108,6 +109,7 @@ def missing(ctx: Context, args: HelmArgs, verbs: Iterable[str], least: tuple[int
         return ["helm is not on PATH: install Helm 3 or 4"]
     try:
         sentences = _unfit(ctx, least)
+        where.pinned(ctx, args.context)
         kind = storage(ctx)
         if kind is None:
             return sentences
@@ -115,8 +117,8 @@ def missing(ctx: Context, args: HelmArgs, verbs: Iterable[str], least: tuple[int
     except PermanentError as error:
         return [error.message]
     rights = [(verb, Ref(kind, args.namespace)) for verb in verbs]
-    where = None if getattr(args, "optional", None) is True else args.namespace
-    return [*sentences, *lacks(cluster, ctx, where, lambda: rights, "Helm keeps its releases there")]
+    inside = None if getattr(args, "optional", None) is True else args.namespace
+    return [*sentences, *lacks(cluster, ctx, inside, lambda: rights, "Helm keeps its releases there")]
 
 
 def _unfit(ctx: Context, least: tuple[int, int]) -> list[str]:
@@ -150,7 +152,7 @@ def storage(ctx: Context) -> Kind | None:
 
 def object_name(ctx: Context, args: HelmArgs) -> str:
     """The release's name in observations."""
-    return f"helm:{context_name(ctx.environ, args.context)}/{args.namespace}/{args.release}"
+    return f"helm:{where.context_of(ctx, args.context)}/{args.namespace}/{args.release}"
 
 
 def place(name: str) -> dict[str, str]:
@@ -160,10 +162,14 @@ def place(name: str) -> dict[str, str]:
 
 
 def takeover(ctx: Context, force_conflicts: bool) -> list[str]:
-    """The flag that takes over fields which others set; Helm 3 has none and needs none."""
+    """The flags that take over fields which others set; Helm 3 has none and needs none.
+
+    Helm 4 knows conflicts only where it applies on the server, which by itself it does not for a release that Helm 3
+    made: there it refuses `--force-conflicts` alone.
+    """
     if not force_conflicts:
         return []
-    if version(ctx) >= (4, 0):
-        return ["--force-conflicts"]
+    if known_version(ctx) >= (4, 0):
+        return ["--force-conflicts", "--server-side=true"]
     ctx.log("this Helm knows no conflicts: force_conflicts changes nothing")
     return []

@@ -25,7 +25,8 @@ from runbook.contract import Context
 class Way:
     """From the manifest that is deployed to the one that is to be ('': nothing), with the hooks that run on the way.
 
-    `server_side`: Helm 4 applies on the server (it does where the release was made so), which patches every object.
+    `server_side`: Helm 4 applies on the server (it does where the release was made so, or where it is to take fields
+    over), which patches every object.
     `prunes`: Helm forgets its oldest revision. `defines`: custom resource definitions that it makes first.
     """
 
@@ -44,9 +45,12 @@ def missing(ctx: Context, args: HelmArgs, way: Way) -> list[str]:
     return lacks(cluster, ctx, args.namespace, lambda: _rights(cluster, ctx, args, way, waits), "helm needs it")
 
 
-def server_side(ctx: Context, args: HelmArgs, revision: int | None) -> bool:
-    """Was this revision applied on the server? What follows it is, too, and what goes back to it. None: the first."""
-    if client.known_version(ctx)[0] < 4 or revision is None:
+def server_side(ctx: Context, args: HelmArgs, revision: int | None, *, force_conflicts: bool = False) -> bool:
+    """Was this revision applied on the server? What follows it is, too, and what goes back to it. None: the first.
+
+    `force_conflicts`: see `client.takeover`.
+    """
+    if client.known_version(ctx)[0] < 4 or revision is None or force_conflicts:
         return client.known_version(ctx)[0] >= 4
     done = client.helm(ctx, args, "get", "metadata", args.release, "--revision", str(revision), "--output", "json")
     if done.rc != 0:
