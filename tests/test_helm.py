@@ -300,7 +300,8 @@ def killed_earlier(app: App) -> dict[str, Any]:
         action.apply(args, action.observe(args, ctx), ctx)
         op = ctx.op
     app.spoil("pending-rollback", "Rollback to 2")
-    return {"makes": 4, "content": "rollback to 2", "until": time.time() + 60, **working.me(), "op": op}
+    until = {"until": time.time() + 60, "seconds": 60.0}
+    return {"makes": 4, "content": "rollback to 2", **until, **working.me(), "op": op}
 
 
 def write_down(app: App, work: dict[str, Any]) -> None:
@@ -348,7 +349,7 @@ def test_who_cannot_be_seen_to_be_dead_is_waited_for(app: App) -> None:
 
 @pytest.mark.parametrize("helm_version", [4], indirect=True, ids=["helm4"])
 def test_another_machine_is_waited_for_no_longer_than_its_time_out(app: App) -> None:
-    work = killed_earlier(app) | {"host": "elsewhere", "until": time.time() - 3600}
+    work = killed_earlier(app) | {"host": "elsewhere", "until": time.time() - 3600, "seconds": -3600.0}
     write_down(app, work)
     with pytest.raises(TemporaryError, match=r"revision 4 is pending-rollback for \d+s"):
         app.caller.change("helm.rollback", app.given)  # it began when that one's time was over: somebody does the same

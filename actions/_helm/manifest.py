@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from runbook.actions._helm import client
+from runbook.actions._helm import client, records
 from runbook.actions._helm.client import HelmArgs
 from runbook.contract import Context, Sensitive
 
@@ -19,6 +19,9 @@ _IMAGE = re.compile(r"^\s*(?:-\s+)?[\"']?image[\"']?:\s*[\"']?([^\s\"'#]+)", re.
 
 def manifest(ctx: Context, args: HelmArgs, revision: int, part: str = "manifest") -> str:
     """What Helm rendered for a revision: its manifest, or its `hooks`."""
+    kept = records.record(ctx, args, revision)
+    if kept is not None:
+        return records.hooks(kept) if part == "hooks" else f"{kept['manifest']}\n"
     done = client.helm(ctx, args, "get", part, args.release, "--revision", str(revision))
     if done.rc != 0:
         raise client.said(done, f"helm get {part} {args.release}")
@@ -48,13 +51,13 @@ def hooks_line(text: str, event: str) -> str:
 
 def _at(text: str, event: str) -> Iterator[tuple[dict[str, Any], str]]:
     """The hooks that run at an event, with what they say themselves about when they run."""
-    for document in _documents(text):
+    for document in documents(text):
         told = str(((document.get("metadata") or {}).get("annotations") or {}).get("helm.sh/hook") or "")
         if event in {word.strip().partition("-")[2] for word in told.split(",")}:
             yield document, told
 
 
-def _documents(text: str) -> Iterator[dict[str, Any]]:
+def documents(text: str) -> Iterator[dict[str, Any]]:
     """The objects of a manifest; those of lists one by one, as Helm takes them."""
     import yaml
 
@@ -73,7 +76,7 @@ def _covered(before: str, after: str) -> tuple[str, str]:
         return before, after
     import yaml
 
-    old, new = (list(_documents(text)) for text in (before, after))
+    old, new = (list(documents(text)) for text in (before, after))
     known = {_identity(document): document for document in old}
     hidden_old = [_hidden(document, None) for document in old]
     hidden_new = [_hidden(document, known.get(_identity(document))) for document in new]
@@ -104,7 +107,7 @@ def _hidden(document: dict[str, Any], earlier: Mapping[str, Any] | None) -> dict
 
 def names(text: str) -> list[str]:
     """`Deployment/web` for each object of a manifest, in its order."""
-    return [_title(document) for document in _documents(text)]
+    return [_title(document) for document in documents(text)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +127,12 @@ class Rendered:
 
 def objects(text: str) -> list[Rendered]:
     """The objects of a manifest."""
-    return list(map(_rendered, _documents(text)))
+    return list(map(_rendered, documents(text)))
 
 
 def defined(text: str) -> list[str]:
     """The kinds that custom resource definitions define, as `Rendered.kind`."""
-    specs = [document.get("spec") or {} for document in _documents(text)]
+    specs = [document.get("spec") or {} for document in documents(text)]
     return [f"{(spec.get('names') or {}).get('kind')}.{spec.get('group')}" for spec in specs]
 
 
@@ -148,7 +151,7 @@ def _rendered(document: Mapping[str, Any]) -> Rendered:
 
 def kept(text: str) -> list[str]:
     """The objects that Helm leaves there when it uninstalls (`helm.sh/resource-policy: keep`)."""
-    return [_title(document) for document in _documents(text) if _stays(document)]
+    return [_title(document) for document in documents(text) if _stays(document)]
 
 
 def _stays(document: Mapping[str, Any]) -> bool:
@@ -163,7 +166,7 @@ def content(release: Mapping[str, Any]) -> dict[str, Any]:
     objects: dict[str, Any] = {}
     for piece in re.split(r"^---\s*$", str(release.get("manifest") or ""), flags=re.MULTILINE):
         if piece.strip():
-            found = {_title(document): fingerprint(document) for document in _documents(piece)}
+            found = {_title(document): fingerprint(document) for document in documents(piece)}
             objects.update(found or {f"document {len(objects) + 1}": fingerprint(piece)})
     hooks = {
         f"{hook.get('kind')}/{hook.get('name')}": fingerprint([hook.get("manifest"), hook.get("events")])

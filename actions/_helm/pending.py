@@ -7,20 +7,15 @@ any other nobody can tell: it is repaired only where the playbook says after how
 
 from __future__ import annotations
 
-import datetime
-import re
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from runbook.actions._helm import client
+from runbook.actions._helm import clock, records
 from runbook.actions._helm import history as histories
 from runbook.actions._helm import work as working
 from runbook.actions._helm.client import HelmArgs
 from runbook.actions._helm.history import Release
 from runbook.actions._kube.cluster import connect
-from runbook.actions._kube.kinds import Ref
 from runbook.contract import Absent, Context, Duration, PermanentError, TemporaryError, param
 
 PATIENCE = 300.0
@@ -57,8 +52,7 @@ def claim(ctx: Context, args: RepairArgs, newest: Release, instead_of: str | Non
         held = None  # it is about something else
     if held is not None:
         alive = working.alive(held)
-        left = float(held.get("until", 0.0)) + working.SKEW - time.time()
-        if alive or (alive is None and left > 0 and not mine):
+        if alive or (alive is None and held["left"] > 0 and not mine):
             raise TemporaryError(f"another operation in progress: {told}, {working.who(held)}", retry_after=10.0)
     if mine or held is not None:
         ctx.log(f"{told}, its helm was killed: repaired")
@@ -110,34 +104,16 @@ def stands_in_the_way(ctx: Context, args: RepairArgs, newest: Release, instead_o
 
 
 def _quiet(ctx: Context, args: HelmArgs, newest: Release) -> float | None:
-    """Seconds since anybody wrote its record. None where that is not known.
+    """Seconds since anybody wrote its record, by the API server's clock. None where that is not known.
 
-    An uninstall leaves the time of the deployment as `updated`: there the record itself has to say it.
+    Where the records are kept elsewhere, Helm's own word for when it began; of an uninstall that says nothing, as it
+    leaves the time of the deployment.
     """
-    record = _record(ctx, args, newest)
-    times = _written(record or {})
+    ref = records.place(ctx, args, newest.revision)
+    if ref is not None:
+        cluster = connect(ctx, args.context)
+        stamp = clock.stamp(cluster.find(ctx, ref) or {})
+        if stamp is not None:
+            return max(0.0, clock.now(ctx, cluster) - stamp)
     begun = histories.written(newest) if newest.status != "uninstalling" else None
-    if begun is not None:
-        times.append(begun)
-    return max(0.0, time.time() - max(times)) if times else None
-
-
-def _record(ctx: Context, args: HelmArgs, newest: Release) -> Mapping[str, Any] | None:
-    """The object in which Helm keeps the revision."""
-    kind = client.storage(ctx)
-    if ctx.simulated or kind is None:
-        return None
-    ref = Ref(kind, args.namespace, f"sh.helm.release.v1.{args.release}.v{newest.revision}")
-    return connect(ctx, args.context).find(ctx, ref)
-
-
-def _written(record: Mapping[str, Any]) -> list[float]:
-    """When it was: by Helm's labels (seconds), and by the API server's clock."""
-    metadata = record.get("metadata") or {}
-    labels = metadata.get("labels") or {}
-    stamps = [labels.get(name, "") for name in ("createdAt", "modifiedAt")]
-    entries = [entry.get("time") for entry in metadata.get("managedFields") or ()]
-    texts = [text for text in (metadata.get("creationTimestamp"), *entries) if text]
-    return [float(stamp) for stamp in stamps if re.fullmatch(r"\d+", stamp)] + [
-        datetime.datetime.fromisoformat(text).timestamp() for text in texts
-    ]
+    return max(0.0, time.time() - begun) if begun is not None else None

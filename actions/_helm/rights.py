@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from runbook.actions._helm import client
+from runbook.actions._helm import client, records
 from runbook.actions._helm import manifest as manifests
 from runbook.actions._helm.client import HelmArgs
 from runbook.actions._helm.manifest import Rendered
@@ -52,6 +52,9 @@ def server_side(ctx: Context, args: HelmArgs, revision: int | None, *, force_con
     """
     if client.known_version(ctx)[0] < 4 or revision is None or force_conflicts:
         return client.known_version(ctx)[0] >= 4
+    kept = records.record(ctx, args, revision)
+    if kept is not None:
+        return bool(kept.get("apply_method") == "ssa")
     done = client.helm(ctx, args, "get", "metadata", args.release, "--revision", str(revision), "--output", "json")
     if done.rc != 0:
         raise client.said(done, f"helm get metadata {args.release}")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from runbook.actions import _process
-from runbook.actions._helm import client
+from runbook.actions._helm import client, clock, records
 from runbook.actions._helm import history as histories
 from runbook.actions._helm import manifest as manifests
 from runbook.actions._helm.client import HelmArgs
@@ -32,7 +32,7 @@ MARGIN = 2.0
 LONGEST = 3600.0
 """Seconds after which nobody waits for a helm any more whose step has no time-out."""
 SKEW = 30.0
-"""Seconds that the clocks of two machines may differ."""
+"""Seconds that two stamps of the machine that was at it may differ, `until` and Helm's own."""
 NOTE = "work"
 
 
@@ -48,8 +48,8 @@ def run(
 
     Any exit status is a result; TemporaryError when helm was ended by a signal, or at the deadline.
     """
-    until = time.time() + min(ctx.remaining(), LONGEST)
-    work = {"makes": makes, "content": content, "until": until}
+    seconds = min(ctx.remaining(), LONGEST)
+    work = {"makes": makes, "content": content, "until": time.time() + seconds, "seconds": seconds}
     ctx.note(NOTE, work)
     _hold(ctx, args, work)
     done = client.helm(ctx, args, *arguments, stdin=stdin)
@@ -120,6 +120,9 @@ def content_of(ctx: Context, args: HelmArgs, release: Release) -> str:
         return UNINSTALL
     if release.status == "pending-rollback" or histories.ROLLBACK_TO.match(release.description):
         return rollback_to(release.origin)
+    kept = records.record(ctx, args, release.revision)
+    if kept is not None:
+        return upgrade_to(release.chart, kept.get("config"))
     done = client.helm(
         ctx, args, "get", "values", args.release, "--revision", str(release.revision), "--output", "json"
     )
@@ -178,11 +181,17 @@ def who(held: Mapping[str, Any]) -> str:
 
 
 def held(ctx: Context, args: HelmArgs) -> dict[str, Any] | None:
-    """What is written down about the release, if it can be read."""
+    """What is written down about the release, if it can be read. `left`: seconds until its helm has given up."""
     ref = None if ctx.simulated else _place(ctx, args)
     if ref is None:
         return None
-    return _read(ref, connect(ctx, args.context).find(ctx, ref))
+    cluster = connect(ctx, args.context)
+    found = cluster.find(ctx, ref)
+    work = _read(ref, found)
+    if found is None or work is None:
+        return None
+    since = clock.stamp(found) or 0.0
+    return {**work, "left": since + float(work.get("seconds", 0.0)) + clock.ROUNDING - clock.now(ctx, cluster)}
 
 
 def _read(ref: Ref, found: Mapping[str, Any] | None) -> dict[str, Any] | None:
