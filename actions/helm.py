@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from runbook.actions._helm import client, pending, rights
+from runbook.actions._helm import client, owners, pending, rights
 from runbook.actions._helm import history as histories
 from runbook.actions._helm import manifest as manifests
 from runbook.actions._helm import work as working
 from runbook.actions._helm.client import HelmArgs
 from runbook.actions._helm.history import Release
 from runbook.actions._helm.pending import RepairArgs
+from runbook.actions._kube.owners import Warned
 from runbook.actions.helm_uninstall import Uninstall
 from runbook.actions.helm_upgrade import Upgrade
 from runbook.contract import (
@@ -120,7 +121,7 @@ class RollbackArgs(RepairArgs):
     instead_of: str | None = param(working.INSTEAD, default=None)
 
 
-class Rollback(Change[RollbackArgs]):
+class Rollback(Warned, Change[RollbackArgs]):
     """Bring a release back to an earlier revision, and wait until it is ready.
 
     The plan shows what the two manifests differ in, and the hooks. A helm that was killed (deadline, crash) leaves
@@ -144,6 +145,7 @@ class Rollback(Change[RollbackArgs]):
     def preflight(self, args: RollbackArgs, ctx: Context) -> list[str]:
         said = client.missing(ctx, args, ["list", "get", "create", "update"])
         listed = [] if said else histories.history(ctx, args)
+        client.gets_on(ctx)
         if not listed or not isinstance(args.revision, int | None):  # what is read before tells it
             return said
         if listed[-1].between:
@@ -168,11 +170,15 @@ class Rollback(Change[RollbackArgs]):
 
     def expect(self, args: RollbackArgs, before: Observation, ctx: Context) -> Observation:
         ((_, state),) = before.items()
-        target = _target(args, histories.existing(ctx, args), ctx)
+        listed = histories.existing(ctx, args)
+        target = _target(args, listed, ctx)
         self._change = working.rollback_to(target.origin)
         if "serves" in state:
             ctx.log(f"{args.release} is {state['status']}: a helm that was killed, or one that is still at it")
-        return {client.object_name(ctx, args): _after(target)}
+        after = {client.object_name(ctx, args): _after(target)}
+        if before != after:
+            self.warn(ctx, owners.warnings(ctx, args, histories.living(listed), target.revision))
+        return after
 
     def apply(self, args: RollbackArgs, before: Observation, ctx: Context) -> None:
         ((_, had),) = before.items()
@@ -227,7 +233,8 @@ class Rollback(Change[RollbackArgs]):
         old, new = (manifests.manifest(ctx, args, entry.revision) for entry in (newest, target))
         changes = manifests.difference(old, new, (f"revision {newest.revision}", f"revision {target.revision}"))
         hooks = manifests.manifest(ctx, args, target.revision, "hooks")
-        return f"{changes or 'the two manifests are equal'}\n{manifests.hooks_line(hooks, 'rollback')}"
+        line = manifests.hooks_line(hooks, "rollback")
+        return "\n".join([*self._warnings, changes or "the two manifests are equal", line])
 
 
 def _after(target: Release) -> dict[str, Any]:

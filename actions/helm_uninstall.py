@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from runbook.actions._helm import client, pending, rights
+from runbook.actions._helm import client, owners, pending, rights
 from runbook.actions._helm import history as histories
 from runbook.actions._helm import manifest as manifests
 from runbook.actions._helm import work as working
 from runbook.actions._helm.pending import RepairArgs
+from runbook.actions._kube.owners import Warned
 from runbook.contract import Call, Change, Context, Observation, Outputs, PermanentError, Settled, param
 
 
@@ -26,7 +27,7 @@ class UninstallArgs(RepairArgs):
     instead_of: str | None = param(working.INSTEAD, default=None)
 
 
-class Uninstall(Change[UninstallArgs]):
+class Uninstall(Warned, Change[UninstallArgs]):
     """Take a release and its objects away, and wait until they are gone.
 
     With its history kept, the inverse rolls back to the revision that was deployed: the objects are made anew, what
@@ -43,6 +44,7 @@ class Uninstall(Change[UninstallArgs]):
     def preflight(self, args: UninstallArgs, ctx: Context) -> list[str]:
         said = client.missing(ctx, args, ["list", "get", "update", *([] if args.keep_history else ["delete"])])
         listed = [] if said else histories.history(ctx, args)
+        client.gets_on(ctx)
         if not listed or listed[-1].status == "uninstalled":
             return said
         if listed[-1].between:
@@ -63,6 +65,8 @@ class Uninstall(Change[UninstallArgs]):
         if state is not None and "serves" in state:
             ctx.log(f"{args.release} is {state['status']}: a helm that was killed, or one that is still at it")
         kept = args.keep_history and state is not None
+        if state is not None:
+            self.warn(ctx, owners.warnings(ctx, args, histories.living(histories.history(ctx, args)), ""))
         return {client.object_name(ctx, args): {"status": "uninstalled"} if kept else None}
 
     def apply(self, args: UninstallArgs, before: Observation, ctx: Context) -> None:
@@ -115,7 +119,7 @@ class Uninstall(Change[UninstallArgs]):
         text = manifests.manifest(ctx, args, newest.revision)
         stay = manifests.kept(text)
         gone = [name for name in manifests.names(text) if name not in stay]
-        lines = [f"objects that go: {', '.join(gone) or 'none'}"]
+        lines = [*self._warnings, f"objects that go: {', '.join(gone) or 'none'}"]
         if stay:
             lines.append(f"objects that stay (resource policy): {', '.join(stay)}")
         hooks = manifests.manifest(ctx, args, newest.revision, "hooks")

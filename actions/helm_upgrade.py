@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runbook.actions._helm import client, pending, render, rights
+from runbook.actions._helm import client, owners, pending, render, rights
 from runbook.actions._helm import history as histories
 from runbook.actions._helm import manifest as manifests
 from runbook.actions._helm import work as working
 from runbook.actions._helm.history import Release
 from runbook.actions._helm.pending import RepairArgs
 from runbook.actions._helm.render import ChartArgs
+from runbook.actions._kube.owners import Warned
 from runbook.contract import (
     Absent,
     Call,
@@ -41,7 +42,7 @@ class UpgradeArgs(RepairArgs, ChartArgs):
     )
 
 
-class Upgrade(Change[UpgradeArgs]):
+class Upgrade(Warned, Change[UpgradeArgs]):
     """Install a release, or upgrade it, and wait until it is ready.
 
     The plan renders the chart (the server's dry run) and shows what the manifests differ in, and the hooks. Where
@@ -86,6 +87,7 @@ class Upgrade(Change[UpgradeArgs]):
     def _lacks(self, args: UpgradeArgs, ctx: Context) -> list[str]:
         """The rights that are missing on what is rendered now. Secrets are sealed: a word stands for each."""
         listed = histories.history(ctx, args)
+        client.gets_on(ctx)
         newest = listed[-1] if listed else None
         if newest is not None and newest.between:
             return pending.stands_in_the_way(ctx, args, newest)
@@ -101,6 +103,7 @@ class Upgrade(Change[UpgradeArgs]):
                 dry = render.alone(ctx, args, upgrades=there is not None)
             except PermanentError:
                 return refused
+        client.gets_on(ctx)
         hooks = "\n---\n".join(str(hook.get("manifest") or "") for hook in dry.get("hooks") or ())
         method = None if args.force_conflicts else dry.get("apply_method")
         number = there.revision if there else None
@@ -142,6 +145,7 @@ class Upgrade(Change[UpgradeArgs]):
             mine = was is not None and was["values"] == content["values"] and working.noted(ctx, args, newest)
             if was == content or mine:
                 return before
+        self.warn(ctx, owners.warnings(ctx, args, histories.living(listed), str(dry.get("manifest") or "")))
         after = _after(_promised(ctx, args, listed), chart, version)
         return {name: after} if self._crds else {name: after, f"{name}#content": content}
 
@@ -207,7 +211,7 @@ class Upgrade(Change[UpgradeArgs]):
         changes = manifests.difference(old, str(dry.get("manifest") or ""), titles)
         hooks = "\n---\n".join(str(hook.get("manifest") or "") for hook in dry.get("hooks") or ())
         line = manifests.hooks_line(hooks, "install" if gone else "upgrade")
-        return f"{changes or 'the two manifests are equal'}\n{line}"
+        return "\n".join([*self._warnings, changes or "the two manifests are equal", line])
 
     def _rendered(self, args: UpgradeArgs, ctx: Context) -> dict[str, Any]:
         """The release as it would be: the server's dry run, once for a call."""

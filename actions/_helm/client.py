@@ -109,6 +109,7 @@ def missing(ctx: Context, args: HelmArgs, verbs: Iterable[str], least: tuple[int
         return ["helm is not on PATH: install Helm 3 or 4"]
     try:
         sentences = _unfit(ctx, least)
+        gets_on(ctx)
         where.pinned(ctx, args.context)
         kind = storage(ctx)
         if kind is None:
@@ -131,6 +132,11 @@ def _unfit(ctx: Context, least: tuple[int, int]) -> list[str]:
     if found[0] > NEWEST:
         return [f"helm is version {found[0]}.{found[1]}; versions 3 and 4 are known to work"]
     return []
+
+
+def gets_on(ctx: Context) -> None:
+    """Preflight: one helm more has answered. Each may take as long as another action's whole look."""
+    ctx.progress(1, 2)
 
 
 def known_version(ctx: Context) -> tuple[int, int]:

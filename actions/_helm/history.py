@@ -128,6 +128,11 @@ def serving(listed: list[Release]) -> Release | None:
     return deployed or next((entry for entry in reversed(listed) if entry.status in _STEPS), None)
 
 
+def living(listed: list[Release]) -> int | None:
+    """The number of the newest revision, whose objects are there; None where none are."""
+    return listed[-1].revision if listed and listed[-1].status != "uninstalled" else None
+
+
 def numbered(listed: Iterable[Release], wanted: int) -> Release | None:
     """The revision of that number; where Helm has pruned it, the newest with its content, well deployed at best."""
     releases = list(listed)
