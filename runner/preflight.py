@@ -1,8 +1,9 @@
 """Before a run changes anything: what its steps need, and what of that is missing, all at once.
 
 A walk by the engine itself (`walk`) finds the calls that the run may make and what is known of their parameters. Then
-every call's action looks for what it needs, all at the same time and together for no longer than SECONDS. What is
-missing refuses the run, unless the run could do without it (`tolerance`). Decision: docs/decisions/0009-preflight.md.
+every call's action looks for what it needs, all at the same time and together for no longer than SECONDS, or LONGEST as
+long as one of them gets on. What is missing refuses the run, unless the run could do without it (`tolerance`).
+Decision: docs/decisions/0009-preflight.md.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from runbook.interpreter.frozen import frozen
 from runbook.interpreter.unknown import Unknown
 from runbook.interpreter.values import to_wire
 from runbook.runner import secret_looks, shape
-from runbook.runner.context import HostContext, cut_all
+from runbook.runner.context import HostContext, Outbox, cut_all
 from runbook.runner.outcomes import Result
 from runbook.runner.secret_looks import SecretLack, SecretLooks, Wanted
 from runbook.runner.threads import Threads
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 SECONDS = 3.0
 """For all looks of a run together: then it goes on, with a warning that says what was not checked."""
+LONGEST = 10.0
+"""The same, where a look of several parts says that it gets on (`Context.progress`): each part has SECONDS."""
 WIDTH = 8
 """Looks at the same time."""
 HINT = "--no-preflight runs it all the same"
@@ -184,7 +187,7 @@ def _brought(call: Call, sentence: str, behind: frozenset[str]) -> bool:
 
 
 def look(host: Host, calls: Sequence[Call]) -> list[Looked]:
-    """Let the calls' actions look, side by side, all within SECONDS. Equal calls look once."""
+    """Let the calls' actions look, side by side, all within SECONDS (LONGEST if they get on). Equal calls look once."""
     groups: dict[str, list[Call]] = {}
     for call in calls:
         groups.setdefault(f"{call.action}\n{json.dumps(to_wire(dict(call.args)), sort_keys=True)}", []).append(call)
@@ -207,23 +210,25 @@ class _Looks:
         self._todo = list(range(len(calls)))[::-1]
         self._contexts: dict[int, HostContext] = {}
         self._found: dict[int, Looked] = {}
-        self._until = 0.0
+        self._seconds = self._until = self._end = 0.0
 
     def within(self, seconds: float) -> list[Looked]:
         """What each said, in order; those who did not come back in time are cut."""
         if not self._calls:
             return []
-        self._until = time.monotonic() + seconds
+        began = time.monotonic()
+        self._seconds, self._until, self._end = seconds, began + seconds, began + max(seconds, LONGEST)
         threads = Threads("preflight")
         for _ in range(min(WIDTH, len(self._calls))):
             threads.submit(self._work)
-        self._done.wait(seconds)
+        while (left := self._until - time.monotonic()) > 0 and not self._done.wait(left):
+            pass  # somebody got on meanwhile, or the time is over
         with self._lock:
             self._todo.clear()
             late, found = list(self._contexts.values()), dict(self._found)
         for context in late:
             threads.submit(lambda context=context: cut_all(context.stop()))  # type: ignore[misc]  # bound early
-        slow = f"no answer within {seconds:g} s"
+        slow = f"no answer within {max(seconds, round(self._until - began)):g} s"
         return [found.get(number) or Looked(call, unchecked=slow) for number, call in enumerate(self._calls)]
 
     def _work(self) -> None:
@@ -235,7 +240,8 @@ class _Looks:
                 left = max(0.0, self._until - time.monotonic())
                 # A mark of its own: what is cut late must not take the step's own processes with it.
                 call = replace(self._calls[number], op=f"{self._calls[number].op}?")
-                context = self._contexts[number] = self._host.context(call, left)
+                getting_on = _GettingOn(lambda number=number: self._goes_on(number))  # type: ignore[misc]  # bound early
+                context = self._contexts[number] = self._host.context(call, left, outbox=getting_on)
             said = said_of(self._calls[number], self._host.preflight(self._calls[number], context))
             with self._lock:
                 del self._contexts[number]
@@ -243,6 +249,26 @@ class _Looks:
                 if len(self._found) == len(self._calls):
                     self._done.set()
             context.leave()
+
+    def _goes_on(self, number: int) -> None:
+        """A look has come to its next part."""
+        with self._lock:
+            context = self._contexts.get(number)
+            left = min(self._end - time.monotonic(), self._seconds)
+            if context is not None and left > 0:
+                context.until(left)
+                self._until = max(self._until, time.monotonic() + left)
+
+
+class _GettingOn(Outbox):
+    """Hears that a look gets on; what else it says is kept nowhere."""
+
+    def __init__(self, tell: Callable[[], None]) -> None:
+        self._tell = tell
+
+    def progress(self, key: str, done: float, total: float) -> None:
+        """It has come to its next part."""
+        self._tell()
 
 
 def said_of(call: Call, found: list[str] | Result) -> Looked:

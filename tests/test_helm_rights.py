@@ -175,6 +175,31 @@ def test_a_run_that_lacks_one_right_begins_nothing(
 
 
 @pytest.mark.parametrize("helm_version", [4], indirect=True, ids=["helm4"])
+def test_a_slow_machine_looks_as_well(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the limit as it ships, and helms that take longer than it together: each that answers has its own time."""
+    app = stage.app
+    app.deploy(1)
+    app.deploy(2)
+    stage.grant("helm.rollback", app.given)
+    environ = app.plane.environ(4, user="nobody")
+    shim = tmp_path / "shim"
+    shim.mkdir()
+    pause = preflight.SECONDS / 2 + 0.05
+    real = environ["PATH"].partition(":")[0]
+    (shim / "helm").write_text(f'#!/bin/sh\nsleep {pause}\necho "$1" >> {shim}/ran\nexec {real}/helm "$@"\n')
+    (shim / "helm").chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    step = {"id": "it", "action": "helm.uninstall", "with": app.given}
+    Path("it.yaml").write_text(json.dumps({"runbook": 1, "name": "it", "steps": [step]}))
+    world = here({**environ, "PATH": f"{shim}:{environ['PATH']}", "RUNBOOK_HOME": str(tmp_path / "home")})
+    ended: Ended = runbook.run("it.yaml", world=world, options=Options(yes=True))
+    assert ended.exit == Exit.REFUSED
+    assert "it: no right to delete deployments 'app' in namespace" in message(ended)
+    assert (shim / "ran").read_text().split() == ["version", "history"], "the rest it reads of the API server itself"
+    assert app.newest() == (2, "deployed")
+
+
+@pytest.mark.parametrize("helm_version", [4], indirect=True, ids=["helm4"])
 def test_a_chart_that_cannot_be_rendered(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     app = stage.app
     (app.chart / "templates/picky.yaml").write_text(
