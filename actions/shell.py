@@ -20,8 +20,10 @@ class RunArgs:
     """Parameters of shell.run."""
 
     command: list[str] | str = param(
-        "A list is a program and its arguments, run without a shell. A text runs in `sh -c`; templates in it go through"
-        " `shell_quote`. Never holds a secret: those go by `env` or `stdin`."
+        "A list is a program and its arguments, run without a shell. A text runs in `sh -c`; each template in it must"
+        " go through `shell_quote`, outside the text's own quotes. One template alone must give a list. Never holds a"
+        " secret: those go by `env` or `stdin`.",
+        quoted="shell_quote",
     )
     env: dict[str, str] = param(
         "Environment variables, beside those of runbook itself.", default_factory=dict, secret=True

@@ -13,6 +13,7 @@ from runbook.interpreter.effects import Box, Call, Fault, Record
 from runbook.interpreter.expressions import ExpressionError, decide, evaluate, render
 from runbook.interpreter.model import Action, Poll, Retry
 from runbook.interpreter.outcome import Outcome, error_view, failed, stopped, untried
+from runbook.interpreter.quoting import refuse_text
 from runbook.interpreter.run import Run
 from runbook.interpreter.scope import Scope, as_seconds, seconds
 from runbook.interpreter.times import Duration
@@ -30,6 +31,7 @@ async def act(run: Run, step: Action, scope: Scope, path: str, box: Box, begun: 
     try:
         if args is None:
             args = render(step.with_.data, names, lenient=step.effect == "notify")
+            refuse_text(args, step.listed)
         if step.effect == "ask":
             return await people.ask(run, step, scope, path, box, args)
         if step.action == "flow.wait":
@@ -154,9 +156,10 @@ class _Action:
         if ok:
             return out
         message = _said(record) or f"{self.step.action} says no"
-        if self.step.action == "flow.assert":
+        asserted = self.step.action == "flow.assert"  # looks at nothing that could have changed by another attempt
+        if asserted:
             self.run.asserted.add(record.seq)
-        return self._blamed(out, "failed", Fault(message, kind="verdict", temporary=True, attempt=out.attempts))
+        return self._blamed(out, "failed", Fault(message, kind="verdict", temporary=not asserted, attempt=out.attempts))
 
     async def poll(self, poll: Poll, begun: Record, names: Mapping[str, Any]) -> Outcome:
         """Attempts until the condition over `result` has held for long enough. Temporary errors are "not yet"."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from runbook.interpreter import answerable, merge, schema
+from runbook.interpreter import answerable, merge, quoting, schema
 from runbook.interpreter.catalogue import ActionSpec
 from runbook.interpreter.errors import Place
 from runbook.interpreter.findings import did_you_mean
@@ -85,6 +85,7 @@ def build_action(
         secret_at=self.secret_at(spec),
         lane=spec.lane,
         preflight=spec.preflight,
+        listed=_listed(spec, values),
     )
 
 
@@ -176,9 +177,12 @@ def _with(
             else:
                 place = item.place
                 places[f"/{key}"] = place
+                before = len(self.problems.found)
                 reads |= self.names.check(
                     item.value, False, takes_secret(f"/{key}", positions), item.source, place, site, f"with.{key}"
                 )
+                if len(self.problems.found) == before:  # what is wrong anyway is not to be quoted
+                    _quoting(self, properties.get(key, {}), item, f"{site.path}.with.{key}")
         else:
             inner = tuple(one[len(key) + 1 :] for one in positions if one.startswith(f"/{key}/"))
             part = self.names.template(item.value, item.source, item.holder, item.key, site, f"with.{key}", inner)
@@ -187,6 +191,31 @@ def _with(
         if item.source is not self.source and properties.get(key, {}).get("x-path"):
             values[key] = merge.moved(item.value, item.source.file, self.source.file)
     return Template(values, self.source.place(data, "with"), reads, places)
+
+
+def _quoting(self: Builder, parameter: Mapping[str, Any], item: merge.Item, path: str) -> None:
+    """A text that is code to somebody else takes data only through the filter that its declaration names."""
+    by = parameter.get("x-quoted")
+    if by is None:
+        return
+    found = quoting.unquoted(item.value, by, self.declared)
+    if found is None:
+        return
+    listed = any(one.get("type") == "array" for one in parameter.get("anyOf", ()))
+    self.problems.add(
+        item.source.inside(item.place, item.value, found.offset),
+        f"`{found.source}` gives text that is run as code, and does not go through `{by}`",
+        path,
+        rule="quoting",
+        expected=found.expected(by, listed),
+    )
+
+
+def _listed(spec: ActionSpec, values: Mapping[str, Any]) -> tuple[str, ...]:
+    """Parameters of which only the run knows whether they are text that would have to be quoted."""
+    quoted = {name: one["x-quoted"] for name, one in spec.parameters.get("properties", {}).items() if "x-quoted" in one}
+    given = {name: values[name] for name in quoted if isinstance(values.get(name), str)}
+    return tuple(name for name, text in given.items() if "{{" in text and quoting.may_give_text(text, quoted[name]))
 
 
 def secret_positions(spec: ActionSpec) -> tuple[str, ...]:

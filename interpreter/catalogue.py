@@ -21,7 +21,8 @@ class ActionSpec:
     `x-extra` (the optional dependency), `x-preflight` (it looks for what it needs before a run changes anything),
     `x-depends` (parameter -> literal value -> what then differs: `{"method": {"GET": {"effect": "read"}}}`),
     and on a parameter `x-secret: true` (the whole value, or for a map each value, may be or contain a secret),
-    `x-path: true` (relative to the playbook's file), `x-family: true` (may stand in defaults.with.<family>).
+    `x-path: true` (relative to the playbook's file), `x-family: true` (may stand in defaults.with.<family>),
+    `x-quoted: FILTER` (its text is code to somebody else: templates in it end in that filter, or give a list).
     """
 
     name: str

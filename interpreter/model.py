@@ -115,6 +115,7 @@ class Action(Common):
     secret_at: tuple[str, ...] = ()  # JSON pointers of `with` that take secrets ("/env/*": every key of a map)
     lane: str = ""  # notify only: the ordered lane (family; what pages people has its own)
     preflight: bool = False  # what it needs is looked for before the run changes anything
+    listed: tuple[str, ...] = ()  # parameters that are one unquoted template each: text from it would be run as code
 
 
 @frozen(kw_only=True)

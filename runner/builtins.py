@@ -45,7 +45,10 @@ class AssertArgs:
 
 
 class Assert(Check[AssertArgs]):
-    """Fail with `message` unless `that` is true. Before the first change of a run the whole run is refused (exit 3)."""
+    """Fail with `message` unless `that` is true. Before the first change of a run the whole run is refused (exit 3).
+
+    A no is permanent: no `retry` repeats it.
+    """
 
     name = "flow.assert"
     returns = {"ok": "whether it holds", "message": "what to say when it does not"}

@@ -98,6 +98,8 @@ def _property(item: Parameter) -> dict[str, Any]:
     for key in ("secret", "path", "family"):
         if item.doc.get(key):
             schema[f"x-{key}"] = True
+    if item.doc.get("quoted"):
+        schema["x-quoted"] = item.doc["quoted"]
     return schema
 
 

@@ -192,6 +192,7 @@ DOCUMENT: dict[str, Any] = {
                 "command": {
                     "description": "A list of words, or text for sh -c.",
                     "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
+                    "x-quoted": "shell_quote",
                 },
                 "env": {
                     "type": "object",

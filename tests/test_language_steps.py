@@ -268,8 +268,10 @@ def test_a_check_that_says_no_fails_its_step_unless_until_decides(room: Room) ->
 steps:
   - {id: no, action: flow.assert, with: {that: false, message: no good}, on_failure: continue}
   - {id: decided, action: flow.assert, with: {that: false, message: no good}, until: not result.ok}
+  - {id: again, action: flow.assert, with: {that: false, message: no good}, retry: {max_attempts: 5}, on_failure: continue}
 """)
-    assert played.steps == {"no": "failed", "decided": "succeeded"}
+    assert played.steps == {"no": "failed", "decided": "succeeded", "again": "failed"}
+    assert played.step("again")["attempts"] == 1  # permanent: it looks at nothing that could have changed
     assert played.error("no") == "no good"
 
 

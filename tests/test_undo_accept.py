@@ -27,7 +27,7 @@ steps:
   - id: each
     foreach: {items: [a, b], as: it}
     steps:
-      - {id: send, action: shell.run, with: {command: "echo {{ it }} >> sent.txt"}}
+      - {id: send, action: shell.run, with: {command: "echo {{ it | shell_quote }} >> sent.txt"}}
   - {id: last, action: file.write, with: {to: last.txt, content: new}}
   - {id: broken, action: shell.run, with: {command: "echo half > half.txt; exit 3"}}
 """

@@ -124,12 +124,14 @@ def param(
     minimum: float | None = None,
     maximum: float | None = None,
     pattern: str | None = None,
+    quoted: str | None = None,
     wire: str | None = None,
 ) -> Any:
     """A parameter of an action, described once: documentation, schema, editor and validation all come from here.
 
     `secret`: a secret may stand here (in a map: in each value). `family`: may be set in `defaults.with.<family>`.
-    `path`: relative to the playbook's file. `wire`: its name in a playbook where Python forbids that (`from`, `for`).
+    `path`: relative to the playbook's file. `quoted`: its text is code to somebody else (a shell): the filter that each
+    template in it must go through. `wire`: its name in a playbook where Python forbids that (`from`, `for`).
     """
     metadata = {
         "doc": doc,
@@ -139,6 +141,7 @@ def param(
         "minimum": minimum,
         "maximum": maximum,
         "pattern": pattern,
+        "quoted": quoted,
         "wire": wire,
     }
     if default_factory is not dataclasses.MISSING:
@@ -190,7 +193,10 @@ class Context(Protocol):
         ...
 
     def permit(self, what: str, target: str) -> None:
-        """Ask before reaching out where no stand-in can help (`what`: process, url, write); a sandbox refuses."""
+        """Ask before reaching out where no stand-in can help (`what`: process, url, write, read); a sandbox refuses.
+
+        `read`, a path: outside the run's folder and that of the playbook.
+        """
         ...
 
     def remaining(self) -> float:
