@@ -38,7 +38,10 @@ def show_error(error: RunbookError, terminal: Terminal) -> None:
     click.echo(f"{terminal.paint('runbook:', 'red')} {tame(error.message)}", err=True)
     if isinstance(error, InvalidError):
         for problem in error.problems:
-            click.echo(f"  {problem.place}: {problem.message}", err=True)
+            click.echo(f"  {problem.place}: {tame(problem.message)}", err=True)
+            for label, text in (("expected", problem.expected), ("hint", problem.hint)):
+                if text:
+                    click.echo(f"    {label}: {tame(text)}", err=True)
     if error.hint:
         click.echo(f"  {error.hint}", err=True)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from runbook.cli import writing
+from runbook.cli.completing import complete_inputs
 from runbook.cli.looking import store
 from runbook.cli.terminal import Terminal
 from runbook.interpreter.errors import Exit, InvalidError, Place, Problem
@@ -70,9 +71,14 @@ def input_options(command: Callable[..., Any]) -> Callable[..., Any]:
     command = click.option(
         "--inputs", "files", multiple=True, metavar="FILE", help="Inputs from a YAML file; -i wins over it."
     )(command)
-    return click.option("-i", "given", multiple=True, metavar="NAME=VALUE", help="An input; lists and maps as YAML.")(
-        command
-    )
+    return click.option(
+        "-i",
+        "given",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="An input; lists and maps as YAML.",
+        shell_complete=complete_inputs,
+    )(command)
 
 
 def prepare(file: str, given: Sequence[str], files: Sequence[str], scenario: str, terminal: Terminal) -> Prepared:
@@ -90,8 +96,11 @@ def prepare(file: str, given: Sequence[str], files: Sequence[str], scenario: str
         click.echo(terminal.paint("nothing was run", "red"), err=True)
         raise click.exceptions.Exit(int(Exit.INVALID))
     playbook = loaded.playbook
-    wanted = dict(_scenario(scenario, loaded.playbook).inputs) if scenario != NO_SANDBOX else {}
-    texts, places = dict(loaded.files), dict[str, Place]()
+    texts, places, wanted = dict(loaded.files), dict[str, Place](), dict[str, Any]()
+    if scenario != NO_SANDBOX:
+        rehearsed = _scenario(scenario, loaded.playbook)
+        texts[rehearsed.file] = rehearsed.text
+        wanted, places = dict(rehearsed.inputs), dict(rehearsed.places)
     for path in files:
         texts[path], read, at = _read_inputs(path)
         wanted, places = wanted | read, places | at
@@ -129,9 +138,11 @@ def as_far_as_given(playbook: Playbook, given: Sequence[str], files: Sequence[st
         if entry.name in wanted or not entry.required or (entry.from_env and entry.from_env in os.environ)
     )
     typed, more = inputs.coerce(known, wanted, os.environ, COMMAND_LINE)
-    wrong = [problem for problem in (*problems, *more) if problem.severity == "error"]
+    misread = {problem.path for problem in problems}
+    found = (*problems, *(problem for problem in more if problem.path not in misread))
+    wrong = [problem for problem in found if problem.severity == "error"]
     if wrong:
-        raise InvalidError(wrong[0].message, tuple(wrong))
+        raise InvalidError("the inputs do not fit the playbook", tuple(wrong))
     absent = {entry.name: Unknown(f"the input {entry.name}") for entry in playbook.inputs if entry not in known}
     return {**typed, **absent}
 
@@ -279,7 +290,7 @@ def asker(
         answered = around.surroundings.answer(f"manual.{question.kind}", question.options)
         if answered is None:
             return here(question) if here is not None else None
-        return _from_scenario(question, answered)
+        return replace(_from_scenario(question, answered), scenario=around.surroundings.environ["RUNBOOK_SIMULATED"])
 
     return ask
 

@@ -15,13 +15,17 @@ NO = frozenset({"decline", "declined", "reject", "no", "n"})
 
 @frozen
 class Answer:
-    """One person's answer. `items`: of a checklist, `{text, checked, note}` each. `at`: Unix time."""
+    """One person's answer. `items`: of a checklist, `{text, checked, note}` each. `at`: Unix time.
+
+    `scenario`: whose word it is in a rehearsal, where it is no person's; asked again, it would say the same.
+    """
 
     choice: str
     by: str
     at: float
     comment: str = ""
     items: tuple[Mapping[str, Any], ...] = ()
+    scenario: str = ""
 
     def to_wire(self) -> dict[str, Any]:
         return {

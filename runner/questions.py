@@ -122,6 +122,10 @@ class Questions:
         why = people.refusal(asked.question, answer, asked.given, self._local.policy.initiator)
         if why is not None:
             self._local.tell("log", key, {"text": why})
+            if answer.scenario:  # nobody would answer better if asked again
+                fault = Fault(f"SIMULATED: the scenario {answer.scenario} gives an answer that does not count: {why}")
+                self._decide(asked.question, people.Verdict("failed", {}, fault), asked.future)
+                del self._asked[key]
             return why
         asked.given.append(answer)
         decided = people.verdict(asked.question, asked.given)

@@ -4,7 +4,8 @@ from runbook.sandbox import scenario, surroundings
 with surroundings.start(scenario.read(Path("traffic.yaml"))) as sandbox:
     ...  # sandbox.surroundings stands around a run; sandbox.kubeconfig is for kubectl
 
-- `scenario` (what the world is like), `seeding`, `behaviour`, `surroundings` (begin here: what a run gets of it);
+- `scenario` (what the world is like), `answers`, `seeding`, `behaviour`, `surroundings` (begin here: what a run gets
+  of it);
 - the Kubernetes API: `api`, `http_server`, `tls`, `world` (its objects), `kinds`, `routes`, `scale`, `writes`,
   `admission`, `patches`, `selectors`, `statuses`, `tables`, `watch`, `portforward`, `faults`;
 - what moves in it: `controllers`, `rollouts`, `replicas`, `pods`, `pod_logs`;

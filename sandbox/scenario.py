@@ -6,17 +6,18 @@ import difflib
 import functools
 import json
 import re
-import threading
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from runbook.contract import PermanentError, TemporaryError
 from runbook.interpreter import model, source
 from runbook.interpreter.errors import InvalidError, Place, Problem
 from runbook.interpreter.times import parse_duration
+from runbook.runner import registry
+from runbook.sandbox import answers
+from runbook.sandbox.answers import Answer
 from runbook.sandbox.behaviour import Behaviours, Version
 from runbook.sandbox.faults import FOREVER, Fault
 
@@ -24,60 +25,10 @@ READY_AFTER = 0.4
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """The outcome of an action that is not simulated."""
-
-    action: str
-    match: Mapping[str, Any] = field(default_factory=dict)
-    times: int | None = None
-    outputs: Mapping[str, Any] | None = None
-    error: str | None = None
-    temporary: bool = False
-    decline: str | None = None
-
-    def fits(self, action: str, args: Mapping[str, Any]) -> bool:
-        """Whether a call is answered by this."""
-        return action == self.action and all(_agrees(args.get(key), want) for key, want in self.match.items())
-
-    def give(self) -> Mapping[str, Any]:
-        """The outputs, or the error that it stands for."""
-        if self.error is not None:
-            text = f"SIMULATED: {self.error}"
-            raise TemporaryError(text) if self.temporary else PermanentError(text)
-        if self.decline is not None:
-            return {"declined": self.decline}
-        return self.outputs or {}
-
-
-def _agrees(value: Any, wanted: Any) -> bool:
-    if not isinstance(wanted, str):
-        return bool(value == wanted)
-    text = " ".join(map(str, value)) if isinstance(value, list | tuple) else "" if value is None else str(value)
-    return re.search(wanted, text) is not None
-
-
-class Answers:
-    """A scenario's answers and how often each was given."""
-
-    def __init__(self, answers: Iterable[Answer]) -> None:
-        self._left = [[answer, answer.times] for answer in answers]
-        self._lock = threading.Lock()
-
-    def find(self, action: str, args: Mapping[str, Any]) -> Answer | None:
-        """The first answer that fits and is not used up."""
-        with self._lock:
-            for entry in self._left:
-                answer, left = entry
-                if left != 0 and isinstance(answer, Answer) and answer.fits(action, args):
-                    if isinstance(left, int):
-                        entry[1] = left - 1
-                    return answer
-        return None
-
-
-@dataclass(frozen=True, slots=True)
 class Scenario:
-    """A checked scenario. `world` is its `world:` as written, for seeding."""
+    """A checked scenario. `world` is its `world:` as written, for seeding; `places`: where each of its inputs stands in
+    `text`.
+    """
 
     name: str = "built-in"
     file: str = "<built-in>"
@@ -90,6 +41,8 @@ class Scenario:
     faults: tuple[Fault, ...] = ()
     secrets: Mapping[str, str] = field(default_factory=dict)
     answers: tuple[Answer, ...] = ()
+    text: str = ""
+    places: Mapping[str, Place] = field(default_factory=dict)
 
 
 def read(path: Path) -> Scenario:
@@ -106,10 +59,12 @@ def parse(text: str, file: str = "<scenario>") -> Scenario:
     document = source.parse(text, file)
     problems = [*document.problems]
     if not problems:
-        problems = list(_problems(document))
+        problems = list(_problems(document)) or list(answers.problems(document, registry.catalogue()))
     if problems:
         raise InvalidError(f"the scenario {file} is wrong", tuple(problems))
-    return _build(document.data, file)
+    given = document.data.get("inputs") or {}
+    places = {name: document.place(given, name) for name in given}
+    return replace(_build(document.data, file), text=text, places=places)
 
 
 def for_playbook(playbook: model.Playbook, folder: Path) -> Scenario:
@@ -119,7 +74,8 @@ def for_playbook(playbook: model.Playbook, folder: Path) -> Scenario:
     """
     beside = folder / "scenarios" / Path(playbook.file).stem
     for path in sorted(beside.glob("*.yaml")) if beside.is_dir() else []:
-        if source.parse(path.read_text("utf-8"), str(path)).data.get("default") is True:
+        data = source.parse(path.read_text("utf-8"), str(path)).data
+        if isinstance(data, dict) and data.get("default") is True:
             return read(path)
     return derive(playbook)
 

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from runbook.contract import PermanentError
 from runbook.interpreter.errors import InvalidError, RefusedError
 from runbook.sandbox import helm_program, seeding, tls
+from runbook.sandbox.answers import Answer, Answers
 from runbook.sandbox.api import Api, Asked
 from runbook.sandbox.controllers import Controllers
 from runbook.sandbox.faults import Faults
@@ -30,7 +31,7 @@ from runbook.sandbox.metrics import Metrics
 from runbook.sandbox.pods import SimulatedPods
 from runbook.sandbox.receivers import SERVICES, Received, Receivers
 from runbook.sandbox.releases import Releases
-from runbook.sandbox.scenario import Answer, Answers, Scenario, built_in, read
+from runbook.sandbox.scenario import Scenario, built_in, read
 from runbook.sandbox.world import World
 
 _HINT_PLUGIN = (

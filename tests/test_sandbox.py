@@ -517,7 +517,7 @@ def test_answers() -> None:
         "  - {action: shell.run, match: {command: '^./smoke .*ing$'}, outputs: {rc: 0}}\n"
         "  - {action: file.write, error: disk full}\n"
         "  - {action: manual.approve, decline: not on a Friday}\n"
-        "  - {action: flow.x, match: {number: 3}, outputs: {}}\n"
+        "  - {action: k8s.scale, match: {replicas: 3}, outputs: {}}\n"
     )
     with start(more) as sandbox:
         assert sandbox.answer("pg.query", {"sql": "SELECT 1"}) == {"value": 1}
@@ -528,8 +528,8 @@ def test_answers() -> None:
         with pytest.raises(PermanentError, match="disk full"):
             sandbox.answer("file.write", {})
         assert sandbox.answer("manual.approve", {}) == {"declined": "not on a Friday"}
-        assert sandbox.answer("flow.x", {"number": 3}) == {}
-        assert sandbox.answer("flow.x", {"number": "3"}) is None
+        assert sandbox.answer("k8s.scale", {"replicas": 3}) == {}
+        assert sandbox.answer("k8s.scale", {"replicas": "3"}) is None
 
 
 @pytest.mark.timed
