@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from runbook.cli import output_file
 from runbook.cli.terminal import Terminal
-from runbook.interpreter.errors import Exit, InvalidError, Problem
+from runbook.interpreter.errors import Exit, InternalError, InvalidError, Problem
 
 if TYPE_CHECKING:
     from runbook.interpreter.load import Loaded
 
+PICTURES = {".svg": "svg", ".mmd": "mermaid", ".mermaid": "mermaid", ".txt": "mermaid"}
+MOST_LETTERS = 60  # of a name that is made
 SKELETON = """\
 # yaml-language-server: $schema={schema}
 runbook: 1
-name: {name}
+name: "{name}"
 description: What this brings back, and when to use it.
 
 inputs:
@@ -124,12 +127,7 @@ def _size(loaded: Loaded) -> str:
 def new(file: Path, name: str | None) -> None:
     """Write a first playbook to FILE: it validates, and shows the parts that matter."""
     path = file if file.suffix in (".yaml", ".yml") else file.with_name(file.name + ".yaml")
-    called = name or re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-") or "playbook"
-    from runbook.runner import registry
-
-    text = SKELETON.format(
-        name=json.dumps(called) if not called[0].isalpha() else called, schema=_schema(registry.SCHEMAS)
-    )
+    text = first(name if name is not None else path.stem)
     try:
         with path.open("x", encoding="utf-8") as stream:
             stream.write(text)
@@ -138,6 +136,32 @@ def new(file: Path, name: str | None) -> None:
     except OSError as error:
         raise InvalidError(f"{path}: {error.strerror}") from None
     click.echo(f"wrote {path}\n  runbook validate {shlex.quote(str(path))}\n  runbook plan {shlex.quote(str(path))}")
+
+
+def first(name: str) -> str:
+    """The text of a first playbook that is called so, or nearly so where that is no name. It was validated."""
+    from runbook.interpreter.load import load
+    from runbook.runner import registry
+
+    text = SKELETON.format(name=slug(name), schema=_schema(registry.SCHEMAS))
+    wrong = errors(load("playbook.yaml", {"playbook.yaml": text}.__getitem__, registry.catalogue()).problems)
+    if wrong:
+        raise InternalError(f"the first playbook would be wrong: {wrong[0].message}")
+    return text
+
+
+def slug(text: str) -> str:
+    """A playbook's name made of any text: itself where it is a name, else its letters and digits without accents.
+
+    `playbook` where nothing is left.
+    """
+    from runbook.interpreter.grammar import ROOT
+
+    rule = ROOT["name"]
+    if re.fullmatch(rule["pattern"], text) and "\n" not in text and len(text) <= rule["maxLength"]:
+        return text
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9._]+", "-", plain)[:MOST_LETTERS].strip("-._") or "playbook"
 
 
 def _schema(folder: Path) -> str:
@@ -155,11 +179,12 @@ def graph(file: str, form: str | None, path: Path | None) -> int:
     """Draw a playbook: its steps, branches and handlers, as SVG or as Mermaid text."""
     from runbook.runner import graph as pictures
 
+    chosen = output_file.form_of(path, form, PICTURES, "mermaid")
     loaded = read(file)
+    output_file.spare(path, [file, *loaded.files])
     if errors(loaded.problems) or loaded.playbook is None:
         show_problems(loaded, Terminal.of_process())
         return int(Exit.INVALID)
-    chosen = form or ("svg" if path is not None and path.suffix == ".svg" else "mermaid")
     text = pictures.svg(loaded.playbook) if chosen == "svg" else pictures.mermaid(loaded.playbook)
     if path is None:
         click.echo(text, nl=False)

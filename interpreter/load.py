@@ -203,6 +203,13 @@ class _Loader:
     def _library(self, data: dict[str, Any], text: Source) -> None:
         """A file without steps: it may only be imported, and is checked as such."""
         clean = self._checked(data, text)
+        self._only_declares(clean, data, text)
+        declared = self._declared(clean, data, text)
+        names = Names(self.problems, inputs=None, secrets=None, vars=None)
+        Declarations(self.problems, names, declared, self.catalogue).library()
+
+    def _only_declares(self, clean: Mapping[str, Any], data: dict[str, Any], text: Source) -> None:
+        """A file that may only be imported holds nothing that an import would pass over."""
         for key in clean:
             if key not in merge.MAY_STAND_IN_LIBRARY:
                 place = text.place(data, key, of_key=True)
@@ -213,9 +220,6 @@ class _Loader:
                     rule="library",
                     hint="add `steps`, or leave it out: the file may only be imported",
                 )
-        declared = self._declared(clean, data, text)
-        names = Names(self.problems, inputs=None, secrets=None, vars=None)
-        Declarations(self.problems, names, declared, self.catalogue).library()
 
     def _declared(self, clean: Mapping[str, Any], data: Mapping[str, Any], text: Source) -> merge.Declared:
         """What the file declares, on top of what it imports."""
@@ -233,6 +237,8 @@ class _Loader:
             if root is None:
                 continue
             trusted = self._checked(root, imported)
+            if "steps" not in root:
+                self._only_declares(trusted, root, imported)
             if "import" in root:
                 at = imported.place(root, "import", of_key=True)
                 self.problems.add(

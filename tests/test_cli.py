@@ -22,11 +22,14 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from runbook.cli import crash, main
+from runbook.cli import crash, main, writing
 from runbook.cli.examples import EXAMPLES
 from runbook.interpreter.errors import Exit
-from runbook.runner import report
+from runbook.interpreter.load import load
+from runbook.runner import registry, report
 from runbook.runner.journal import Event, Journal
 from runbook.runner.view import fold
 from tests.command import Commands, end, until
@@ -416,6 +419,28 @@ def test_a_new_playbook_validates_plans_and_runs(cli: Commands) -> None:
     again = cli("new", "mine.yaml")
     assert again.code == Exit.INVALID
     assert "is there already" in again.err
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.one_of(st.text(max_size=100), st.sampled_from(["2024", "true", "null", "Überfall!", "~", "a\n", "x" * 99, "'"]))
+)
+def test_a_new_playbook_is_right_whatever_it_is_called(name: str) -> None:
+    loaded = load("p.yaml", {"p.yaml": writing.first(name)}.__getitem__, registry.catalogue())
+    assert loaded.problems == ()
+    assert loaded.playbook is not None
+    assert writing.slug(loaded.playbook.name) == loaded.playbook.name
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [(["2024"], "2024"), (["true"], "true"), (["null"], "null"), (["x", "--name", "Überfall!"], "uberfall")],
+)
+def test_a_new_playbook_with_a_hard_name(cli: Commands, words: list[str], named: str) -> None:
+    assert cli("new", *words).code == 0
+    file = f"{words[0]}.yaml"
+    assert cli("validate", file).code == 0
+    assert f'name: "{named}"' in (cli.folder / file).read_text()
 
 
 def test_validate_shows_every_problem_with_its_place(cli: Commands) -> None:

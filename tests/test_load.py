@@ -247,7 +247,7 @@ def test_the_worst_case_adds_up() -> None:
 def test_imports_are_merged_by_name_and_what_stands_here_wins() -> None:
     playbook = built(
         "runbook: 1\nimport: [lib/common.yaml]\nvars: {b: mine}\ndefaults: {timeout: 5s}\nsteps:\n"
-        "  - {id: a, action: shell.run, with: {command: '{{ vars.c }} {{ secrets.s is defined }}'}}\n",
+        "  - {id: a, action: shell.run, with: {command: [echo, '{{ vars.c }} {{ secrets.s is defined }}']}}\n",
         **{
             "lib/common": "runbook: 1\nsecrets: {s: {file: keys/s}}\nvars: {b: theirs, c: '{{ vars.b }}'}\ndefaults: {timeout: 9s, with: {shell: {script: run.sh}}}\n"
         },
@@ -263,6 +263,14 @@ def test_a_file_that_may_only_be_imported_is_checked_as_such() -> None:
     fine = loaded("runbook: 1\ninputs: {a: {type: string}}\nvars: {b: '{{ inputs.a }} {{ inputs.from_elsewhere }}'}\n")
     assert (fine.playbook, fine.problems, fine.ok) == (None, (), True)
     assert said("runbook: 1\nvars: {b: '{{ inputs.a | }}'}\n") != []
+
+
+def test_a_key_that_an_import_would_pass_over_is_told_where_it_stands() -> None:
+    importing = "runbook: 1\nimport: [common.yaml]\nsteps: [{id: a, action: shell.run, with: {command: ls}}]\n"
+    (problem,) = loaded(importing, common="runbook: 1\nlocks: [x]\n").problems
+    assert (str(problem.place), problem.message) == ("common.yaml:2:1", "`locks` in a file without `steps`")
+    whole = "runbook: 1\nlocks: [x]\nsteps: [{id: b, action: shell.run, with: {command: ls}}]\n"
+    assert loaded(importing, common=whole).problems == ()  # a playbook of its own, whose inputs and vars are shared
 
 
 def test_what_was_read_is_the_snapshot() -> None:
