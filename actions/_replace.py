@@ -44,6 +44,7 @@ class Replace:
         contents: dict[Path, bytes | None] = {}
         seen: Observation = {}
         for path in paths:
+            readable(path, ctx)
             with told(path):
                 contents[path] = _content(path)
                 seen[f"file:{path}"] = _state(path, contents[path], sensitive)
@@ -114,8 +115,16 @@ def holds_secret(content: bytes | None, ctx: Context) -> bool:
 
 def copies_secret(path: Path, ctx: Context) -> bool:
     """The same of what is to be copied; what is not there copies none."""
+    readable(path, ctx)
     with told(path):
         return path.is_file() and path.stat().st_size <= SHOWN and holds_secret(_content(path), ctx)
+
+
+def readable(path: Path, ctx: Context) -> None:
+    """A rehearsal reads in its run's folder, and where the host says that it may: beside the playbook."""
+    real = real_path(path)
+    if not real.is_relative_to(real_path(ctx.folder)):
+        ctx.permit("read", str(real))
 
 
 def is_sensitive(path: Path) -> bool:
@@ -127,7 +136,8 @@ def real_path(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def source(path: Path) -> bytes:
+def source(path: Path, ctx: Context) -> bytes:
+    readable(path, ctx)
     content = _content(path)
     if content is None:
         raise PermanentError(f"{path}: there is no such file")

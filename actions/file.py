@@ -18,6 +18,7 @@ from runbook.actions._replace import (
     holds_secret,
     is_sensitive,
     owner_ids,
+    readable,
     real_path,
     source,
     told,
@@ -60,6 +61,7 @@ class FileStat(Read[StatArgs]):
     def read(self, args: StatArgs, ctx: Context) -> Outputs:
         files = {}
         for path in args.paths:
+            readable(path, ctx)
             with told(path):
                 files[str(path)] = _stat(path, ctx)
         missing = [path for path, state in files.items() if not state["exists"]]
@@ -124,11 +126,13 @@ class FileFind(Read[FindArgs]):
             yield "pattern: a glob below `dir`, without `..`"
 
     def read(self, args: FindArgs, ctx: Context) -> Outputs:
+        readable(args.dir, ctx)
         with told(args.dir):
             matches = [one for one in args.dir.glob(args.pattern) if one.is_file() and one.suffix != ".sha256"]
             if not matches:
                 raise PermanentError(f"nothing in {args.dir} matches {args.pattern}")
             newest = max(matches, key=lambda one: (one.stat().st_mtime, str(one)))
+            readable(newest, ctx)  # a link may lead elsewhere
             at = newest.stat().st_mtime
             digest = _verified(newest, args.sha256, ctx)
             if args.extract is None:
@@ -207,12 +211,12 @@ class FileWrite(Replace, Change[WriteArgs]):
         if (args.content is None) == (args.from_ is None):
             yield "give one of content and from"
 
-    def _wanted(self, args: WriteArgs, hidden: bool) -> dict[Path, Wanted]:
+    def _wanted(self, args: WriteArgs, hidden: bool, ctx: Context) -> dict[Path, Wanted]:
         path = real_path(args.to)
         fresh = 0o600 if hidden or is_sensitive(path) else 0o644
         if args.from_ is not None:
             with told(args.from_):
-                return {path: Wanted(source(args.from_), args.mode, args.owner, fresh)}
+                return {path: Wanted(source(args.from_, ctx), args.mode, args.owner, fresh)}
         return {path: Wanted((args.content or "").encode(), args.mode, args.owner, fresh)}
 
     @staticmethod
@@ -230,11 +234,11 @@ class FileWrite(Replace, Change[WriteArgs]):
 
     def expect(self, args: WriteArgs, before: Observation, ctx: Context) -> Observation:
         hidden = self._hides(args, ctx)
-        return self._expected(self._wanted(args, hidden), before, hidden, ctx)
+        return self._expected(self._wanted(args, hidden, ctx), before, hidden, ctx)
 
     def apply(self, args: WriteArgs, before: Observation, ctx: Context) -> None:
         hidden = self._hides(args, ctx)
-        self._applied(self._wanted(args, hidden), before, hidden, ctx)
+        self._applied(self._wanted(args, hidden, ctx), before, hidden, ctx)
 
     def inverse(self, args: WriteArgs, before: Observation, op: str) -> Call | None:
         return self._reverting(before, self._hides(args, self._ctx))
@@ -258,7 +262,8 @@ class FileRestore(Replace, Change[RestoreArgs]):
     def check(self, args: RestoreArgs) -> Iterator[str]:
         yield from _problems(args.host, args.mode, args.owner)
 
-    def _sources(self, args: RestoreArgs) -> dict[Path, Path]:
+    def _sources(self, args: RestoreArgs, ctx: Context) -> dict[Path, Path]:
+        readable(args.from_, ctx)
         if args.from_.is_file():
             return {real_path(args.to): args.from_}
         if not args.from_.is_dir():
@@ -268,28 +273,28 @@ class FileRestore(Replace, Change[RestoreArgs]):
             raise PermanentError(f"nothing in {args.from_} matches {args.glob}")
         return {real_path(args.to / one.relative_to(args.from_)): one for one in found}
 
-    def _wanted(self, args: RestoreArgs) -> dict[Path, Wanted]:
+    def _wanted(self, args: RestoreArgs, ctx: Context) -> dict[Path, Wanted]:
         wanted = {}
-        for path, origin in self._sources(args).items():
+        for path, origin in self._sources(args, ctx).items():
             with told(origin):
-                wanted[path] = Wanted(source(origin), args.mode, args.owner, stat.S_IMODE(origin.stat().st_mode))
+                wanted[path] = Wanted(source(origin, ctx), args.mode, args.owner, stat.S_IMODE(origin.stat().st_mode))
         return wanted
 
     def _hides(self, args: RestoreArgs, ctx: Context) -> bool:
         """As in file.write; one of them hides all."""
-        return args.sensitive or any(copies_secret(one, ctx) for one in self._sources(args).values())
+        return args.sensitive or any(copies_secret(one, ctx) for one in self._sources(args, ctx).values())
 
     def preflight(self, args: RestoreArgs, ctx: Context) -> list[str]:
-        return self._forbidden(self._sources(args))
+        return self._forbidden(self._sources(args, ctx))
 
     def observe(self, args: RestoreArgs, ctx: Context) -> Observation:
-        return self._observed(list(self._sources(args)), ctx, self._hides(args, ctx))
+        return self._observed(list(self._sources(args, ctx)), ctx, self._hides(args, ctx))
 
     def expect(self, args: RestoreArgs, before: Observation, ctx: Context) -> Observation:
-        return self._expected(self._wanted(args), before, self._hides(args, ctx), ctx)
+        return self._expected(self._wanted(args, ctx), before, self._hides(args, ctx), ctx)
 
     def apply(self, args: RestoreArgs, before: Observation, ctx: Context) -> None:
-        self._applied(self._wanted(args), before, self._hides(args, ctx), ctx)
+        self._applied(self._wanted(args, ctx), before, self._hides(args, ctx), ctx)
 
     def inverse(self, args: RestoreArgs, before: Observation, op: str) -> Call | None:
         return self._reverting(before, self._hides(args, self._ctx))

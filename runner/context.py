@@ -54,7 +54,9 @@ class HostContext:
         clients: Clients,
         outbox: Outbox,
         notes: Mapping[str, Any],
+        beside: Path | None = None,
     ) -> None:
+        """`beside`: the folder of the playbook that calls, which a rehearsal may read."""
         self._key = key
         self._op = op
         self.run_id = run_id
@@ -68,6 +70,7 @@ class HostContext:
         self._clients = clients
         self._outbox = outbox
         self._notes = dict(notes)
+        self._beside = beside
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._cuts: dict[int, Callable[[], None]] = {}
@@ -83,7 +86,9 @@ class HostContext:
         return self._surroundings.address(service, url)
 
     def permit(self, what: str, target: str) -> None:
-        self._surroundings.permit(what, target)
+        near = self._beside is not None and Path(target).resolve().is_relative_to(self._beside.resolve())
+        if not (what == "read" and near):
+            self._surroundings.permit(what, target)
 
     # -- time
 

@@ -77,6 +77,7 @@ class Host:
             clients=self.clients,
             outbox=outbox or Outbox(),
             notes={name: self.secrets.reveal(value, None) for name, value in (notes or {}).items()},
+            beside=self._cwd / Path(call.base).parent,
         )
 
     def effect(self, name: str) -> str:

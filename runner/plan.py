@@ -6,9 +6,10 @@ Secrets stand in it as seals that print masked; observations that hold secret va
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from runbook.interpreter.errors import InvalidError
 from runbook.interpreter.frozen import frozen
@@ -17,6 +18,8 @@ from runbook.runner.diff import Difference
 FORMAT = 1
 LIFETIME = 3600.0
 """Seconds until a saved plan expires: an incident moves on, and so does what was approved."""
+SKEW = 300.0
+"""Seconds by which another machine's clock may be ahead. A plan made later than that would not expire in time."""
 
 Verdict = Literal[
     "change",
@@ -127,22 +130,87 @@ class Plan:
 
     @staticmethod
     def from_json(text: str) -> Plan:
-        """Read a saved plan. InvalidError for anything else."""
+        """Read a saved plan. InvalidError for anything else, which names the field that is wrong."""
         try:
             data = json.loads(text)
-            if data.pop("plan") != FORMAT:
-                raise InvalidError("this plan was saved by another version of runbook", hint="make the plan again")
-            rows = tuple(
-                Row(**{**_ROW_DEFAULTS, **row, "diff": tuple(map(Difference.from_data, row.get("diff", ())))})
-                for row in data.pop("rows")
-            )
-            for name in ("missing", "warnings", "locks"):
-                data[name] = tuple(data[name])
-            return Plan(rows=rows, **data)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise InvalidError(
-                "this is not a saved plan", hint="make one with `runbook plan FILE -o plan.json`"
-            ) from error
+        except (ValueError, RecursionError) as error:
+            raise InvalidError("this is not a saved plan", hint=_HINT) from error
+        if not isinstance(data, dict) or "plan" not in data:
+            raise InvalidError("this is not a saved plan", hint=_HINT)
+        if data.pop("plan") != FORMAT:
+            raise InvalidError("this plan was saved by another version of runbook", hint="make the plan again")
+        _check(data, _PLAN, "")
+        rows = [{**_ROW_DEFAULTS, **row} for row in data.pop("rows")]
+        for number, row in enumerate(rows):
+            _check(row, _ROW, f"rows[{number}].")
+            for place, leaf in enumerate(row["diff"]):
+                _check(leaf, _LEAF, f"rows[{number}].diff[{place}].")
+            row["diff"] = tuple(map(Difference.from_data, row["diff"]))
+        lists = {name: tuple(data[name]) for name in ("missing", "warnings", "locks")}
+        return Plan(rows=tuple(Row(**row) for row in rows), **{**data, **lists})
 
 
-_ROW_DEFAULTS: Mapping[str, Any] = {"id": "", "depth": 0, "verdict": "block"}
+_HINT = "make one with `runbook plan FILE -o plan.json`"
+_ROW_DEFAULTS: Mapping[str, Any] = {"id": "", "depth": 0, "verdict": "block", "diff": ()}
+
+Kind = tuple[str, Callable[[Any], bool]]
+"""What a field holds, in words, and whether a value is that."""
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+
+_TEXT: Kind = ("text", lambda value: isinstance(value, str))
+_TEXT_OR_NULL: Kind = ("text or null", lambda value: value is None or isinstance(value, str))
+_FLAG: Kind = ("true or false", lambda value: isinstance(value, bool))
+_NUMBER: Kind = ("a number from 0", _number)
+_NUMBER_OR_NULL: Kind = ("a number from 0, or null", lambda value: value is None or _number(value))
+_TEXTS: Kind = ("a list of texts", _texts)
+_MAP: Kind = ("a map", lambda value: isinstance(value, dict))
+_MAPS: Kind = (
+    "a list of maps",
+    lambda value: isinstance(value, list | tuple) and all(isinstance(one, dict) for one in value),
+)
+_ANY: Kind = ("anything", lambda _: True)
+
+_PLAN: Mapping[str, Kind] = {
+    **dict.fromkeys(("name", "file", "initiator", "version", "outcome", "error"), _TEXT),
+    **dict.fromkeys(("missing", "warnings", "locks"), _TEXTS),
+    **dict.fromkeys(("work_seconds", "cleanup_seconds"), _NUMBER_OR_NULL),
+    "files": ("a map of paths and digests", lambda value: isinstance(value, dict) and _texts([*value.values()])),
+    "inputs": _MAP,
+    "options": ("a map of texts", lambda value: isinstance(value, dict) and _texts([*value.values()])),
+    "rows": _MAPS,
+    "made": _NUMBER,
+    "simulated": _FLAG,
+}
+_ROW: Mapping[str, Kind] = {
+    **dict.fromkeys(("key", "id", "name", "kind", "action", "effect", "undo", "detail", "error", "hint"), _TEXT),
+    **dict.fromkeys(("computed", "fingerprint"), _TEXT_OR_NULL),
+    **dict.fromkeys(("maybe", "tolerated"), _FLAG),
+    "verdict": ("one of " + ", ".join(get_args(Verdict)), lambda value: value in get_args(Verdict)),
+    "depth": ("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool)),
+    "seconds": _NUMBER,
+    "diff": _MAPS,
+    "args": _ANY,
+}
+_LEAF: Mapping[str, Kind] = {"object": _TEXT, "path": _TEXTS, "before": _ANY, "after": _ANY}
+_OPTIONAL = frozenset(_ROW) - {"key"} | {"before", "after"}
+
+
+def _check(data: Mapping[str, Any], fields: Mapping[str, Kind], path: str) -> None:
+    """InvalidError for the first field that is missing, unknown or no such thing."""
+    for name in data:
+        if name not in fields:
+            raise InvalidError(f"this is not a saved plan: it has no field `{path}{name}`", hint=_HINT)
+    for name, (expected, fits) in fields.items():
+        if name not in data:
+            if name not in _OPTIONAL or not path:
+                raise InvalidError(f"this is not a saved plan: `{path}{name}` is missing", hint=_HINT)
+        elif not fits(data[name]):
+            raise InvalidError(f"this is not a saved plan: `{path}{name}` must be {expected}", hint=_HINT)

@@ -17,7 +17,7 @@ import runbook
 from runbook.interpreter.errors import InvalidError, RefusedError
 from runbook.interpreter.values import from_wire, to_wire
 from runbook.runner import lock_place, processes, session
-from runbook.runner.plan import Plan, Row
+from runbook.runner.plan import SKEW, Plan, Row
 
 BRANCH = re.compile(r"\[\d*\]")
 
@@ -103,6 +103,11 @@ def apply(
     plan = Plan.from_json(text)
     if time.time() > plan.expires:
         raise RefusedError("the plan has expired", hint="make it again, look at it, apply that one")
+    if plan.made > time.time() + SKEW:
+        raise RefusedError(
+            "the plan was made in the future, as this machine's clock has it",
+            hint="set the clock, or make the plan again",
+        )
     now = {name: _digest(found) for name, found in loaded.files.items()}
     moved = sorted(name for name in {*plan.files, *now} if plan.files.get(name) != now.get(name))
     if moved:

@@ -108,7 +108,7 @@ class Questions:
 
     def _answer_from_here(self, key: str, answer: people.Answer) -> None:
         asked = self._asked.get(key)
-        if self.answer(key, answer) is not None and asked is not None:
+        if self.answer(key, answer) is not None and asked is not None and key in self._asked:
             self._local.threads.submit(lambda: self._ask_here(asked))  # it did not count: ask again
 
     def _nobody_here(self) -> None:

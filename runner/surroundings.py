@@ -34,7 +34,7 @@ class Surroundings(Protocol):
         ...
 
     def permit(self, what: str, target: str) -> None:
-        """Allow reaching out (`what`: process, url, write, plug-in), or raise contract.PermanentError.
+        """Allow reaching out (`what`: process, url, write, read, plug-in), or raise contract.PermanentError.
 
         `plug-in`: an action that may reach anything, as its class does not say that it asks.
         """

@@ -7,6 +7,7 @@ than a command); from argv to `os._exit` they are the command itself. Some are p
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -17,13 +18,15 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from runbook.interpreter import inputs, source
-from runbook.interpreter.errors import Exit, Place
+from runbook.interpreter.errors import Exit, InvalidError, Place
 from runbook.interpreter.load import load
 from runbook.runner import registry
+from runbook.runner.plan import Plan
 from tests.command import Commands
 from tests.mutations import mutated
 
@@ -286,11 +289,59 @@ def test_mutated_scenarios_and_plans(tmp_path: Path) -> None:
     assert len(codes) >= 2
 
 
+def test_every_field_of_a_saved_plan_is_checked(tmp_path: Path) -> None:
+    (tmp_path / "typed.yaml").write_text(TYPED)
+    (tmp_path / "given.yaml").write_text(GIVEN)
+    os.environ["TOKEN"] = "a-token-of-nobody"
+    made = forked(["plan", "typed.yaml", "--inputs", "given.yaml", "-o", "plan.json"], tmp_path, "made")
+    assert made.code == 0, made.out + made.err
+    data = json.loads((tmp_path / "plan.json").read_text())
+    assert Plan.from_json(json.dumps(data)).name == data["name"]
+    row = next(number for number, row in enumerate(data["rows"]) if row.get("args"))
+    places: list[tuple[tuple[str | int, ...], str]] = [((name,), name) for name in data if name != "plan"]
+    places += [(("rows", row, name), f"rows[{row}].{name}") for name in data["rows"][row] if name != "args"]
+    assert len(places) > 20
+    for path, name in places:
+        for wrong in (None, True, -1, 3, 1e400, "x", [1], ["x"], [None], {"a": 1}):
+            changed = json.loads(json.dumps(data))
+            inner: Any = changed
+            for part in path[:-1]:
+                inner = inner[part]
+            inner[path[-1]] = wrong
+            refused = _refusal(changed)
+            if refused is None:
+                again = json.loads(Plan.from_json(json.dumps(changed)).to_json())
+                assert type(again.get(path[0])) is type(changed[path[0]])
+            else:
+                assert f"`{name}" in refused, (path, wrong)
+    (tmp_path / "bad.json").write_text(json.dumps({**data, "made": "x"}))
+    said = forked(["apply", "bad.json"], tmp_path, "bad")
+    assert said.code == Exit.INVALID
+    assert "`made` must be a number" in said.err
+    (tmp_path / "later.json").write_text(json.dumps({**data, "made": data["made"] + 9e8}))
+    said = forked(["apply", "later.json", "--yes"], tmp_path, "later")
+    assert said.code == Exit.REFUSED
+    assert "made in the future" in said.err
+
+
+def _refusal(plan: Any) -> str | None:
+    try:
+        Plan.from_json(json.dumps(plan))
+    except InvalidError as error:
+        return error.message
+    return None
+
+
 def _flipped(text: str, seed: int) -> str:
     """JSON that was edited, cut, or is of another version."""
     dice = random.Random(seed)
     at = dice.randrange(len(text))
-    shape = dice.randrange(5)
+    shape = dice.randrange(6)
+    if shape == 5:
+        data = json.loads(text)
+        where = dice.choice((data, dice.choice(data["rows"])))
+        where[dice.choice(sorted(where))] = dice.choice((None, True, -1, 3, 1e400, "x", [1], ["x"], {"a": 1}, {}))
+        return json.dumps(data)
     if shape == 0:
         return text[:at]
     if shape == 1:

@@ -118,6 +118,34 @@ steps:
 """
 
 
+def test_a_rehearsal_reads_nothing_but_what_stands_beside_its_playbook(cli: Commands) -> None:
+    elsewhere = cli.folder.parent / f"{cli.folder.name}-elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "real.txt").write_text("as it is")
+    (cli.folder / "link.txt").symlink_to(elsewhere / "real.txt")
+    cli.write("beside.txt", "as it is")
+    outside, inside = elsewhere / "real.txt", "beside.txt"
+    steps = "".join(
+        f"  - {{id: {name}, action: {action}, on_failure: continue, with: {parameters}}}\n"
+        for name, action, parameters in (
+            ("fine", "file.stat", f"{{paths: [{inside}]}}"),
+            ("stat", "file.stat", f"{{paths: [{outside}]}}"),
+            ("link", "file.stat", "{paths: [link.txt]}"),
+            ("find", "file.find", f"{{dir: {elsewhere}, pattern: '*', sha256: if_present}}"),
+            ("linked", "file.find", "{dir: ., pattern: 'link*', sha256: if_present}"),
+            ("same", "file.write", f"{{to: {outside}, content: as it is}}"),
+            ("copy", "file.write", f"{{to: {inside}, from: {outside}}}"),
+            ("back", "file.restore", f"{{to: {inside}, from: {elsewhere}}}"),
+        )
+    )
+    cli.write("reads.yaml", f"runbook: 1\nname: reads\nsteps:\n{steps}")
+    said = cli("run", "reads.yaml", "--sandbox", "world.yaml", "--yes", "--output", "jsonl")
+    results = [json.loads(line) for line in said.out.splitlines()]
+    told = {one["key"]: one["data"]["error"]["message"] for one in results if _failed(one)}
+    assert sorted(key.partition("#")[0] for key in told) == ["back", "copy", "find", "link", "linked", "same", "stat"]
+    assert [text for text in told.values() if "SIMULATED: refused in the sandbox: read" not in text] == []
+
+
 def test_what_would_reach_anything_else_is_refused(cli: Commands) -> None:
     """Files, processes, and a server that listens on this very machine: each is named, and nothing came to it."""
     with serving() as server:

@@ -110,7 +110,7 @@ def test_what_is_already_so_is_not_written(tmp_path: Path) -> None:
     with LocalContext(tmp_path / "run") as ctx:
         call(FileWrite, {"to": str(path), "content": "same"}, ctx)
     assert path.stat().st_ino == inode
-    assert ctx.permitted == []
+    assert [what for what, _ in ctx.permitted if what != "read"] == []
 
 
 def test_a_reader_sees_the_old_or_the_new_whole(tmp_path: Path) -> None:
