@@ -15,6 +15,8 @@ from runbook.interpreter.errors import RunbookError
 from runbook.runner import step_logs
 from runbook.runner.run_tree import step_of
 
+MOST_RUNS = 50  # of which a shell looks whether they ask something
+
 if TYPE_CHECKING:
     from runbook.runner.store import RunFolder
 
@@ -24,6 +26,37 @@ def complete_runs(_ctx: click.Context, _param: click.Parameter, typed: str) -> l
     from runbook.cli.looking import store
 
     return [name for name in ("last", *(folder.id for folder in store().runs()[::-1])) if name.startswith(typed)]
+
+
+def complete_asking(_ctx: click.Context, _param: click.Parameter, typed: str) -> list[str]:
+    """For the shell: the runs that ask something now, newest first; `last` where that is one of them."""
+    from runbook.cli.looking import acted_on, store, view_of
+
+    asking = []
+    for folder in store().runs()[::-1][:MOST_RUNS]:
+        try:
+            asking += [folder.id] if view_of(folder)[0].open_questions() else []
+        except (RunbookError, OSError):
+            continue
+    try:
+        newest = store().find(acted_on("last")).id
+    except (RunbookError, OSError):
+        newest = ""
+    return [name for name in (*(["last"] if newest in asking else []), *asking) if name.startswith(typed)]
+
+
+def complete_inputs(ctx: click.Context, _param: click.Parameter, typed: str) -> list[str]:
+    """For the shell: the inputs of the playbook on the command line, as `name=`."""
+    from runbook.cli import writing
+
+    named = ctx.params.get("file") or next(iter(ctx.args), "")  # an option without its value yet ends the parsing
+    file = str(named)
+    if not file or "=" in typed:
+        return []
+    playbook = writing.read(file).playbook
+    given = {str(word).partition("=")[0] for word in ctx.params.get("given") or ()}
+    names = [one.name for one in playbook.inputs] if playbook is not None else []
+    return [f"{name}=" for name in names if name.startswith(typed) and name not in given]
 
 
 def complete_steps(ctx: click.Context, _param: click.Parameter, typed: str) -> list[str]:

@@ -5,27 +5,27 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
-from runbook.cli.completing import complete_runs, complete_steps
+from runbook.cli import output_file
+from runbook.cli.completing import complete_runs
 from runbook.cli.terminal import Terminal, columns
 from runbook.interpreter.errors import Exit, InternalError, RunbookError
 from runbook.interpreter.frozen import frozen
-from runbook.runner import step_logs
 from runbook.runner.folds import count_answers
 from runbook.runner.journal import Journal
-from runbook.runner.run_tree import QuestionView, step_of
+from runbook.runner.run_tree import QuestionView
 from runbook.runner.store import RunFolder, Store, home
 from runbook.runner.view import RunView, fold
-from runbook.runner.wording import end_of, moment, one_line, span, value
+from runbook.runner.wording import end_of, moment, span, value
 
+REPORTS = {".md": "md", ".markdown": "md", ".txt": "md", ".html": "html", ".htm": "html", ".json": "json"}
 RECENT = 50  # refused runs that are passed over to find the one to be resumed
-FOLLOW_EVERY = 0.3  # seconds between looks at a journal that another process writes
 
 
 def store() -> Store:
@@ -241,62 +241,6 @@ def show(run: str, verbose: bool, output: str) -> None:
     click.echo(terminal.paint(f"  journal head {view.digest}", "dim"))
 
 
-@click.command(short_help="Print what the actions wrote (-f follows).")
-@click.argument("run", default="last", shell_complete=complete_runs)
-@click.argument("step", default="", shell_complete=complete_steps)
-@click.option("-f", "--follow", is_flag=True, help="Go on until the run ends.")
-def logs(run: str, step: str, follow: bool) -> None:
-    """Print what the actions of a run wrote (of one STEP: its log as it is).
-
-    RUN: an id, its beginning or its last letters, or `last`. STEP: its path, or its last part.
-    """
-    folder = store().find(run)
-    said = False
-    try:
-        for line in _log_lines(folder, step, follow):
-            click.echo(line)
-            said = True
-    except KeyboardInterrupt:
-        if not follow or view_of(folder)[1] == "":
-            raise
-        click.echo(f"\n{folder.id} goes on; runbook cancel {folder.id} stops it", err=True)
-        return
-    if not said:
-        click.echo(f"{folder.id}: {f'step {step} wrote nothing' if step else 'no step wrote anything'}", err=True)
-
-
-def _log_lines(folder: RunFolder, step: str, follow: bool) -> Iterator[str]:
-    """Lines of what the steps said; with --follow until nobody runs it any more."""
-    path, rest, read = folder.logs / step_logs.NAME, b"", 0
-    while True:
-        running = follow and view_of(folder)[1] != ""
-        if path.is_file():
-            with path.open("rb") as file:
-                file.seek(read)
-                content = file.read()
-            read += len(content)
-            *lines, rest = (rest + content).split(b"\n")
-            for line in lines:
-                yield from _said(line, step)
-        if not running:
-            return
-        time.sleep(FOLLOW_EVERY)
-
-
-def _said(line: bytes, step: str) -> Iterator[str]:
-    """One stored line for people: when, which step, what. Of one step: only what it said."""
-    try:
-        entry = json.loads(line)
-    except ValueError:
-        return  # cut off by a crash
-    of = step_of(str(entry.get("key", "")))
-    if step and step not in (of, of.rpartition("/")[2]):
-        return
-    at = time.strftime("%H:%M:%SZ", time.gmtime(float(entry.get("wall", 0.0))))  # as everywhere else: UTC
-    for text in str(entry.get("text", "")).splitlines():
-        yield one_line(text) if step else f"{at}  {of}  {one_line(text)}"
-
-
 @click.command(short_help="Markdown, HTML or JSON of a run.")
 @click.argument("run", default="last", shell_complete=complete_runs)
 @click.option(
@@ -310,8 +254,9 @@ def report(run: str, form: str | None, path: Path | None) -> None:
     """
     from runbook.runner import report as reports
 
+    chosen = output_file.form_of(path, form, REPORTS, "md")
     view, _ = view_of(store().find(run))
-    text = reports.render(view, form or (path.suffix.lstrip(".") if path else "md"))
+    text = reports.render(view, chosen)
     if path is None:
         click.echo(text, nl=False)
         return

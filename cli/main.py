@@ -13,7 +13,7 @@ from typing import NoReturn
 import click
 
 from runbook import __version__
-from runbook.cli.terminal import Terminal, outlived, silence
+from runbook.cli.terminal import Terminal, UnwritableError, outlived, silence
 from runbook.interpreter.errors import CrashError, Exit, RunbookError
 
 COMMANDS: Mapping[str, str] = {
@@ -26,7 +26,7 @@ COMMANDS: Mapping[str, str] = {
     "answer": "running:answer",
     "runs": "looking:runs",
     "show": "looking:show",
-    "logs": "looking:logs",
+    "logs": "logs:logs",
     "report": "looking:report",
     "verify": "looking:verify",
     "validate": "writing:validate",
@@ -156,6 +156,10 @@ def perform(argv: list[str]) -> int:
         return int(error.exit)
     except SystemExit:
         raise
+    except UnwritableError as error:
+        silence()
+        click.echo(f"runbook: the output cannot be written: {error.strerror}", err=True)
+        return int(Exit.FAILED)
     except BaseException as error:  # noqa: BLE001  the last fence: whatever is left is a bug, and says so
         from runbook.cli.crash import record
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from runbook.cli import preparing, running, writing
+from runbook.cli import output_file, preparing, running, writing
 from runbook.cli.terminal import Terminal
 from runbook.interpreter.errors import Exit, InvalidError
 
@@ -36,10 +36,14 @@ def plan(file: str, given: tuple[str, ...], files: tuple[str, ...], scenario: st
     from runbook.runner import planning
 
     terminal = Terminal.of_process()
+    out = flags["out"]
+    output_file.form_of(out, None, {".json": "json", ".plan": "json"}, "json")
+    output_file.spare(out, [file, *files, *([scenario] if scenario not in ("", preparing.NO_SANDBOX) else ())])
     prepared = preparing.prepare(file, given, files, scenario, terminal)
+    output_file.spare(out, prepared.loaded.files)
     with preparing.world(scenario, prepared.playbook) as around, terminal.busy("looking at what it would do"):
         made = planning.make(prepared.loaded, prepared.inputs, world=around, locks=flags["locks"])
-    return _shown(made, terminal, flags["output"], flags["out"])
+    return _shown(made, terminal, flags["output"], out)
 
 
 def show(

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from runbook.cli import output_file
 from runbook.cli.terminal import Terminal, columns, cut
 from runbook.interpreter.catalogue import ActionSpec
 from runbook.interpreter.errors import InvalidError
@@ -21,6 +22,14 @@ NARROW = 30  # characters of a column that can still be read
 def complete_actions(_ctx: click.Context, _param: click.Parameter, typed: str) -> list[str]:
     """For the shell: the actions that begin so."""
     return [name for name in registry.catalogue() if name.startswith(typed)]
+
+
+def complete_schemas(_ctx: click.Context, _param: click.Parameter, typed: str) -> list[str]:
+    """For the shell: the schemas that begin so."""
+    shipped = sorted(file.name.removesuffix(".schema.json") for file in registry.SCHEMAS.parent.glob("*.schema.json"))
+    return [
+        name for name in dict.fromkeys([*shipped, *registry.FAMILIES, *registry.plugins()]) if name.startswith(typed)
+    ]
 
 
 @click.command(short_help="What a step can do.")
@@ -135,11 +144,12 @@ def _first(text: str) -> str:
 
 
 @click.command(short_help="Print a JSON Schema, for editors.")
-@click.argument("name", default="playbook")
+@click.argument("name", default="playbook", shell_complete=complete_schemas)
 @click.option("--family", help="Generate the schema of a family from its code: for authors of plug-ins.")
 @click.option("-o", "--output", "path", type=click.Path(path_type=Path), help="Write it there instead of stdout.")
 def schema(name: str, family: str | None, path: Path | None) -> None:
     """Print a JSON Schema: `playbook` (for an editor, with the plug-ins), `scenario`, or an action's family."""
+    output_file.form_of(path, None, {".json": "json"}, "json")
     text = _generated(family) if family else _shipped(name)
     if path is None:
         click.echo(text, nl=False)

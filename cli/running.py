@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from runbook.cli import ending, onward, preparing
-from runbook.cli.completing import complete_choices, complete_questions, complete_runs
+from runbook.cli.completing import complete_asking, complete_choices, complete_questions, complete_runs
 from runbook.cli.looking import acted_on, store, view_of
 from runbook.cli.preparing import Prepared
 from runbook.cli.telling import JsonLines, Lines, Screen, settled
@@ -206,7 +206,7 @@ def cancel(run: str, why: str) -> None:
 
 
 @click.command(short_help="Answer what a run asks.")
-@click.argument("run", shell_complete=complete_runs)
+@click.argument("run", shell_complete=complete_asking)
 @click.argument("step", default="", shell_complete=complete_questions)
 @click.argument("choice", default="", shell_complete=complete_choices)
 @click.option("--comment", default="", help="For the journal and the report.")

@@ -169,13 +169,30 @@ class _Window(io.FileIO):
             return len(content)
 
 
+class UnwritableError(OSError):
+    """What was to be said cannot be written: the disk is full."""
+
+
+class _File(io.FileIO):
+    """A file or a pipe whose errors say whose they are. A reader who left is another matter."""
+
+    def write(self, content: Any, /) -> int:
+        try:
+            return super().write(content)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise UnwritableError(error.errno, error.strerror) from error
+
+
 def outlived(stream: TextIO) -> TextIO:
-    """A terminal's stream that may go away; anything else (a pipe, a file) as it is: its errors mean something."""
-    if not isinstance(stream, io.TextIOWrapper) or not stream.isatty():
+    """A terminal's stream that may go away, or standard output into a file (a pipe) with errors of its own."""
+    live = stream.isatty()
+    if not isinstance(stream, io.TextIOWrapper) or not (live or stream is sys.stdout):
         return stream
     stream.flush()
-    window = io.BufferedWriter(_Window(stream.fileno(), "w", closefd=False))
-    return io.TextIOWrapper(window, encoding=stream.encoding, errors=stream.errors, line_buffering=True)
+    raw = (_Window if live else _File)(stream.fileno(), "w", closefd=False)
+    return io.TextIOWrapper(io.BufferedWriter(raw), encoding=stream.encoding, errors=stream.errors, line_buffering=live)
 
 
 def _columns() -> int:

@@ -108,7 +108,7 @@ class Engine(Rounds):
         refused = out.seq in self.asserted or (out.error is not None and out.error.kind == "refused")
         if out.kind == "failed" and refused and (first is None or out.seq < first):
             out = replace(out, kind="refused")
-        return replace(out, outputs=playing.outputs(self.scope, out.at))
+        return replace(out, outputs=playing.outputs(self, self.scope, out))
 
     # --- one step ---------------------------------------------------------------------------------------------------
 

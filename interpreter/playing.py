@@ -38,7 +38,8 @@ async def call(run: Run, step: SubPlaybook, scope: Scope, path: str, box: Box, b
         locks = () if run.telling_only else await _locked(run, inner, mine)
     except Unprepared as unprepared:
         out = unprepared.out  # it never began: the caller's handlers are told, its own were not set up
-        return replace(out, by=None if out.by == mine.key else out.by, outputs=outputs(inner, begun.at))
+        out = replace(out, by=None if out.by == mine.key else out.by)
+        return replace(out, outputs=outputs(run, inner, replace(out, at=begun.at)))
     out = await played(run, inner.holding(locks), mine)
     if locks:
         await run.fx.unlock(book.path, locks)
@@ -141,18 +142,33 @@ async def _ended(run: Run, scope: Scope, box: Box, out: Outcome, *, undo: bool =
     out = await unwind(run, handlers, scope.book.path, scope, out, undo=undo or (not scope.book.path and run.undo_all))
     if out.by == box.key and box is not run.work:
         out = replace(out, by=None)
-    return replace(out, outputs=outputs(scope, out.at))
+    if not scope.book.path:
+        return out  # the root's are computed when its notifications are told, too
+    return replace(out, outputs=outputs(run, scope, out))
 
 
-def outputs(scope: Scope, at: float) -> dict[str, Any]:
-    """What a playbook gives back; null where it cannot be computed."""
+def outputs(run: Run, scope: Scope, out: Outcome) -> dict[str, Any]:
+    """What a playbook gives back; null where it cannot be computed.
+
+    That is a warning where the playbook succeeded and so did every step that the output names: no step's failure, and
+    no `when`, is the reason.
+    """
     found: dict[str, Any] = {}
+    names = scope.at(out.at)
     for name, template in scope.book.playbook.outputs:
         try:
-            found[name] = render(template.data, scope.at(at))
-        except ExpressionError:
+            found[name] = render(template.data, names)
+        except ExpressionError as error:
             found[name] = None
+            ran = all(_succeeded(names, step) for step in template.reads)
+            if out.ok and ran:
+                run.warn(scope.book.path, f"the output `{name}` cannot be computed, and is null: {error.message}")
     return found
+
+
+def _succeeded(names: Mapping[str, Any], step: str) -> bool:
+    view = names["steps"].get(step)
+    return isinstance(view, Mapping) and view.get("status") == "succeeded"
 
 
 async def _locked(run: Run, scope: Scope, box: Box) -> tuple[str, ...]:

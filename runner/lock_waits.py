@@ -37,6 +37,7 @@ class _Wait:
     patient: bool
     until: float  # in running seconds
     asked: bool = False  # the holder was asked to give way
+    told: str = ""  # what it waits for, as was told last
 
 
 class LockWaits:
@@ -198,7 +199,9 @@ class LockWaits:
         return self._local.clock.running() < wait.until - PATIENCE + REACH
 
     def _wait_on(self, wait: _Wait, why: str) -> None:
-        self._local.tell("log", wait.key, {"text": f"waiting: {why}"})
+        if why != wait.told:  # it looks several times a second, and people want to know what changes
+            wait.told = why
+            self._local.tell("log", wait.key, {"text": f"waiting: {why}"})
         self._again(wait)
 
     def _again(self, wait: _Wait) -> None:

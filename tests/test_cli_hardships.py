@@ -214,11 +214,24 @@ def test_the_shell_completes_what_may_be_answered(cli: Commands) -> None:
         words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1), "_RUNBOOK_COMPLETE": "bash_complete"}
         return [entry.partition(",")[2] for entry in cli(environ=words).out.splitlines() if entry]
 
+    waiting = completed("runbook show ")[1:]
+    cli.write(
+        "after.yaml",
+        "runbook: 1\nname: after\ninputs: {one: {type: string, default: x}, two: {type: string, default: y}}\n"
+        "steps: [{id: a, action: flow.set, with: {values: {b: 1}}}]\n",
+    )
+    assert completed("runbook answer ") == ["last", *waiting]
     assert completed("runbook answer last ") == ["part/agree"]
     assert completed("runbook answer last part/agree ") == ["approve", "decline"]
     assert completed("runbook answer last agree d") == ["decline"]
     assert completed("runbook logs last ") == ["say"]
     assert completed("runbook logs nothing ") == []
+    assert completed("runbook run after.yaml -i ") == ["one=", "two="]
+    assert completed("runbook run after.yaml -i one=1 -i t") == ["two="]
+    assert completed("runbook schema sc") == ["scenario"]
+    assert "k8s" in completed("runbook schema ")
+    assert cli("run", "after.yaml").code == Exit.SUCCEEDED
+    assert completed("runbook answer ") == waiting, "the newest run asks nothing"
 
 
 def test_an_undo_that_was_refused_can_be_tried_again(cli: Commands) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runbook.interpreter.errors import Exit, RefusedError
-from runbook.runner import locks, processes, session
+from runbook.runner import locks, processes, session, step_logs
 from runbook.runner.journal import Event
 from runbook.runner.lock_waits import is_below
 from runbook.runner.locks import LockLostError, Locks, holders
@@ -196,6 +196,9 @@ def test_the_second_run_says_who_holds_the_lock_and_waits_when_it_is_told_to(lab
     assert error is not None
     assert f"held by run {first.run_id}" in error.message
     assert lab.log() == ["start a", "done a", "start a", "done a"]
+    told = lab.store.find(waited[0].run_id).logs / step_logs.NAME
+    said = [line for line in told.read_text().splitlines() if "waiting: " in line]
+    assert len(said) == 1, "it looks several times a second, and says what it waits for once"
 
 
 def test_a_rehearsal_holds_up_nobody(lab: Lab) -> None:
