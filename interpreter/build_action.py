@@ -204,7 +204,7 @@ def _quoting(self: Builder, parameter: Mapping[str, Any], item: merge.Item, path
     listed = any(one.get("type") == "array" for one in parameter.get("anyOf", ()))
     self.problems.add(
         item.source.inside(item.place, item.value, found.offset),
-        f"`{found.source}` gives text that is run as code, and does not go through `{by}`",
+        found.message(by),
         path,
         rule="quoting",
         expected=found.expected(by, listed),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from runbook.interpreter.expressions import ExpressionError, Piece, TemplateForm, pieces, single
 from runbook.interpreter.frozen import frozen
+from runbook.interpreter.shell_text import inside_quotes
 
 if TYPE_CHECKING:
     from jinja2 import nodes
@@ -30,14 +31,26 @@ _MOST_VARS = 100  # of which each is another one; a var sees only earlier ones, 
 
 @frozen
 class Unquoted:
-    """An expression that may put data into code, `offset` characters from the text's start; `alone`: it is the text."""
+    """An expression that may put data into code, `offset` characters from the text's start.
+
+    `alone`: it is the whole text. `inside`: it stands inside quotes of the text, which the filter's own would end.
+    """
 
     source: str
     offset: int
-    alone: bool
+    alone: bool = False
+    inside: bool = False
+
+    def message(self, by: str) -> str:
+        """What is wrong, as a sentence."""
+        if self.inside:
+            return f"`{self.source}` stands inside quotes, and `{by}` brings quotes of its own: it would not be quoted"
+        return f"`{self.source}` gives text that is run as code, and does not go through `{by}`"
 
     def expected(self, by: str, listed: bool) -> str:
         """What should stand there; `listed`: the parameter also takes a list."""
+        if self.inside:
+            return "the expression outside the quotes, or the value by `env` and its variable in the quotes"
         way = f"`{{{{ {self.source if _PATH.fullmatch(self.source) else '…'} | {by} }}}}`"
         if not listed:
             return way
@@ -60,7 +73,8 @@ def unquoted(text: str, by: str, declared: Declared) -> Unquoted | None:
         if alone is None or _is_text(part.source, by, declared, _MOST_VARS):
             skipped = len(part.source) - len(part.source.lstrip())
             return Unquoted(" ".join(part.source.split()), part.offset + skipped, alone is not None)
-    return None
+    within = inside_quotes(parts) if by == "shell_quote" else None
+    return None if within is None else Unquoted(" ".join(within.source.split()), within.offset, inside=True)
 
 
 def may_give_text(text: str, by: str) -> bool:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from runbook.interpreter.expressions import pieces, render
+from runbook.interpreter.shell_text import inside_quotes
 from tests.command import Commands
 
 HOSTILE = "a; touch pwned; $(touch pwned) `touch pwned` ' \" touch pwned"
@@ -56,3 +59,65 @@ def test_a_command_that_is_one_template_is_a_list_or_nothing_is_run(cli: Command
     assert not (cli.folder / "pwned").exists()
     cli.write("words.yaml", playbook('"{{ inputs.words }}"'))
     assert cli("run", "words.yaml", "--yes", "-i", "x=1").code == 0
+
+
+HARMFUL = ("$(touch pwned)", "'; touch pwned; '", "`touch pwned`", '"; touch pwned; "')
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "echo '{{ inputs.x | shell_quote }}'",
+        'echo "{{ inputs.x | shell_quote }}"',
+        'echo "it is $(date) {{ inputs.x | shell_quote }}"',
+        "echo a\\'b 'c {{ inputs.x | shell_quote }}'",
+        "true # it's\necho '{{ inputs.x | shell_quote }}'",
+    ],
+)
+def test_inside_quotes_nothing_is_quoted_and_a_real_shell_shows_it(text: str, tmp_path: Path) -> None:
+    assert inside_quotes(pieces(text)) is not None
+    done = []
+    for value in HARMFUL:
+        command = render(text, {"inputs": {"x": value}})
+        subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, timeout=60, check=False)
+        done.append((tmp_path / "pwned").exists())
+    assert any(done), "then it need not be refused"
+
+
+def test_inside_backticks_a_real_shell_loses_what_is_quoted(tmp_path: Path) -> None:
+    text = "echo `printf %s {{ inputs.x | shell_quote }}`"
+    assert inside_quotes(pieces(text)) is not None
+    command = render(text, {"inputs": {"x": "a`b"}})
+    said = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, timeout=60, check=False)
+    assert b"a`b" not in said.stdout
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "printf %s {{ inputs.x | shell_quote }}",
+        "printf '%s' {{ inputs.x | shell_quote }} 'end'",
+        'printf "%s" a{{ inputs.x | shell_quote }}"b"',
+        'echo "$(printf %s {{ inputs.x | shell_quote }})"',
+        'echo "$(printf "%s" {{ inputs.x | shell_quote }})"',
+        "echo \\' {{ inputs.x | shell_quote }}",
+        'echo "\\"" {{ inputs.x | shell_quote }}',
+        "true # it's a comment\nprintf %s {{ inputs.x | shell_quote }}",
+        "echo a#'b' {{ inputs.x | shell_quote }}",
+        "(cd . && printf %s {{ inputs.x | shell_quote }})",
+    ],
+)
+def test_outside_quotes_it_is_data_and_a_real_shell_shows_it(text: str, tmp_path: Path) -> None:
+    assert inside_quotes(pieces(text)) is None
+    for value in HARMFUL:
+        command = render(text, {"inputs": {"x": value}})
+        said = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, timeout=60, check=True)
+        assert value.encode() in said.stdout
+        assert not (tmp_path / "pwned").exists()
+
+
+def test_an_expression_inside_quotes_is_an_error(cli: Commands) -> None:
+    cli.write("p.yaml", playbook("'echo \"{{ inputs.x | shell_quote }}\"'"))
+    said = cli("validate", "p.yaml")
+    assert said.code == 2
+    assert "stands inside quotes, and `shell_quote` brings quotes of its own" in said.err
