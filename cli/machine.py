@@ -20,6 +20,7 @@ import click
 from runbook.cli import preparing
 from runbook.cli.looking import state_of, store, view_of
 from runbook.cli.terminal import Terminal, columns
+from runbook.interpreter import located
 from runbook.interpreter.errors import Exit, InvalidError, RefusedError, RunbookError
 from runbook.runner.lacks import has_extra
 from runbook.runner.store import MOMENT, RunFolder
@@ -224,6 +225,7 @@ def _secret(source: SecretSource) -> Iterator[Finding]:
     if source.kind == "k8s" or not isinstance(where, str) or "{{" in where:
         yield f"secret {source.name}", "note", "looked for when a run begins"
         return
+    where = where if source.kind == "env" else located.beside(where, source.place.file)
     there = bool(os.environ.get(where)) if source.kind == "env" else os.access(where, os.R_OK)
     what = f"environment variable {where}" if source.kind == "env" else where
     trouble = "" if there else " is not set" if source.kind == "env" else " cannot be read"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,7 +107,8 @@ def apply(file: Path, scenario: str, yes: bool, **flags: Any) -> int:
         saved = Plan.from_json(text)
     except InvalidError as error:
         raise InvalidError(f"{file}: {error.message}", hint=error.hint) from error
-    loaded = writing.read(saved.file)
+    folder = planning.folder_of(saved)
+    loaded = planning.playbook_of(saved, folder)
     if loaded.playbook is None:
         writing.show_problems(loaded, terminal)
         return int(Exit.INVALID)
@@ -118,13 +120,15 @@ def apply(file: Path, scenario: str, yes: bool, **flags: Any) -> int:
         yes=yes,
         preflight=not flags["no_preflight"],
     )
-    with preparing.world(scenario, loaded.playbook) as around:
+    with preparing.world(scenario, replace(loaded.playbook, file=str(folder / saved.file))) as around:
         if terminal.asks and not yes and flags["output"] == "text":
             terminal.say(render(saved, color=terminal.color))
             terminal.confirm("Run it?")
 
         def play(world: World, listeners: list[Listener], ask: Ask | None) -> Ended:
-            return planning.apply(text, loaded, world=world, options=options, listeners=listeners, ask=ask)
+            return planning.apply(
+                text, loaded, world=world, options=options, listeners=listeners, ask=ask, folder=folder
+            )
 
         return running.follow(
             play, around, terminal, flags["output"], verbose=flags["verbose"], playbook=loaded.playbook

@@ -96,20 +96,22 @@ def prepare(file: str, given: Sequence[str], files: Sequence[str], scenario: str
         click.echo(terminal.paint("nothing was run", "red"), err=True)
         raise click.exceptions.Exit(int(Exit.INVALID))
     playbook = loaded.playbook
+    from runbook.interpreter import inputs
+    from runbook.runner.given import from_environment, from_outside
+
     texts, places, wanted = dict(loaded.files), dict[str, Place](), dict[str, Any]()
     if scenario != NO_SANDBOX:
         rehearsed = _scenario(scenario, loaded.playbook)
         texts[rehearsed.file] = rehearsed.text
-        wanted, places = dict(rehearsed.inputs), dict(rehearsed.places)
+        wanted, places = from_outside(playbook, rehearsed.inputs, rehearsed.file), dict(rehearsed.places)
     for path in files:
         texts[path], read, at = _read_inputs(path)
-        wanted, places = wanted | read, places | at
+        wanted, places = wanted | from_outside(playbook, read, path), places | at
     words, problems = _from_words(playbook, given)
-    wanted |= words
+    wanted |= from_outside(playbook, words)
+    wanted |= from_environment(playbook, wanted, os.environ)
     if terminal.asks and not problems:
-        wanted |= _ask_missing(playbook, wanted, terminal)
-    from runbook.interpreter import inputs
-
+        wanted |= from_outside(playbook, _ask_missing(playbook, wanted, terminal))
     typed, more = inputs.coerce(playbook.inputs, wanted, os.environ, COMMAND_LINE)
     misread = {problem.path for problem in problems}
     problems += [_placed(problem, places, words) for problem in more if problem.path not in misread]
@@ -126,12 +128,14 @@ def as_far_as_given(playbook: Playbook, given: Sequence[str], files: Sequence[st
     """Typed inputs for a look ahead: those that nobody gave, and that have no default, are Unknown. InvalidError."""
     from runbook.interpreter import inputs
     from runbook.interpreter.unknown import Unknown
+    from runbook.runner.given import from_environment, from_outside
 
     wanted: dict[str, Any] = {}
     for path in files:
-        wanted |= _read_inputs(path)[1]
+        wanted |= from_outside(playbook, _read_inputs(path)[1], path)
     words, problems = _from_words(playbook, given)
-    wanted |= words
+    wanted |= from_outside(playbook, words)
+    wanted |= from_environment(playbook, wanted, os.environ)
     known = tuple(
         entry
         for entry in playbook.inputs

@@ -11,6 +11,7 @@ from runbook.interpreter.catalogue import ActionSpec
 from runbook.interpreter.errors import Place
 from runbook.interpreter.findings import did_you_mean
 from runbook.interpreter.grammar import COMMON, KINDS
+from runbook.interpreter.located import moved
 from runbook.interpreter.model import Action, Template, Undo
 from runbook.interpreter.naming import Site, takes_secret
 from runbook.interpreter.problems import dotted, named, place_of
@@ -189,7 +190,7 @@ def _with(
             reads |= part.reads
             places.update({f"/{key}{pointer}": place for pointer, place in part.places.items()})
         if item.source is not self.source and properties.get(key, {}).get("x-path"):
-            values[key] = merge.moved(item.value, item.source.file, self.source.file)
+            values[key] = moved(item.value, item.source.file, self.source.file)
     return Template(values, self.source.place(data, "with"), reads, places)
 
 

@@ -11,6 +11,7 @@ from runbook.interpreter import merge, rules
 from runbook.interpreter.build_playbook import holds_template
 from runbook.interpreter.catalogue import Catalogue
 from runbook.interpreter.findings import did_you_mean
+from runbook.interpreter.located import located
 from runbook.interpreter.model import Input, Objective, Playbook, SecretSource, Template
 from runbook.interpreter.naming import Names, Site
 from runbook.interpreter.problems import Problems
@@ -127,9 +128,7 @@ class Declarations:
                 self.problems.add(
                     place, message, f"{path}.default", rule="input", expected=misfit.expected, hint=misfit.hint
                 )
-        if one.type == "path" and isinstance(default, str):
-            return replace(one, default=merge.moved(default, item.source.file, file))
-        return one
+        return one if one.default is None else replace(one, default=located(one, one.default, item.source.file, file))
 
     def _typed(self, name: str, body: Mapping[str, Any], text: Source, path: str) -> Input:
         kind = body["type"]
@@ -216,8 +215,6 @@ class Declarations:
         kind = kinds[0]
         site = Site((), "secrets", steps=False, failure=False)
         where = self.names.template(item.value[kind], item.source, item.value, kind, site, f"{name}.{kind}")
-        if kind == "file" and text is not None:
-            where = replace(where, data=merge.moved(where.data, item.source.file, text.file))
         return SecretSource(name, kind, where, item.value.get("optional", False), item.place)  # type: ignore[arg-type]
 
     def objectives(self, body: Mapping[str, Any], written: Any, text: Source) -> tuple[Objective, ...]:

@@ -4,7 +4,6 @@ wins.
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +13,6 @@ from runbook.interpreter.errors import Place
 from runbook.interpreter.frozen import frozen
 from runbook.interpreter.source import Source
 
-_SOMEWHERE = "/" + "/".join("abcdefghijklmnop")  # deep enough for every `..`; where it is makes no difference
 IMPORTED = ("inputs", "secrets", "vars", "defaults")
 MAY_STAND_IN_LIBRARY = frozenset({"runbook", "name", "description", "import", *IMPORTED})
 
@@ -85,15 +83,3 @@ def parameters(spec: ActionSpec, step: Mapping[str, Any], source: Source, declar
             if name in known and name not in merged:
                 merged[name] = item
     return merged
-
-
-def moved(path: Any, written_in: str, used_in: str) -> Any:
-    """A relative path of one file as another file in another folder must write it; templates and absolute paths as
-    they are.
-    """
-    there, here = posixpath.dirname(written_in), posixpath.dirname(used_in)
-    if there == here or not isinstance(path, str) or not path or path.startswith(("/", "{{", "~")):
-        return path
-    if posixpath.isabs(there):
-        return posixpath.normpath(posixpath.join(there, path))
-    return posixpath.relpath(posixpath.join(_SOMEWHERE, there, path), posixpath.join(_SOMEWHERE, here))

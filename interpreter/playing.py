@@ -9,7 +9,8 @@ from typing import Any
 from runbook.interpreter.effects import Box, Fault, Record, SecretRef
 from runbook.interpreter.expressions import ExpressionError, render
 from runbook.interpreter.inputs import coerce
-from runbook.interpreter.model import OnFailure, Playbook, Step, SubPlaybook, Template
+from runbook.interpreter.located import all_located, beside
+from runbook.interpreter.model import OnFailure, Playbook, SecretSource, Step, SubPlaybook, Template
 from runbook.interpreter.outcome import Outcome, failed, stopped
 from runbook.interpreter.run import Run
 from runbook.interpreter.scope import Book, Frame, RunInfo, Scope, children, seconds
@@ -22,6 +23,7 @@ from runbook.interpreter.values import kind_of, secret
 async def call(run: Run, step: SubPlaybook, scope: Scope, path: str, box: Box, begun: Record) -> Outcome:
     """A sub-playbook. It inherits nothing: inputs in, outputs out, also after a failure."""
     given = render(step.with_.data, scope.at(begun.at)) or {}
+    given = all_located(step.playbook.inputs, given, scope.book.playbook.file, step.playbook.file)
     inputs, problems = coerce(step.playbook.inputs, given, {}, step.place)
     wrong = [problem.message for problem in problems if problem.severity == "error"]
     if wrong:
@@ -97,7 +99,7 @@ def _refs(scope: Scope, names: Mapping[str, Any], *, refused: bool) -> tuple[Sec
         SecretRef(
             source.name,
             source.kind,
-            render(source.where.data, names),
+            _where(source, names),
             source.optional or refused,
             place=str(source.place) if source.place.line else "",
             maybe=scope.maybe,
@@ -105,6 +107,12 @@ def _refs(scope: Scope, names: Mapping[str, Any], *, refused: bool) -> tuple[Sec
         )
         for source in scope.book.playbook.secrets
     )
+
+
+def _where(source: SecretSource, names: Mapping[str, Any]) -> Any:
+    """Its coordinates; of a file relative to the run's folder, wherever the declaration stands."""
+    where = render(source.where.data, names)
+    return beside(where, source.place.file) if source.kind == "file" else where
 
 
 async def played(run: Run, scope: Scope, box: Box, *, undo: bool = False) -> Outcome:

@@ -1,7 +1,8 @@
 """What makes a playbook run: the interpreter's effects on this machine, and what people see of a run.
 
 - a run from start to end: `api`, `session` (begin here), `driving`, `local` (the effects), `calls`, `quiet`, `threads`,
-  `clock`, `questions`, `typed_questions`, `people`, `orders`, `secret_waits`, `processes`, `world`, `surroundings`;
+  `clock`, `given` (inputs from outside), `questions`, `typed_questions`, `people`, `orders`, `secret_waits`,
+  `processes`, `world`, `surroundings`;
 - actions: `registry`, `host` (the only place where they run), `context`, `clients`, `parameters`, `outcomes`,
   `outputs`, `diff`, `unsettled`, `builtins`, `describe` (their schemas and documentation);
 - secrets: `secrets`, `secret_looks` (which are missing), `masking`, `rotated` (what stands beside one);

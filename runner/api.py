@@ -55,9 +55,12 @@ def run(
 
 def _typed(loaded: Loaded, given: Mapping[str, Any] | None) -> Mapping[str, Any]:
     from runbook.interpreter.inputs import coerce
+    from runbook.runner.given import from_environment, from_outside
 
     assert loaded.playbook is not None
-    typed, problems = coerce(loaded.playbook.inputs, dict(given or {}), os.environ, Place("<inputs>"))
+    wanted = from_outside(loaded.playbook, given or {})
+    wanted |= from_environment(loaded.playbook, wanted, os.environ)
+    typed, problems = coerce(loaded.playbook.inputs, wanted, os.environ, Place("<inputs>"))
     if any(problem.severity == "error" for problem in problems):
         raise InvalidError("the inputs have problems", problems)
     return typed

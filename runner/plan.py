@@ -81,7 +81,10 @@ class Row:
 
 @frozen
 class Plan:
-    """What a run would do, made at `made` (Unix seconds). `missing`: rights, tools, credentials that it would lack."""
+    """What a run would do, made at `made` (Unix seconds) in `folder`: there its paths lead to files.
+
+    `missing`: rights, tools, credentials that it would lack.
+    """
 
     name: str
     file: str
@@ -100,6 +103,7 @@ class Plan:
     simulated: bool = False
     locks: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+    folder: str = ""
 
     @property
     def expires(self) -> float:
@@ -179,7 +183,7 @@ _MAPS: Kind = (
 _ANY: Kind = ("anything", lambda _: True)
 
 _PLAN: Mapping[str, Kind] = {
-    **dict.fromkeys(("name", "file", "initiator", "version", "outcome", "error"), _TEXT),
+    **dict.fromkeys(("name", "file", "folder", "initiator", "version", "outcome", "error"), _TEXT),
     **dict.fromkeys(("missing", "warnings", "locks"), _TEXTS),
     **dict.fromkeys(("work_seconds", "cleanup_seconds"), _NUMBER_OR_NULL),
     "files": ("a map of paths and digests", lambda value: isinstance(value, dict) and _texts([*value.values()])),

@@ -84,6 +84,7 @@ def make(loaded: Loaded, inputs: Mapping[str, Any], *, world: World, initiator: 
         simulated=world.surroundings.simulated,
         locks=tuple(preview.locks),
         options={} if place == lock_place.FILE else {"locks": place},
+        folder=str(Path.cwd()),
     )
 
 
@@ -95,8 +96,9 @@ def apply(
     options: Options | None = None,
     listeners: Sequence[Listener] = (),
     ask: Ask | None = None,
+    folder: Path | None = None,
 ) -> Ended:
-    """Run what a saved plan (its text) holds, and nothing else.
+    """Run what a saved plan (its text) holds, and nothing else. `folder`: where its paths start (`folder_of`).
 
     RefusedError when the plan has expired, its files have changed, or one of plan and run is simulated and one not.
     """
@@ -119,7 +121,34 @@ def apply(
     inputs = from_wire(dict(plan.inputs))
     if not (options and options.locks) and plan.options.get("locks"):
         options = replace(options or session.Options(), locks=str(plan.options["locks"]))
-    return session.start(loaded, inputs, world=world, options=options, listeners=listeners, ask=ask, plan=text)
+    where = None if folder is None else str(folder)
+    return session.start(
+        loaded, inputs, world=world, options=options, listeners=listeners, ask=ask, plan=text, cwd=where
+    )
+
+
+def folder_of(plan: Plan) -> Path:
+    """The folder in which a saved plan is applied: where it was made, else where one is, if its playbook is there.
+
+    InvalidError where it is at neither place: the plan came from another machine, or the playbook is gone.
+    """
+    tried = [Path(plan.folder), Path.cwd()]
+    for folder in tried:
+        if (folder / plan.file).is_file():
+            return folder
+    places = " and ".join(dict.fromkeys(map(str, tried)))
+    raise InvalidError(
+        f"the playbook of this plan, {plan.file}, is not in the folder where the plan was made: looked in {places}",
+        hint="apply it on the machine where it was made, or in a folder where that path leads to the same playbook",
+    )
+
+
+def playbook_of(plan: Plan, folder: Path) -> Loaded:
+    """The playbook of a saved plan, with all that it imports and calls; their names are those of the plan."""
+    from runbook.interpreter.load import load
+    from runbook.runner import files, registry
+
+    return load(plan.file, lambda name: files.read(str(folder / name)), registry.catalogue())
 
 
 def _digest(text: str) -> str:

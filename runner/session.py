@@ -63,11 +63,13 @@ def start(
     listeners: Sequence[Listener] = (),
     ask: Ask | None = None,
     plan: str | None = None,
+    cwd: str | None = None,
 ) -> Ended:
     """Run a playbook.
 
     `inputs`: typed (`inputs.coerce`). `listeners` get every event right after its commit. `ask`: a terminal.
-    `plan`: the saved plan (its text) that this run applies: only calls that it holds are made.
+    `plan`: the saved plan (its text) that this run applies: only calls that it holds are made. `cwd`: the folder where
+    relative paths start; None = where one is.
     Raises InvalidError for a playbook with problems, RefusedError, JournalError, LeaseLostError.
     """
     world, options = world or here(), options or Options()
@@ -75,7 +77,7 @@ def start(
         raise InvalidError("the playbook has problems", tuple(loaded.problems))
     place = lock_place.chosen(world, options.locks, loaded.playbook.locks_in)
     options = dataclasses.replace(options, initiator=options.initiator or processes.user(), locks=place)
-    cwd = _cwd()
+    cwd = cwd or _cwd()
     folder = world.store.new_run(loaded.playbook.name)
     try:
         journal = Journal.create(folder.journal, folder.id)

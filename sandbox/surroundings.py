@@ -117,7 +117,12 @@ class SimulatedSurroundings:
         """
         if kind == "k8s":
             return self.coordinates.secrets.get(f"{where.get('namespace')}/{where.get('secret')}/{where.get('key')}")
-        return self.coordinates.secrets.get(str(where))
+        found = self.coordinates.secrets.get(str(where))
+        if found is not None or kind != "file":
+            return found
+        # a scenario names it as the playbook does that declares it, in whatever folder that stands
+        known = self.coordinates.secrets.items()
+        return next((value for name, value in known if str(where).endswith(f"/{name.removeprefix('./')}")), None)
 
 
 def _host(url: str) -> str:

@@ -256,7 +256,7 @@ def test_imports_are_merged_by_name_and_what_stands_here_wins() -> None:
     step = action(playbook, "a")
     assert step.attempt == 5
     assert step.with_.data["script"] == "lib/run.sh"
-    assert playbook.secrets[0].where.data == "lib/keys/s"
+    assert (playbook.secrets[0].where.data, playbook.secrets[0].place.file) == ("keys/s", "lib/common.yaml")
 
 
 def test_a_file_that_may_only_be_imported_is_checked_as_such() -> None:
