@@ -174,6 +174,9 @@ class History(Rights, Read[HistoryArgs]):
         listed = revisions.of(cluster, ctx, ref, owner)
         current = revisions.serving(listed, owner)
         target = revisions.previous(listed, current)
+        doubt = revisions.doubt(revisions.doubtful(listed, current), current)
+        if doubt:
+            ctx.log(f"warning: no target: {doubt}")
         return {
             "revisions": [revision.shown() for revision in listed],
             "current": current.shown() if current else None,

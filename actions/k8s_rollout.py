@@ -34,7 +34,8 @@ class UndoArgs(KubeArgs):
     name: str = param("Name of the workload.")
     to_revision: int | None = param(
         "Revision to go back to. By default the newest before the current one, where a revision that was itself a way"
-        " back counts as the one it led to: two in a row never return to what the first one left.",
+        " back counts as the one it led to: two in a row never return to what the first one left. An error where nobody"
+        " can tell: of a StatefulSet's and a DaemonSet's revisions of one second that were numbered anew.",
         default=None,
         minimum=1,
     )
@@ -201,10 +202,21 @@ def _target(args: UndoArgs, listed: list[Revision], owner: Mapping[str, Any], ct
         if found is None:
             raise PermanentError(f"{what} has no revision {args.to_revision} (it has {known})")
         return found
-    found = revisions.previous(listed, revisions.serving(listed, owner))
+    current = revisions.serving(listed, owner)
+    doubt = revisions.doubt(revisions.doubtful(listed, current), current)
+    if doubt:
+        raise PermanentError(
+            f"{what}: {doubt}",
+            hint=f"give `to_revision` ({', '.join(f'{entry.number}: {_told(entry)}' for entry in listed)})",
+        )
+    found = revisions.previous(listed, current)
     if found is None:
         raise PermanentError(f"{what} has no earlier revision (it has {known})")
     return found
+
+
+def _told(revision: Revision) -> str:
+    return " ".join(images(revision.template)) + (f" ({revision.cause})" if revision.cause else "")
 
 
 def _template(owner: Mapping[str, Any]) -> dict[str, Any]:

@@ -128,6 +128,55 @@ def test_two_roll_backs_never_return_to_what_was_left(
     assert caller.plan("k8s.rollout_undo", given).outputs["images"] == ["r/web:1"]
 
 
+def of_one_second(plane: Plane, space: str, kind: str, caller: Caller) -> dict[str, Any]:
+    """A workload with a good and a bad revision, both made in the same second; how to call it."""
+    kept = "replicasets" if kind == "deployment" else "controllerrevisions"
+    for number in range(40):
+        name = f"web-{number}"
+        given = {"namespace": space, "kind": kind, "name": name}
+        body = workload(kind, "r/web:good")
+        body["metadata"]["name"] = name
+        body["spec"]["selector"]["matchLabels"] = body["spec"]["template"]["metadata"]["labels"] = {"app": name}
+        second = int(time.time())
+        plane.until(lambda second=second: int(time.time()) > second)  # type: ignore[misc]  # bound early
+        with caller.context() as ctx:
+            cluster = connect(ctx, "current")
+            ref = Ref(cluster.kind(ctx, kind), space, name)
+            history = Ref(cluster.kind(ctx, kept), space)
+            cluster.create(ctx, Ref(ref.kind, space), body)
+            plane.until(lambda: len(cluster.select(ctx, history, f"app={name}")) == 1)
+            bad = {"spec": {"template": {"spec": {"containers": [{"name": "web", "image": "r/web:bad"}]}}}}
+            cluster.patch(ctx, ref, bad, "strategic")
+            plane.until(lambda: len(cluster.select(ctx, history, f"app={name}")) == 2)
+            born = {entry["metadata"]["creationTimestamp"] for entry in cluster.select(ctx, history, f"app={name}")}
+        if len(born) == 1:
+            return given
+    raise AssertionError("no two revisions within one second in forty attempts: too slow a machine")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_of_two_revisions_of_one_second_the_bad_one_never_comes_back(
+    kind: str, control_plane: Plane, caller: Caller, space: str
+) -> None:
+    given = of_one_second(control_plane, space, kind, caller)
+    assert caller.change("k8s.rollout_undo", given).outputs["images"] == ["r/web:good"]
+    control_plane.until(lambda: caller.read("k8s.history", given)["current"]["revision"] == 3)
+    told = r"has no earlier revision"
+    if kind in KEPT:
+        told = r"which revision came before 3, nobody can tell: 2 was made in the same second"
+        with caller.context() as ctx:
+            action, args = opened("k8s.history", given)
+            assert action.read(args, ctx)["target"] is None  # type: ignore[attr-defined]
+            assert any("no target: which revision came before 3" in line for line in ctx.lines)
+    with pytest.raises(PermanentError, match=told) as refused:
+        caller.change("k8s.rollout_undo", given)
+    assert image(control_plane.read(space, kind, given["name"])) == "r/web:good"
+    if kind in KEPT:
+        assert refused.value.hint == "give `to_revision` (2: r/web:bad, 3: r/web:good)"
+        chosen = caller.change("k8s.rollout_undo", {**given, "to_revision": 3})
+        assert chosen.before == chosen.after, "already so"
+
+
 @pytest.mark.parametrize("kind", KEPT)
 def test_a_second_attempt_goes_where_the_first_one_went(
     kind: str, control_plane: Plane, caller: Caller, space: str

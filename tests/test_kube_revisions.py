@@ -30,6 +30,7 @@ class Kept:
 
     template: dict[str, Any]
     age: int
+    second: int
     numbers: list[int]
 
 
@@ -40,13 +41,14 @@ class Controlled:
     kind: Kind
     kept: list[Kept] = field(default_factory=list)
     template: dict[str, Any] = field(default_factory=dict)
+    pace: int = 1  # how many revisions are made within one second
 
     def serve(self, template: dict[str, Any]) -> None:
         self.template = template
         newest = max((entry.numbers[-1] for entry in self.kept), default=0)
         same = next((entry for entry in self.kept if entry.template == template), None)
         if same is None:
-            self.kept.append(Kept(template, len(self.kept), [newest + 1]))
+            self.kept.append(Kept(template, len(self.kept), len(self.kept) // self.pace, [newest + 1]))
         elif same.numbers[-1] != newest:
             same.numbers.append(newest + 1)
 
@@ -74,7 +76,7 @@ class Controlled:
         return [self._shown(entry) for entry in reversed(self.kept)]
 
     def _shown(self, entry: Kept) -> dict[str, Any]:
-        made = (BEGAN + datetime.timedelta(seconds=entry.age)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        made = (BEGAN + datetime.timedelta(seconds=entry.second)).strftime("%Y-%m-%dT%H:%M:%SZ")
         metadata: dict[str, Any] = {
             "name": f"web-{entry.age}",
             "creationTimestamp": made,
@@ -105,9 +107,9 @@ class Controlled:
 STEPS = st.lists(st.sampled_from(["deploy", "restart", "back"]), max_size=14)
 
 
-def lived(kind: Kind, steps: list[str]) -> tuple[Controlled, list[str]]:
+def lived(kind: Kind, steps: list[str], pace: int = 1) -> tuple[Controlled, list[str]]:
     """A workload with a history, and the images in the order in which they served."""
-    web = Controlled(kind)
+    web = Controlled(kind, pace=pace)
     web.deploy("first")
     served = ["first"]
     for number, step in enumerate(steps):
@@ -160,6 +162,35 @@ def test_a_revision_is_found_again_by_its_hash_whatever_its_number(kind: Kind, s
     (found,) = [entry for entry in web.look()[0] if entry.hash == current.hash]
     assert found.template == revisions.plain(template)
     assert found.version == current.version
+
+
+@pytest.mark.parametrize("kind", [kinds.DEPLOYMENT, STATEFUL], ids=["by ReplicaSets", "by ControllerRevisions"])
+@given(steps=STEPS, pace=st.integers(2, 15))
+def test_of_revisions_of_one_second_the_way_back_is_right_or_says_that_nobody_can_tell(
+    kind: Kind, steps: list[str], pace: int
+) -> None:
+    web, served = lived(kind, steps, pace)
+    web.deploy("bad")
+    doubt = revisions.doubtful(*web.look())
+    if web.back():
+        assert not doubt
+        assert web.image == served[-1]
+    else:
+        assert served[-1] in [entry.template["spec"]["containers"][0]["image"] for entry in doubt]
+    assert not (doubt and kind == kinds.DEPLOYMENT), "its ReplicaSets remember their first numbers"
+    left = ["bad"]
+    while web.image not in left:
+        left.append(web.image)
+        if not web.back():
+            return
+    assert web.image == left[-1], "a way back never leads to what was left"
+
+
+@given(deployed=st.integers(1, 9), pace=st.integers(1, 15))
+def test_numbers_that_were_never_given_anew_tell_revisions_of_one_second_apart(deployed: int, pace: int) -> None:
+    web, served = lived(STATEFUL, ["deploy"] * deployed, pace)
+    assert web.back()
+    assert web.image == served[-2]
 
 
 def test_a_default_that_is_newer_than_the_revision_hides_it_not() -> None:

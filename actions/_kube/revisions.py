@@ -35,9 +35,9 @@ class Revision:
     A workload that is rolled back takes an old revision again and gives it a new number. `origin`: the one under which
     its version first served, as far as the cluster remembers: a Deployment's ReplicaSets keep their earlier numbers in
     the annotation `revision-history`, a ControllerRevision forgets them. A revision came before a version whose `first`
-    is above its own `rank` (its first number; where numbers are forgotten, its age): what an undo brought back can be
-    left again. Restarts make new revisions of the same version. `hash` names the template for as long as the cluster
-    keeps the revision.
+    is above its own `rank` (its first number; where numbers are forgotten, its age: see `by_age`): what an undo brought
+    back can be left again. Restarts make new revisions of the same version. `hash` names the template for as long as
+    the cluster keeps the revision.
     """
 
     number: int
@@ -86,11 +86,23 @@ def of(cluster: Cluster, bounds: Bounds, ref: Ref, owner: Object) -> list[Revisi
     if ref.kind == kinds.DEPLOYMENT:
         found = [revision for entry in owned if (revision := _of_replicaset(entry)) is not None]
     else:
-        found = [_of_controller_revision(entry, owner) for entry in owned]
-        by_age = sorted(found, key=lambda revision: (revision.created, revision.number))
-        found = [replace(revision, rank=age, first=age) for age, revision in enumerate(by_age)]
+        found = by_age([_of_controller_revision(entry, owner) for entry in owned])
     found.sort(key=lambda revision: revision.number)
     return [_of_version(revision, found) for revision in found]
+
+
+def by_age(found: list[Revision]) -> list[Revision]:
+    """ControllerRevisions with their ranks; those of which nobody can tell which came first have the same.
+
+    The API server keeps of a birth only its second (creationTimestamp, managedFields). The number tells more as long as
+    none was ever given anew: then they are 1, 2, 3 without a gap, as a revision that serves again leaves its own number
+    for one above all others (k8s.io/kubernetes/pkg/controller/history).
+    """
+    if sorted(revision.number for revision in found) == list(range(1, len(found) + 1)):
+        return [replace(revision, rank=revision.number, first=revision.number) for revision in found]
+    seconds = sorted({revision.created for revision in found})
+    ages = [(revision, seconds.index(revision.created)) for revision in found]
+    return [replace(revision, rank=age, first=age) for revision, age in ages]
 
 
 def newest(cluster: Cluster, bounds: Bounds, kind: Kind, namespace: str) -> Mapping[str, int]:
@@ -189,11 +201,45 @@ def previous(revisions: Iterable[Revision], current: Revision | None) -> Revisio
     """The newest revision before the current version first served.
 
     A revision that was itself a way back counts as the one it led to, so that two roll-backs in a row never return to
-    the version that the first one left; and a restart is no version.
+    the version that the first one left; and a restart is no version. None as well where it is `doubtful`.
     """
     listed = list(revisions)
     if current is None:  # the newest spec is not kept yet: all that there is came before it
         return listed[-1] if listed else None
+    return None if doubtful(listed, current) else _before(listed, current)
+
+
+def doubtful(revisions: Iterable[Revision], current: Revision | None) -> list[Revision]:
+    """Revisions that would be the previous one if they came before the current version, which nobody can tell.
+
+    They were made in the same second as it, and were numbered anew since: one may be what it was rolled back from.
+    """
+    if current is None:
+        return []
+    listed = list(revisions)
+    sure = _before(listed, current)
+    return [
+        entry
+        for entry in listed
+        if entry.rank == current.first
+        and entry.version != current.version
+        and (sure is None or entry.number > sure.number)
+    ]
+
+
+def doubt(equal: Iterable[Revision], current: Revision | None) -> str:
+    """A sentence about what is `doubtful`; empty where nothing is."""
+    numbers = " and ".join(str(entry.number) for entry in equal)
+    if not numbers or current is None:
+        return ""
+    return (
+        f"which revision came before {current.number}, nobody can tell: {numbers} was made in the same second, and"
+        " revisions were numbered anew since"
+    )
+
+
+def _before(listed: list[Revision], current: Revision) -> Revision | None:
+    """The newest of those that surely came before the current version."""
     return next((entry for entry in reversed(listed) if entry.rank < current.first), None)
 
 
