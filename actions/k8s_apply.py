@@ -63,7 +63,8 @@ class Diff(Lacking, Read[ManifestArgs]):
 
     def rights(self, args: ManifestArgs, cluster: Cluster, ctx: Context) -> Iterable[Right]:
         # Who may only read sees what is computed here.
-        return [right for right in rights_of(args, cluster, ctx) if right[0] in ("get", "list")]
+        needed, _ = rights_of(args, cluster, ctx)
+        return [right for right in needed if right[0] in ("get", "list")]
 
     def read(self, args: ManifestArgs, ctx: Context) -> Outputs:
         found = ManifestSet(args, ctx, force=False)
@@ -125,12 +126,17 @@ class Apply(Warned, Lacking, Change[ApplyArgs]):
     def __init__(self) -> None:
         self._set: ManifestSet | None = None
         self._ctx: Context | None = None
+        self._back: list[Right] = []
 
     def check(self, args: ApplyArgs) -> Iterator[str]:
         yield from problems(args)
 
     def rights(self, args: ApplyArgs, cluster: Cluster, ctx: Context) -> Iterable[Right]:
-        return rights_of(args, cluster, ctx)
+        needed, self._back = rights_of(args, cluster, ctx)
+        return needed
+
+    def undo_rights(self, args: ApplyArgs, cluster: Cluster, ctx: Context) -> Iterable[Right]:
+        return self._back
 
     def observe(self, args: ApplyArgs, ctx: Context) -> Observation:
         self._set = ManifestSet(args, ctx, force=args.force)

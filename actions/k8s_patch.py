@@ -16,7 +16,7 @@ from runbook.actions._kube.endpoints import endpoints
 from runbook.actions._kube.kinds import Ref
 from runbook.actions._kube.owners import Warned, of_patch
 from runbook.actions._kube.paths import Path, Touch, UnpatchableError
-from runbook.actions._kube.reasons import effective
+from runbook.actions._kube.reasons import effective, looked
 from runbook.contract import Call, Change, Context, Observation, Outputs, PermanentError, TemporaryError, param
 
 ATTEMPTS = 5
@@ -229,7 +229,8 @@ class Patch(Warned, Rights, Change[PatchArgs]):
         ref = _ref(args, cluster, ctx)
         state = unnamed(after)
         if ref.kind == kinds.SERVICE and any(name.startswith("spec.selector") for name in state):
-            return endpoints(cluster, ctx, cluster.get(ctx, ref)).settled
+            what = f"whether traffic goes where {ref} says"
+            return looked(ctx, what, lambda: endpoints(cluster, ctx, cluster.get(ctx, ref)).settled)
         if any(name.startswith("spec") for name in state):
             return effective(cluster, ctx, ref)
         return True

@@ -9,7 +9,7 @@ from runbook.actions._kube import kinds, workload
 from runbook.actions._kube.action import KubeArgs, Right, Rights
 from runbook.actions._kube.cluster import Cluster, connect
 from runbook.actions._kube.kinds import Ref
-from runbook.actions._kube.reasons import effective
+from runbook.actions._kube.reasons import effective, looked
 from runbook.contract import Change, Context, Observation, Outputs, PermanentError, Settled, param
 
 
@@ -83,8 +83,12 @@ class DeletePods(Rights, Change[DeletePodsArgs]):
         cluster = connect(ctx, args.context)
         if args.deployment is not None:
             return effective(cluster, ctx, Ref(kinds.DEPLOYMENT, args.namespace, args.deployment))
-        found = workload.pods(cluster, ctx, args.namespace, args.selector or "")
-        return all(workload.is_ready(pod) or workload.is_stuck(pod) for pod in found)
+
+        def ready() -> bool:
+            found = workload.pods(cluster, ctx, args.namespace, args.selector or "")
+            return all(workload.is_ready(pod) or workload.is_stuck(pod) for pod in found)
+
+        return looked(ctx, f"whether the pods of {args.selector!r} are ready", ready)
 
 
 def _selector(args: DeletePodsArgs, cluster: Cluster, ctx: Context) -> str:

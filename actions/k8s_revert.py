@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from runbook.actions._kube import kinds
-from runbook.actions._kube.action import KubeArgs
+from runbook.actions._kube.action import KubeArgs, Right, Rights
 from runbook.actions._kube.cluster import Cluster, ForbiddenError, connect
 from runbook.actions._kube.kinds import Ref
-from runbook.actions._kube.workload import settled
+from runbook.actions._kube.reasons import effective
 from runbook.actions._manifest import back
-from runbook.actions._manifest import prune as pruning
 from runbook.actions._manifest.back import Step
-from runbook.actions._manifest.look import defined_kinds
+from runbook.actions._manifest.inhabitants import inhabitants, making, removing
 from runbook.actions._manifest.put import gone
 from runbook.contract import Call, Change, Context, Observation, Outputs, PermanentError, Settled, param
 
@@ -26,7 +25,7 @@ class RevertArgs(KubeArgs):
     kept: str = param("Where the objects are kept as they were, and as they were left.")
 
 
-class Revert(Change[RevertArgs]):
+class Revert(Rights, Change[RevertArgs]):
     """What the undo of k8s.apply plays: the fields, their owners and the objects that were. Not for playbooks."""
 
     name = "k8s.revert"
@@ -36,6 +35,21 @@ class Revert(Change[RevertArgs]):
         self._ctx: Context | None = None
         self._steps: list[Step] = []
         self._live: dict[str, Any] = {}
+
+    def rights(self, args: RevertArgs, cluster: Cluster, ctx: Context) -> Iterable[Right]:
+        for step in _kept(args, ctx):
+            yield "get", step.ref
+            try:
+                there = cluster.find(ctx, step.ref) is not None
+            except ForbiddenError:
+                continue  # what else it needs hangs on what is there
+            if step.there is not None:
+                yield from [("patch", step.ref)] if there else making(step.ref)
+            elif there:
+                yield from removing(step.ref, step.here or {})
+
+    def within(self, args: RevertArgs) -> None:
+        """Its objects may be of several, and what is to be deleted may have gone with its own."""
 
     def observe(self, args: RevertArgs, ctx: Context) -> Observation:
         cluster = connect(ctx, args.context)
@@ -113,7 +127,7 @@ class Revert(Change[RevertArgs]):
     def effective(self, args: RevertArgs, after: Observation, ctx: Context) -> bool:
         cluster = connect(ctx, args.context)
         return all(
-            settled(cluster, ctx, step.ref) for step in self._steps or _kept(args, ctx) if step.there is not None
+            effective(cluster, ctx, step.ref) for step in self._steps or _kept(args, ctx) if step.there is not None
         )
 
 
@@ -130,22 +144,7 @@ def _kept(args: RevertArgs, ctx: Context) -> list[Step]:
 def _inhabitants(cluster: Cluster, ctx: Context, step: Step, steps: list[Step]) -> str:
     """Whose objects would go with a namespace or a definition that is to be deleted: some of them, for a sentence."""
     ours = {(one.ref.kind.kind, one.ref.name) for one in steps if one.ref is not step.ref}
-    if step.ref.kind == kinds.NAMESPACE:
-        inside = [kind for kind in pruning.PRUNED if kind.kind not in ("ServiceAccount", "Job")]
-        inside.append(kinds.Kind("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim"))
-        found = [(kind, entry) for kind in inside for entry in cluster.select(ctx, Ref(kind, step.ref.name))]
-    elif step.ref.kind.kind == "CustomResourceDefinition":
-        made = next(iter(defined_kinds(step.here or {})), None)
-        found = [] if made is None else [(made, entry) for entry in cluster.select(ctx, Ref(made), everywhere=True)]
-    else:
-        return ""
-    names = [
-        (kind.kind, str(entry["metadata"]["name"]))
-        for kind, entry in found
-        if not entry["metadata"].get("ownerReferences")
-    ]
-    left = [f"{kind}/{name}" for kind, name in names if (kind, name) not in ours and name != "kube-root-ca.crt"]
-    return ", ".join(left[:3])
+    return inhabitants(cluster, ctx, step.ref, step.here or {}, ours)
 
 
 def _can_freeze(step: Step) -> bool:

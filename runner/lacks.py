@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from runbook.contract import Absent
+from runbook.contract import Absent, ForUndo
 
 EXTRA_MODULES: Mapping[str, str] = {"postgres": "psycopg"}
 """Optional dependency -> the module that it brings."""
@@ -36,5 +36,5 @@ def has_extra(name: str) -> bool:
 
 
 def masked(sentence: str, mask: Callable[[Any], Any]) -> str:
-    """Without secrets, and still Absent if it was."""
-    return type(sentence)(mask(str(sentence))) if isinstance(sentence, Absent) else str(mask(sentence))
+    """Without secrets, and still Absent or ForUndo if it was."""
+    return type(sentence)(mask(str(sentence))) if isinstance(sentence, Absent | ForUndo) else str(mask(sentence))

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from runbook.contract import Absent
+from runbook.contract import Absent, ForUndo
 from runbook.interpreter.effects import Call, Fault
 from runbook.interpreter.frozen import frozen
 from runbook.interpreter.unknown import Unknown
@@ -164,14 +164,10 @@ def judged(
 
     lacking = [(said.call, sentence, said.secret) for said in looked for sentence in said.sentences]
     later = frozenset(behind)
-    why = reasons(playbook, [call for call, sentence, _ in lacking if not _brought(call, sentence, later)], skipped)
+    needed = [call for call, sentence, _ in lacking if not _spared(call, sentence, later)]
+    why = reasons(playbook, needed, skipped)
     lacks = [
-        Lack(
-            call.step,
-            str(sentence),
-            "an earlier step may bring it" if _brought(call, sentence, later) else why[call.op],
-            secret,
-        )
+        Lack(call.step, str(sentence), _spared(call, sentence, later) or why[call.op], secret)
         for call, sentence, secret in lacking
     ]
     return Findings(
@@ -182,8 +178,11 @@ def judged(
     )
 
 
-def _brought(call: Call, sentence: str, behind: frozenset[str]) -> bool:
-    return isinstance(sentence, Absent) and call.op in behind
+def _spared(call: Call, sentence: str, behind: frozenset[str]) -> str:
+    """Why this is no lack of the step itself; '' where it is one."""
+    if isinstance(sentence, ForUndo):
+        return "only its undo needs it"
+    return "an earlier step may bring it" if isinstance(sentence, Absent) and call.op in behind else ""
 
 
 def look(host: Host, calls: Sequence[Call]) -> list[Looked]:

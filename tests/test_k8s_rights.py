@@ -1,7 +1,8 @@
 """The rights that preflight asks for are exactly those that a change needs, on a real control plane.
 
 For every change of family k8s, as users made for it: with no right the run is refused and what is missing named; with
-exactly that it succeeds; without any single right it is refused, and where nobody looks first it fails.
+exactly that it succeeds; without any single right it is refused, and where nobody looks first it fails. The same of its
+undo: what only that needs is a warning before the run, and refuses the undo.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ import pytest
 import yaml
 
 import runbook
-from runbook.interpreter.errors import Exit
+from runbook.contract import ForUndo
+from runbook.interpreter.errors import Exit, RefusedError
+from runbook.runner import session
 from runbook.runner.session import Ended, Options, World
 from runbook.runner.store import Store
 from runbook.runner.surroundings import Real
@@ -35,6 +38,13 @@ SPARE: dict[str, Right] = {"apply, pruned": ("list", "configmaps")}
 """What the step itself can do without: a kind that cannot be listed is not pruned, with a warning."""
 
 LACK = re.compile(r"^no right to (\w+) (\S+)( '[^']+')? in namespace '\S+' \(context 'testbed'\)$")
+
+
+FOR_UNDO: dict[str, list[Right]] = {
+    "apply, changed and new": [("delete", "configmaps")],
+    "apply, pruned": [("create", "configmaps")],
+}
+"""What only the undo needs: of all other changes it is the same as of the change itself."""
 
 
 @dataclass
@@ -62,20 +72,21 @@ class Scene:
         config.write_text(yaml.safe_dump(found))
         return self.plane.environ(user="nobody") | {"KUBECONFIG": str(config)}
 
-    def lacks(self, name: str, environ: dict[str, str]) -> list[Right]:
-        """What preflight says of it."""
+    def lacks(self, name: str, environ: dict[str, str], *, undo: bool = False) -> list[Right]:
+        """What preflight says of it. `undo`: of what only its undo needs."""
         caller = Caller(self.plane, self.folder)
         caller.environ = environ
         with caller.context() as ctx:
             case = CASES[name]
             action, args = opened(case.action, {"namespace": self.space, **case.given})
-            found = [LACK.match(sentence) for sentence in action.preflight(args, ctx)]
+            said = [one for one in action.preflight(args, ctx) if isinstance(one, ForUndo) == undo]
+            found = [LACK.match(sentence) for sentence in said]
         assert all(found), found
         return list(dict.fromkeys((match[1], match[2]) for match in found if match))
 
     def effective(self, name: str, environ: dict[str, str], rights: Sequence[Right]) -> None:
         """Wait until the API server knows of those rights."""
-        self.plane.until(lambda: not set(self.lacks(name, environ)) & set(rights))
+        self.plane.until(lambda: not {*self.lacks(name, environ), *self.lacks(name, environ, undo=True)} & set(rights))
 
     def needed(self, name: str) -> tuple[list[Right], dict[str, str]]:
         """All that preflight asks for, and who has it. Whether an object must be created is seen by who may read it."""
@@ -95,9 +106,14 @@ class Scene:
     def run(self, name: str, environ: dict[str, str], *, look: bool = True) -> Ended:
         path = self.folder / "one.yaml"
         path.write_text(CASES[name].playbook(self.space))
-        world = World(store=Store(self.folder / "home"), surroundings=Real(environ))
-        ended: Ended = runbook.run(path, world=world, options=Options(yes=True, preflight=look))
+        ended: Ended = runbook.run(path, world=self.world(environ), options=Options(yes=True, preflight=look))
         return ended
+
+    def undo(self, ended: Ended, environ: dict[str, str]) -> Ended:
+        return session.undo(ended.run_id, world=self.world(environ))
+
+    def world(self, environ: dict[str, str]) -> World:
+        return World(store=Store(self.folder / "home"), surroundings=Real(environ))
 
     def objects(self) -> dict[str, Any]:
         return kube_cases.look(self.plane, self.space).objects
@@ -131,7 +147,24 @@ def test_what_preflight_asks_for_is_enough_and_none_of_it_too_much(scene: Scene,
     for one, environ in poorer:
         if one != SPARE.get(name):
             assert scene.run(name, environ, look=False).exit == Exit.FAILED, f"it can do without {one}"
+    only_back = scene.lacks(name, enough, undo=True)
+    assert only_back == FOR_UNDO.get(name, [])
+    before = scene.objects()  # those that failed may have done a part, where nobody looked first
     ended = scene.run(name, enough)
     assert ended.exit == Exit.SUCCEEDED, ended.outcome
     kube_cases.rest(scene.plane, scene.space)
     assert CASES[name].action == "k8s.delete_pods" or scene.objects() != before
+    if CASES[name].action == "k8s.delete":
+        return  # nothing takes it back
+    if only_back:
+        changed = scene.objects()
+        (verb, resource), *_ = only_back
+        with pytest.raises(RefusedError, match=f"no right to {verb} {resource} "):
+            scene.undo(ended, enough)
+        assert scene.objects() == changed, "an undo that lacks a right takes nothing back"
+        enough = scene.user([*needed, *only_back])
+        scene.effective(name, enough, [*needed, *only_back])
+    taken = scene.undo(ended, enough)
+    assert taken.exit == Exit.SUCCEEDED, taken.outcome
+    kube_cases.rest(scene.plane, scene.space)
+    assert not CASES[name].back or scene.objects() == before

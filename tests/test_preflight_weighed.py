@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runbook.contract import Absent, Check, Context, Notify, Outputs, PermanentError, TemporaryError
+from runbook.contract import Absent, Check, Context, ForUndo, Notify, Outputs, PermanentError, TemporaryError
 from runbook.interpreter.errors import Exit
 from runbook.interpreter.unknown import Unknown
 from runbook.runner import lacks, session
@@ -33,6 +33,8 @@ class Needs(Check[Args]):
             raise TemporaryError("nobody answers")
         if args.name.startswith("absent"):
             return [Absent(f"{args.name} is not there")]
+        if args.name.startswith("back"):
+            return [ForUndo(f"{args.name} is missing")]
         return [f"{args.name} is missing"] if args.name.startswith("lack") else []
 
     def read(self, args: Args, ctx: Context) -> Outputs:
@@ -185,6 +187,12 @@ def test_what_an_earlier_step_may_bring_is_not_missed_and_rights_are(lab: Lab) -
     assert told(lab, ended) == ["b: absent is not there (an earlier step may bring it)"]
     assert refused(lab.run(book(made_before, LACK))), "a shell command grants no rights"
     assert refused(lab.run(book(absent, made_before))), "what comes later brings nothing"
+
+
+def test_what_only_an_undo_needs_is_a_warning(lab: Lab) -> None:
+    ended = lab.run(book("id: a, action: toy.needs, with: {name: back}"))
+    assert ended.exit == Exit.SUCCEEDED
+    assert told(lab, ended) == ["a: back is missing (only its undo needs it)"]
 
 
 def test_nobody_can_tell_or_a_bug_refuses_nothing(lab: Lab) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from runbook.actions._kube.cluster import Cluster, connect
 from runbook.actions._kube.preflight import Right, lacks
-from runbook.contract import Context, Observation, param
+from runbook.contract import Absent, Context, ForUndo, Observation, param
 
 __all__ = ["KubeArgs", "Right", "Rights", "named", "place", "unnamed"]
 
@@ -32,11 +32,23 @@ class Rights:
         """The verbs that the call will use."""
         raise NotImplementedError
 
+    def undo_rights(self, args: Any, cluster: Cluster, ctx: Context) -> Iterable[Right]:
+        """The verbs that its inverse will use, and the call itself does not. By default the inverse uses the same."""
+        return ()
+
     def preflight(self, args: Any, ctx: Context) -> list[str]:
         """Sentences that name verb and resource, a namespace that is not there, a kind that is not served."""
         cluster = connect(ctx, args.context)
-        where = None if getattr(args, "optional", None) is True else args.namespace
-        return lacks(cluster, ctx, where, lambda: self.rights(args, cluster, ctx))
+        where = self.within(args)
+        found = lacks(cluster, ctx, where, lambda: self.rights(args, cluster, ctx))
+        if any(isinstance(sentence, Absent) for sentence in found):
+            return found
+        back = lacks(cluster, ctx, where, lambda: self.undo_rights(args, cluster, ctx))
+        return found + [ForUndo(sentence) for sentence in back if sentence not in found]
+
+    def within(self, args: Any) -> str | None:
+        """The namespace that must be there; None where none has to."""
+        return None if getattr(args, "optional", None) is True else str(args.namespace)
 
 
 def named(name: str, state: Mapping[str, Any]) -> Observation:

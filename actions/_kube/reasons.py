@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from runbook.actions._kube import workload
-from runbook.actions._kube.cluster import Cluster
+from runbook.actions._kube.cluster import Cluster, ForbiddenError
 from runbook.actions._kube.kinds import Ref
 from runbook.actions._kube.transport import Bounds
 from runbook.contract import Context, TemporaryError, shorten
@@ -29,17 +29,57 @@ def of_workload(cluster: Cluster, bounds: Bounds, found: Object) -> str:
 
 
 def effective(cluster: Cluster, ctx: Context, ref: Ref) -> bool:
-    """Has the controller done what the spec says? Just before the deadline, TemporaryError with what its pods say."""
-    if workload.settled(cluster, ctx, ref):
+    """Has the controller done what the spec says? Just before the deadline, TemporaryError with what its pods say.
+
+    True where this user cannot see it (`looked`). Who may read the workload and not its pods waits until it says itself
+    that it is done.
+    """
+    return looked(ctx, f"whether {ref} has rolled out", lambda: _rolled_out(cluster, ctx, ref))
+
+
+def looked(ctx: Context, what: str, look: Callable[[], bool]) -> bool:
+    """One look whether a change that was made has taken effect.
+
+    The rights that a change needs are not those to see what comes of it: True where a look is forbidden, and the log
+    says what is not known; whoever was told that the change had failed would be told wrong. No answer is no verdict,
+    either: False, for as long as there is time to look again.
+    """
+    try:
+        return look()
+    except ForbiddenError as error:
+        ctx.log(f"warning: the change is made; {what} cannot be seen: {error.message}")
         return True
-    if ctx.remaining() > LAST_LOOK:
+    except TemporaryError:
+        if ctx.remaining() > LAST_LOOK:
+            return False
+        raise
+
+
+def _rolled_out(cluster: Cluster, ctx: Context, ref: Ref) -> bool:
+    late = ctx.remaining() <= LAST_LOOK
+    try:
+        if workload.settled(cluster, ctx, ref):
+            return True
+    except workload.UnseenPodsError:
+        if late:
+            raise
+        return False
+    if not late:
         return False
     found = cluster.get(ctx, ref)
-    now, why = workload.counts(found), of_workload(cluster, ctx, found)
+    now, why = workload.counts(found), _why(cluster, ctx, found)
     says = workload.rollout(found).says if found.get("kind") != "ReplicaSet" else f"{now.total} of {now.desired} pods"
     if why and found.get("kind") == "StatefulSet" and workload.in_order(found):
         why += " (a StatefulSet replaces no pod while one is not ready: delete that one)"
     raise TemporaryError(f"{ref} has not rolled out in time: {says}{why and '; ' + why}")
+
+
+def _why(cluster: Cluster, ctx: Context, found: Object) -> str:
+    """What the pods say, where they may be read; what its controller says in any case."""
+    try:
+        return of_workload(cluster, ctx, found)
+    except ForbiddenError as error:
+        return "; ".join(filter(None, (said(found, []), f"its pods cannot be seen: {error.message}")))
 
 
 def said(found: Object, pods: list[dict[str, Any]]) -> str:

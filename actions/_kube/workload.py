@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runbook.actions._kube import kinds
-from runbook.actions._kube.cluster import Cluster
+from runbook.actions._kube.cluster import Cluster, ForbiddenError
 from runbook.actions._kube.kinds import Ref
 from runbook.actions._kube.transport import Bounds
 from runbook.contract import PermanentError
@@ -189,8 +189,15 @@ def is_stuck(pod: Object) -> bool:
     return any(((entry.get("state") or {}).get("waiting") or {}).get("reason") in _STUCK for entry in statuses)
 
 
+class UnseenPodsError(ForbiddenError):
+    """The workload is not at its end yet, and which of its pods never will be cannot be seen."""
+
+
 def settled(cluster: Cluster, bounds: Bounds, ref: Ref) -> bool:
-    """Has the controller done what the spec says, as far as it can? A pod that cannot become ready holds up nothing."""
+    """Has the controller done what the spec says, as far as it can? A pod that cannot become ready holds up nothing.
+
+    ForbiddenError where the workload may not be read; UnseenPodsError where it may, and its pods may not.
+    """
     found = cluster.get(bounds, ref)
     kind = found.get("kind")
     if ref.kind.group != "apps" or kind not in ("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet"):
@@ -202,5 +209,8 @@ def settled(cluster: Cluster, bounds: Bounds, ref: Ref) -> bool:
         return False
     if kind != "ReplicaSet" and not on_delete(found) and now.updated < to_update(found, now):
         return False
-    live = pods(cluster, bounds, ref.namespace, pod_selector(found))
+    try:
+        live = pods(cluster, bounds, ref.namespace, pod_selector(found))
+    except ForbiddenError as error:
+        raise UnseenPodsError(error.message, hint=error.hint) from error
     return all(is_ready(pod) or is_stuck(pod) for pod in live)

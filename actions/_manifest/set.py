@@ -11,9 +11,9 @@ from runbook.actions._kube.action import KubeArgs, Right, Rights
 from runbook.actions._kube.cluster import Cluster, ForbiddenError, connect
 from runbook.actions._kube.kinds import Ref
 from runbook.actions._kube.owners import autoscalers, of_fields
-from runbook.actions._kube.preflight import lacks
 from runbook.actions._manifest import documents as manifests
 from runbook.actions._manifest import prune as pruning
+from runbook.actions._manifest.inhabitants import making
 from runbook.actions._manifest.look import Seen, look, resolve, state
 from runbook.actions._manifest.prune import Stray
 from runbook.actions._manifest.users import sentence, users
@@ -114,13 +114,11 @@ def problems(args: ManifestArgs) -> Iterator[str]:
 class Lacking(Rights):
     """Preflight of a set of manifests, which may bring its own namespace."""
 
-    def preflight(self, args: ManifestArgs, ctx: Context) -> list[str]:
-        """Sentences that name verb and resource, a namespace that is not there, a kind that is not served."""
-        cluster = connect(ctx, args.context)
+    def within(self, args: ManifestArgs) -> str:
+        """Its namespace; `default`, which is always there, where the set brings its own."""
         items = manifests.read(args.path, args.manifest)
         brings = any(item.kind == "Namespace" and item.name == args.namespace for item in items)
-        # `default` is always there: then nothing is missing.
-        return lacks(cluster, ctx, "default" if brings else args.namespace, lambda: self.rights(args, cluster, ctx))
+        return "default" if brings else args.namespace
 
 
 def _content_changes(one: Seen) -> bool:
@@ -129,9 +127,14 @@ def _content_changes(one: Seen) -> bool:
     )
 
 
-def rights_of(args: ManifestArgs, cluster: Cluster, ctx: Context) -> list[Right]:
-    """The verbs that an apply of the set will use."""
+def rights_of(args: ManifestArgs, cluster: Cluster, ctx: Context) -> tuple[list[Right], list[Right]]:
+    """The verbs that an apply of the set will use, and those that its undo will.
+
+    What the undo lists before it deletes a namespace or a definition is looked at when it begins: here it would be many
+    questions, all within the time that a run's preflight has.
+    """
     needed: list[Right] = []
+    back: list[Right] = []
     items = manifests.read(args.path, args.manifest)
     where = resolve(cluster, ctx, items)
     for item in items:
@@ -145,7 +148,9 @@ def rights_of(args: ManifestArgs, cluster: Cluster, ctx: Context) -> list[Right]
             absent = False
         if absent:
             needed.append(("create", Ref(kind, namespace)))
+            back.append(("delete", ref))
     if args.prune is not None:
         own = dict.fromkeys(kind for kind, is_served in where.values() if is_served and pruning.is_pruned(kind))
         needed += [(verb, Ref(kind, args.namespace)) for kind in own for verb in ("list", "delete")]
-    return needed
+        back += [right for kind in own for right in making(Ref(kind, args.namespace))]
+    return needed, back

@@ -37,6 +37,7 @@ __all__ = [
     "Check",
     "Context",
     "Duration",
+    "ForUndo",
     "Notify",
     "Observation",
     "Opaque",
@@ -100,6 +101,12 @@ class Duration(float):
 
 class Absent(str):
     """A sentence of `preflight` about what an earlier step of the same run may bring: a namespace, a kind, a tool."""
+
+    __slots__ = ()
+
+
+class ForUndo(str):
+    """A sentence of `preflight` about what only the undo of the call would need: a run may do without it."""
 
     __slots__ = ()
 
