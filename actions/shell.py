@@ -26,7 +26,9 @@ class RunArgs:
         quoted="shell_quote",
     )
     env: dict[str, str] = param(
-        "Environment variables, beside those of runbook itself.", default_factory=dict, secret=True
+        "Environment variables, beside those of runbook itself. One whose optional secret is not there is left out.",
+        default_factory=dict,
+        secret=True,
     )
     stdin: str | None = param("Text for its standard input; without it there is none.", default=None, secret=True)
     cwd: Path = param("Working directory.", default=Path(), path=True)

@@ -110,7 +110,7 @@ def prepare(file: str, given: Sequence[str], files: Sequence[str], scenario: str
     words, problems = _from_words(playbook, given)
     wanted |= from_outside(playbook, words)
     wanted |= from_environment(playbook, wanted, os.environ)
-    if terminal.asks and not problems:
+    if terminal.asks and not problems and not _secret_is_missing(playbook, wanted):
         wanted |= from_outside(playbook, _ask_missing(playbook, wanted, terminal))
     typed, more = inputs.coerce(playbook.inputs, wanted, os.environ, COMMAND_LINE)
     misread = {problem.path for problem in problems}
@@ -210,15 +210,24 @@ def _read_inputs(path: str) -> tuple[str, dict[str, Any], dict[str, Place]]:
     return text, {str(name): plain[name] for name in plain}, {str(name): document.place(plain, name) for name in plain}
 
 
+def _secret_is_missing(playbook: Playbook, given: Mapping[str, Any]) -> bool:
+    """Whether the run will be refused for want of a secret's reference: then nothing has to be asked for before."""
+    return any(
+        entry.secret and entry.required and entry.name not in given and not _in_environment(entry)
+        for entry in playbook.inputs
+    )
+
+
+def _in_environment(entry: Input) -> bool:
+    return bool(entry.from_env) and entry.from_env in os.environ
+
+
 def _ask_missing(playbook: Playbook, given: Mapping[str, Any], terminal: Terminal) -> dict[str, Any]:
     """Required inputs that nobody gave, one after the other."""
     return {
         entry.name: _ask_one(entry, terminal)
         for entry in playbook.inputs
-        if entry.name not in given
-        and entry.required
-        and not entry.secret
-        and not (entry.from_env and entry.from_env in os.environ)
+        if entry.name not in given and entry.required and not entry.secret and not _in_environment(entry)
     }
 
 

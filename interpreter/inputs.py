@@ -112,7 +112,8 @@ def absent(one: Input, environ: Mapping[str, str]) -> Any:
         return None
     if one.required:
         about = f" ({one.description})" if one.description else ""
-        raise Misfit("{name} is missing", expected(one) + about, f"give it: -i {one.name}=...")
+        example = f"'{one.name}={{env: NAME}}'" if one.secret else f"{one.name}=..."
+        raise Misfit("{name} is missing", expected(one) + about, f"give it: -i {example}")
     return None if one.default is None else convert(one, one.default)
 
 

@@ -283,6 +283,7 @@ class Calls:
         }
         data |= {name: value for name, value in extra.items() if value}
         seq, at, wall = local.add("call.result", call.key, data)
+        local.warn_of_secrets()  # those that an input names are read by the first action that needs them
         local.past.ended(seq, call.key, data)
         inverse = result.inverse
         if inverse is not None:

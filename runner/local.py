@@ -225,6 +225,11 @@ class Local:
             self.past.emitted.add(mark)
             self.add(kind, key, data)
 
+    def warn_of_secrets(self) -> None:
+        """Of those that were read until now and are weakly kept: once in a run, whatever reads them again."""
+        for message in self.host.secrets.warnings:
+            self.emit("warning", "", {"message": message})
+
     # -- stopping
 
     def stop_box(self, box: Box, kind: StopKind, why: str) -> None:

@@ -89,6 +89,8 @@ def _record(args: type, given: Mapping[str, Any], base: str, unknown: str, prefi
         value = given[wire]
         if value is None and not item.required and not _takes_none(item.annotation):
             continue  # an absent optional secret or output renders as null: the default stands
+        if item.doc.get("secret"):
+            value = _without_absent(item.annotation, value)
         try:
             found[item.field.name] = _bounded(
                 item, _convert(item.annotation, value, base if item.doc.get("path") else "")
@@ -111,6 +113,15 @@ def _bounded(item: Parameter, value: Any) -> Any:
     if pattern is not None and isinstance(value, str) and not re.search(pattern, value):
         raise _MismatchError(f"text that matches {pattern}", value)
     return value
+
+
+def _without_absent(annotation: Any, value: Any) -> Any:
+    """A map of texts without the keys whose secrets are optional and not there: variables, headers are left out."""
+    kinds = [annotation, *typing.get_args(annotation)]
+    of_texts = any(typing.get_origin(kind) is dict and typing.get_args(kind)[1] is str for kind in kinds)
+    if not of_texts or not isinstance(value, Mapping):
+        return value
+    return {key: item for key, item in value.items() if item is not None}
 
 
 def _takes_none(annotation: Any) -> bool:

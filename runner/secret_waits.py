@@ -118,5 +118,6 @@ class SecretWaits:
         seq, at, wall = self._local.add("secrets", search.key, data)
         for message in search.warnings:
             self._local.emit("warning", search.key.removesuffix("@secrets"), {"message": message})
+        self._local.warn_of_secrets()
         status: Status = "failed" if fault is not None else "succeeded"
         search.future.set_result(Record(seq, at, wall, status, outputs=present, error=fault))
