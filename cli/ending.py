@@ -80,7 +80,7 @@ def stopped(view: RunView, terminal: Terminal) -> list[str]:
     if view.cancelled:
         rows += _cancelling(view)
     elif onward.is_over(view):
-        rows.append(("Next", onward.OVER))
+        rows.append(("Next", onward.over(view)))
     else:
         rows.append(("Next", f"{command(view, 'resume')}   (goes on where it was)"))
         rows.append(("", f"{command(view, 'resume', '--cleanup')}   (only takes back and tidies)"))
@@ -138,7 +138,7 @@ def _after_round(view: RunView, later: RoundView) -> list[tuple[str, str]]:
     if later.what != "undo" and not _can_be_undone(view):
         return []
     if onward.is_over(view):
-        return [("Next", onward.OVER)]
+        return [("Next", onward.over(view))]
     if later.what != "undo":
         return [("Next", f"{command(view, 'undo')}   (takes back what stands)")]
     again = [] if later.no_inverse else [f"{command(view, 'undo')}   (when the reason is gone)"]
@@ -245,11 +245,20 @@ def _where(culprit: StepView | None) -> str:
 
 
 def _undone(view: RunView, since: float = 0.0) -> list[tuple[str, str]]:
-    """What was taken back since a Unix time."""
-    undone = [call for call in view.undone() if (call.undone_at or 0.0) >= since]
+    """What was taken back: since a Unix time, and by whom before."""
+    undone = view.undone()
+    now = [f"{call.op} ({call.action})" for call in undone if (call.undone_at or 0.0) >= since]
+    earlier = (call for call in undone if (call.undone_at or 0.0) < since)
+    before = [f"{call.op} ({call.action}), before: {_by(view, call)}" for call in earlier]
     if not undone:
         return [("Undone", "nothing")] if since or view.changes() else []
-    return _list("Undone", [f"{call.op} ({call.action})" for call in undone])
+    return _list("Undone", [*(now or ["nothing more"]), *before])
+
+
+def _by(view: RunView, call: CallView) -> str:
+    """What took a change back before the last undo."""
+    undos = [made.began for made in view.rounds if made.what == "undo"]
+    return "by an earlier undo" if undos and (call.undone_at or 0.0) >= undos[0] else "by the run itself"
 
 
 def _left(view: RunView, told: str = "") -> list[tuple[str, str]]:
@@ -297,11 +306,11 @@ def _next(view: RunView) -> list[tuple[str, str]]:
     if view.unfinished:
         return _finishing(view)
     if view.exit is None:
-        return [("Next", onward.OVER if onward.is_over(view) else command(view, "resume"))]
+        return [("Next", onward.over(view) if onward.is_over(view) else command(view, "resume"))]
     if view.exit == int(Exit.SUCCEEDED):
         return []
     if view.exit == int(Exit.REFUSED) and not view.changes():
-        return []  # nothing happened; what is missing, and what to do about it, stands above
+        return [("Next", f"{onward.anew(view)}   (when what stands above is mended)")]
     rows = []
     if _can_be_undone(view) and not onward.is_over(view):
         rows.append(("Next", f"{command(view, 'undo')}   (takes back what stands)"))
@@ -311,7 +320,7 @@ def _next(view: RunView) -> list[tuple[str, str]]:
 
 def _finishing(view: RunView) -> list[tuple[str, str]]:
     if onward.is_over(view):
-        return [("Next", onward.OVER)]
+        return [("Next", onward.over(view))]
     return [("Next", f"{command(view, 'resume')}   (finishes the clean-up that is left)")]
 
 
@@ -320,7 +329,7 @@ def _answers(view: RunView, code: int) -> list[tuple[str, str]]:
     if view.cancelled:
         return _cancelling(view)
     if onward.is_over(view):
-        return _list("Next", ["rehearse it anew, on a terminal or with `answers:` in the scenario", onward.OVER])
+        return _list("Next", ["rehearse it anew, on a terminal or with `answers:` in the scenario", onward.over(view)])
     if code == int(Exit.IN_DOUBT):
         decided = (f"{command(view, 'resume', '--in-doubt', word)}   ({meant})" for word, meant in DOUBT.items())
         return _list("Next", ["look at it, then one of", *decided])
@@ -333,7 +342,7 @@ def _answers(view: RunView, code: int) -> list[tuple[str, str]]:
 
 def _cancelling(view: RunView) -> list[tuple[str, str]]:
     """A cancel that waits for a process to act on it: nothing else is asked any more."""
-    next_ = onward.OVER if onward.is_over(view) else f"{command(view, 'resume')}   (cleans up)"
+    next_ = onward.over(view) if onward.is_over(view) else f"{command(view, 'resume')}   (cleans up)"
     return [("Cancel", f"{one_line(view.cancelled)}; not acted on yet"), ("Next", next_)]
 
 

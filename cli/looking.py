@@ -18,7 +18,7 @@ from runbook.cli.terminal import Terminal, columns
 from runbook.interpreter.errors import Exit, InternalError, RunbookError
 from runbook.interpreter.frozen import frozen
 from runbook.runner.folds import count_answers
-from runbook.runner.journal import Journal
+from runbook.runner.journal import DamagedJournalError, Journal, NewerJournalError
 from runbook.runner.run_tree import QuestionView
 from runbook.runner.store import RunFolder, Store, home
 from runbook.runner.view import RunView, fold
@@ -166,12 +166,14 @@ class _Line:
     initiator: str = ""
     simulated: bool = False
     error: str = ""
-    after: str = ""  # `undone`, where an undo came later, or how far it came
+    after: str = ""  # `undone`, where an undo came later, or how far it came; why it cannot go on
 
 
 def _line(folder: RunFolder) -> _Line:
     try:
         view, holder = view_of(folder)
+    except NewerJournalError as error:
+        return _Line(folder.id, "newer", error=error.message, after="needs the newer runbook")
     except RunbookError as error:
         return _Line(folder.id, "damaged", error=error.message)
     return _Line(
@@ -183,11 +185,15 @@ def _line(folder: RunFolder) -> _Line:
         initiator=value(view.initiator),
         simulated=view.simulated,
         error=value((view.error or {}).get("message", "")),
-        after=_after(view),
+        after=_after(view, holder),
     )
 
 
-def _after(view: RunView) -> str:
+def _after(view: RunView, holder: str) -> str:
+    from runbook.cli import onward
+
+    if not holder and onward.is_over(view) and state_of(view, holder) in ("waiting", "in_doubt", "stopped"):
+        return "its world is gone"
     if view.cancelled:
         return "to be cancelled"
     later = view.last_round
@@ -279,7 +285,11 @@ def verify(run: str, head: str | None) -> None:
     from runbook.runner import artifacts
 
     folder = store().find(run)
-    journal = Journal.open(folder.journal, readonly=True)
+    try:
+        journal = Journal.open(folder.journal, readonly=True)
+    except DamagedJournalError as error:
+        error.hint = f"nothing of it can be read; what its steps said and kept is in {folder.path}"
+        raise
     try:
         problems = journal.verify()
         events = list(journal.events()) if not problems else []

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from runbook.cli import preparing
+from runbook.cli import onward, preparing
 from runbook.cli.looking import state_of, store, view_of
 from runbook.cli.terminal import Terminal, columns
 from runbook.interpreter import located
@@ -263,7 +263,9 @@ def sandbox_up(scenario: str, kubeconfig: Path | None) -> None:
 @click.option("--dry-run", is_flag=True, help="Only say which.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 def prune(older_than: str, keep: int, dry_run: bool, yes: bool) -> None:
-    """Delete old runs. Runs that are not over, or whose clean-up is open, always stay; what never began does not."""
+    """Delete old runs. Runs that are not over, or whose clean-up is open, always stay; what never began does not, nor
+    does a rehearsal whose simulated world is gone.
+    """
     limit = time.time() - _age(older_than)
     folders = store().runs()
     old = [folder for folder in (folders[:-keep] if keep else folders) if _done_before(folder, limit)]
@@ -302,6 +304,8 @@ def _done_before(folder: RunFolder, limit: float) -> bool:
         view, holder = view_of(folder)
     except RunbookError:
         return False
+    if onward.is_over(view) and not holder:
+        return view.last < limit
     state = state_of(view, holder)
     if state == "never begun":
         return _made_before(folder, limit)

@@ -306,7 +306,9 @@ def _hint_of(error: RunbookError, view: RunView, *, went_on: bool) -> str | None
     if view.started is None:  # not even its beginning is on record
         return hint and hint.replace("resume the run", "run it again: nothing was begun")
     if view.ended is None and hint is None and went_on:
-        return onward.OVER if onward.is_over(view) else f"when the reason is gone: {onward.command(view, 'resume')}"
+        return (
+            onward.over(view) if onward.is_over(view) else f"when the reason is gone: {onward.command(view, 'resume')}"
+        )
     for command in ("runbook logs -f", "runbook cancel"):
         hint = hint and hint.replace(f"`{command}`", f"`{command} {view.id}`")
     for words in ("resume the run", "try again")[: 2 if went_on else 1]:

@@ -39,6 +39,7 @@ def _begun(view: RunView, event: Event) -> None:
     view.id = data.get("run", "")
     view.name = data.get("name", "")
     view.file = data.get("file", "")
+    view.defaults = frozenset(data.get("defaults") or ())
     view.inputs = data.get("inputs") or {}
     view.initiator = data.get("initiator", "")
     view.parent = data.get("parent")
@@ -47,6 +48,8 @@ def _begun(view: RunView, event: Event) -> None:
     view.version = data.get("version", "")
     view.simulated = bool(data.get("simulated"))
     view.world = str(data.get("place") or "")
+    view.cwd = data.get("cwd", "")
+    view.applied = bool(data.get("applied"))
     view.snapshot = data.get("snapshot", "")
     view.started = view.root.started = event.wall
     view.status = view.root.status = "running"

@@ -41,6 +41,14 @@ class JournalError(RunbookError):
     """The journal cannot be written or read: a full or broken disk, a damaged file."""
 
 
+class NewerJournalError(JournalError):
+    """A newer runbook wrote it; it is none the worse for that."""
+
+
+class DamagedJournalError(JournalError):
+    """What is there is no journal any more."""
+
+
 @frozen
 class Event:
     """One line of a run's history. `at`: running seconds. `wall`: Unix time. seq 0: passing (a log line), no record."""
@@ -126,7 +134,7 @@ class Journal:
             db = _connect(path, readonly=readonly)
             version = int(db.execute("pragma user_version").fetchone()[0])
             if version > SCHEMA:
-                raise JournalError(
+                raise NewerJournalError(
                     f"{path} was written by a newer runbook (journal version {version}, this one knows {SCHEMA})",
                     "use the newer runbook for this run",
                 )
@@ -454,5 +462,5 @@ def _failed(path: Path, error: Exception) -> JournalError:
     if "I/O" in text:
         return JournalError(f"the journal cannot be written, the disk reports an error ({path}: {text})", _CARE)
     if "malformed" in text or "not a database" in text or "no such table" in text:
-        return JournalError(f"the journal is damaged ({path}: {text})", "`runbook verify` says what is left")
+        return DamagedJournalError(f"the journal is damaged ({path}: {text})", "`runbook verify` says what is left")
     return JournalError(f"the journal failed ({path}: {text})")

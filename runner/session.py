@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from runbook.runner.world import World, here, secrets_of
 
 if TYPE_CHECKING:
     from runbook.interpreter.load import Loaded
+    from runbook.interpreter.model import Playbook
     from runbook.runner.standing import Standing
 
 __all__ = [
@@ -46,10 +48,6 @@ __all__ = [
     "undo_plan",
 ]
 
-_SERVED = (
-    "the world of `--sandbox SCENARIO` ends with its command: start the rehearsal anew; one that is to be resumed or "
-    "undone needs a world that stays, `runbook sandbox up SCENARIO`, and the coordinates.json that it names"
-)
 PLAN = "<plan>"
 """The name under which a journal's snapshot holds the plan that its run applies; no playbook file has it."""
 
@@ -105,6 +103,7 @@ def start(
             "name": loaded.playbook.name,
             "file": loaded.playbook.file,
             "inputs": to_wire(dict(inputs)),
+            "defaults": _defaults(loaded.playbook, inputs, world),
             "initiator": options.initiator,
             "parent": options.parent,
             "trigger": to_wire(options.trigger) if options.trigger is not None else None,
@@ -114,6 +113,7 @@ def start(
             "world": world.surroundings.world_id,
             "place": world.surroundings.place,
             "snapshot": journal.snapshot(),
+            "applied": plan is not None,
             "cwd": run.cwd,
             "host": processes.me().host,
             "pid": os.getpid(),
@@ -123,6 +123,16 @@ def start(
         return run.drive("run", "")
     finally:
         run.close()
+
+
+def _defaults(playbook: Playbook, given: Mapping[str, Any], world: World) -> list[str]:
+    """The inputs that are what they are without a word: the command that begins the same anew leaves them out."""
+    from runbook.interpreter import errors
+    from runbook.interpreter import inputs as typed
+
+    free = tuple(one for one in playbook.inputs if not one.required)
+    known, _ = typed.coerce(free, {}, world.surroundings.environ, errors.Place(playbook.file))
+    return [name for name, value in known.items() if name in given and given[name] == value]
 
 
 def _cwd() -> str:
@@ -251,6 +261,19 @@ def _reopened(folder: RunFolder, world: World, options: Options | None) -> Itera
         run.close()
 
 
+def _its_world(begun: Mapping[str, Any]) -> str:
+    """Where a rehearsal can go on: only in the world that it was rehearsed in."""
+    place = str(begun.get("place") or "")
+    if place and Path(place).exists():
+        return f"it goes on in its own world only: --sandbox {shlex.quote(place)}"
+    if place:
+        return f"its world ({place}) is gone: start the rehearsal anew"
+    return (
+        "the world of `--sandbox SCENARIO` ends with its command: start the rehearsal anew; one that is to be resumed "
+        "or undone needs a world that stays, `runbook sandbox up SCENARIO`, and the coordinates.json that it names"
+    )
+
+
 def _reread(folder: RunFolder, world: World, options: Options | None, journal: Journal) -> Run:
     from runbook.interpreter.load import load
     from runbook.runner import registry
@@ -263,11 +286,12 @@ def _reread(folder: RunFolder, world: World, options: Options | None, journal: J
         simulated = bool(begun["simulated"])
         raise RefusedError(
             f"run {folder.id} is {'a simulated' if simulated else 'no simulated'} one",
-            hint=_SERVED if simulated else "leave --sandbox out",
+            hint=_its_world(begun) if simulated else "leave --sandbox out",
         )
     if begun.get("world", "") != world.surroundings.world_id:
         raise RefusedError(
-            f"run {folder.id} was rehearsed in another simulated world: what it did is not in this one", hint=_SERVED
+            f"run {folder.id} was rehearsed in another simulated world: what it did is not in this one",
+            hint=_its_world(begun),
         )
     if begun["snapshot"] != journal.snapshot():
         raise InternalError(f"the stored files of run {folder.id} were changed", f"`runbook verify {folder.id}`")

@@ -50,6 +50,7 @@ class RunView:
         self.id = ""
         self.name = ""
         self.file = ""
+        self.defaults: frozenset[str] = frozenset()  # the inputs that are what they are without a word
         self.inputs: Mapping[str, Any] = {}
         self.initiator: Any = ""
         self.parent: Any = None
@@ -59,6 +60,8 @@ class RunView:
         self.simulated = False
         self.world = ""  # where its simulated world is, if that outlives the command
         self.snapshot = ""
+        self.cwd = ""  # where it was started; its file is relative to it
+        self.applied = False  # whether it applies a saved plan
         self.started: float | None = None
         self.last: float = 0.0  # wall time of the newest event
         self.ended: float | None = None

@@ -231,7 +231,9 @@ def test_a_run_in_a_served_world_is_killed_resumed_and_undone_there(cli: Command
         assert "stopped" in shown.out
         assert f"runbook resume {the_run(cli)} --cleanup --sandbox {world}   (only" in shown.out
         (going_on,) = re.findall(r"runbook (resume .*?)   \(goes on where it was\)", shown.out)
-        assert cli("resume").code == Exit.REFUSED  # not in the real world
+        refused = cli("resume")
+        assert refused.code == Exit.REFUSED  # not in the real world
+        assert f"it goes on in its own world only: --sandbox {world}" in refused.err
         said = cli(*shlex.split(going_on))
         assert said.code == 0, said.out + said.err
         undone = cli("undo", "--sandbox", world)
@@ -269,8 +271,24 @@ def test_a_rehearsal_that_was_killed_does_not_go_on_in_a_new_world(cli: Commands
             assert "start the rehearsal anew" in refused.err
             assert "`runbook sandbox up SCENARIO`" in refused.err
     assert cli("show").out == before, "nothing is lost"
+    assert "its world is gone" in cli("runs").out
     cli.write("coordinates.json", "{}")
     assert cli("run", "scale.yaml", "--sandbox", "coordinates.json").code == Exit.INVALID
+
+
+def test_a_rehearsal_that_waits_for_ever_is_said_to_and_can_be_deleted(cli: Commands) -> None:
+    """Its world ended with its command: nothing can go on with it, so it is no run that is to be kept."""
+    asks = "runbook: 1\nname: ask\nsteps:\n  - {id: list, action: manual.checklist, with: {sections: {Web: [up]}}}\n"
+    cli.write("ask.yaml", asks)
+    assert cli("run", "ask.yaml").code == Exit.WAITING
+    real = the_run(cli)
+    assert cli("run", "ask.yaml", "--sandbox", "world.yaml").code == Exit.WAITING
+    rehearsed = the_run(cli)
+    assert "waiting, its world is gone SIMULATED" in cli("runs").out
+    assert cli("prune", "--yes").out == "nothing to delete\n", "it is new"
+    deleted = cli("prune", "--keep", "0", "--older-than", "0s", "--yes")
+    assert deleted.out == f"{rehearsed}\ndeleted 1\n"
+    assert the_run(cli) == real, "a real one that waits is kept"
 
 
 @pytest.mark.timed
