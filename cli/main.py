@@ -114,7 +114,8 @@ def main(argv: list[str] | None = None) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without our signs gets `?`, never an error
-    sys.stdout, sys.stderr = outlived(sys.stdout), outlived(sys.stderr)
+    kept = (sys.stdout, sys.stderr)  # whoever forgets a stream closes its descriptor
+    sys.stdout, sys.stderr = map(outlived, kept)
     code = perform(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         try:
