@@ -3,7 +3,7 @@
 - a run from start to end: `api`, `session` (begin here), `driving`, `local` (the effects), `calls`, `quiet`, `threads`,
   `clock`, `given` (inputs from outside), `questions`, `typed_questions`, `people`, `orders`, `secret_waits`,
   `processes`, `world`, `surroundings`;
-- actions: `registry`, `host` (the only place where they run), `context`, `clients`, `parameters`, `outcomes`,
+- actions: `registry`, `host` (the only place where they run), `context`, `clients`, `pins`, `parameters`, `outcomes`,
   `outputs`, `diff`, `unsettled`, `builtins`, `describe` (their schemas and documentation);
 - secrets: `secrets`, `secret_looks` (which are missing), `masking`, `rotated` (what stands beside one);
 - what is on disk: `store`, `journal`, `leases`, `records`, `artifacts`, `step_logs`, `files`, `compiled`;

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from runbook.contract import PermanentError, TemporaryError
 from runbook.runner import store
 from runbook.runner.clients import Clients
+from runbook.runner.pins import Pins
 from runbook.runner.surroundings import Surroundings
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class HostContext:
         surroundings: Surroundings,
         secrets: Secrets,
         clients: Clients,
+        pins: Pins,
         outbox: Outbox,
         notes: Mapping[str, Any],
         beside: Path | None = None,
@@ -68,6 +70,7 @@ class HostContext:
         self._surroundings = surroundings
         self._secrets = secrets
         self._clients = clients
+        self._pins = pins
         self._outbox = outbox
         self._notes = dict(notes)
         self._beside = beside
@@ -179,6 +182,10 @@ class HostContext:
         if hashlib.sha256(sealed).hexdigest() != name:
             raise PermanentError("what was kept before the change is damaged")
         return self._secrets.decrypt(sealed)
+
+    def pinned(self, key: str, find: Callable[[], str]) -> str:
+        self.checkpoint()
+        return self._pins.get(key, find)
 
     def client(self, key: str, make: Callable[[], T], close: Callable[[T], None] | None = None) -> T:
         self.checkpoint()

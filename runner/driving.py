@@ -23,6 +23,7 @@ from runbook.runner.journal import Event, Journal
 from runbook.runner.local import Local, Policy, WaitingError
 from runbook.runner.lock_waits import PATIENCE, POLL, POLL_FAR
 from runbook.runner.locks import LockError, Locks
+from runbook.runner.pins import Pins
 from runbook.runner.preempting import Ender
 from runbook.runner.questions import Ask
 from runbook.runner.records import Past, fault_to_wire
@@ -142,7 +143,10 @@ class Run:
         folder = self._folder
         secrets = secrets_of(world, folder.path, self.cwd)
         around = world.surroundings
-        host = self._host = Host(registry, secrets, around, folder=folder.path, run_id=folder.id, cwd=self.cwd)
+        pins = self._pins()
+        host = self._host = Host(
+            registry, secrets, around, folder=folder.path, run_id=folder.id, cwd=self.cwd, pins=pins
+        )
         self.local = Local(
             self.journal,
             host,
@@ -154,6 +158,17 @@ class Run:
             listeners=(self._logs.add, *listeners),
             ask=ask,
         )
+
+    def _pins(self) -> Pins:
+        """What names mean in this run; what is found anew is on record before anything that rests on it."""
+
+        def write(key: str, value: str) -> None:
+            def add() -> None:
+                self.local.add("pinned", key, {"value": value})
+
+            self.local.post(add)
+
+        return Pins(self._past.pins, write)
 
     def _guard(self) -> Callable[[Call, str | None], Fault | None] | None:
         """What holds this run to the plan that it applies, if it applies one."""

@@ -23,6 +23,7 @@ from runbook.runner.clients import Clients
 from runbook.runner.context import HostContext, Outbox
 from runbook.runner.diff import diff, masked
 from runbook.runner.outcomes import Again, Intent, Result, Undoes
+from runbook.runner.pins import Pins
 from runbook.runner.rotated import beside
 from runbook.runner.secrets import Secrets, is_sealed
 from runbook.runner.surroundings import Surroundings
@@ -51,8 +52,12 @@ class Host:
         folder: Path,
         run_id: str,
         cwd: str = "",
+        pins: Pins | None = None,
     ) -> None:
-        """`folder`: the run's own. `cwd`: the folder that the run was started in; its files are relative to it."""
+        """`folder`: the run's own. `cwd`: the folder that the run was started in; its files are relative to it.
+
+        `pins`: what is on record of a run; without them they last as long as this host.
+        """
         self.registry = registry
         self.secrets = secrets
         self.surroundings = surroundings
@@ -60,6 +65,7 @@ class Host:
         self._run_id = run_id
         self._cwd = Path(cwd) if cwd else Path()
         self.clients = Clients()
+        self._pins = pins or Pins()
 
     def context(
         self, call: Call, seconds: float, notes: Mapping[str, Any] | None = None, outbox: Outbox | None = None
@@ -75,6 +81,7 @@ class Host:
             surroundings=self.surroundings,
             secrets=self.secrets,
             clients=self.clients,
+            pins=self._pins,
             outbox=outbox or Outbox(),
             notes={name: self.secrets.reveal(value, None) for name, value in (notes or {}).items()},
             beside=self._cwd / Path(call.base).parent,

@@ -158,6 +158,7 @@ class Past:
     sleeping: dict[str, float] = field(default_factory=dict)  # key -> until, in running seconds
     left: dict[str, Any] = field(default_factory=dict)  # object -> the state that this run last left it in, on the wire
     held: dict[str, dict[str, int]] = field(default_factory=dict)  # step key -> lock names and tokens
+    pins: dict[str, str] = field(default_factory=dict)  # names that mean one thing for the whole run
     refused: Fault | None = None  # why preflight refused the run
     at: float = 0.0
     wall: float = 0.0
@@ -188,6 +189,8 @@ class Past:
                 self.ended(event.seq, key, data)
             case "call.note":
                 self.notes.setdefault(key, {})[str(data["key"])] = data["value"]
+            case "pinned":
+                self.pins.setdefault(key, str(data["value"]))
             case "stop":
                 self.stops.setdefault(key, data["kind"])
             case "asked":
@@ -196,10 +199,15 @@ class Past:
                 self.given.setdefault(key, []).append(data)
             case "sleep.began":
                 self.sleeping[key] = data["until"]
-            case "locked":
-                self.held[key] = dict(data.get("tokens") or {})
             case "preflight":
                 self.refused = fault_from_wire(data.get("refused"))
+            case _:
+                self._lock_moved(kind, key, data)
+
+    def _lock_moved(self, kind: str, key: str, data: Mapping[str, Any]) -> None:
+        match kind:
+            case "locked":
+                self.held[key] = dict(data.get("tokens") or {})
             case "unlocked":
                 self.held.pop(key, None)
             case "resumed":

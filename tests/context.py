@@ -135,6 +135,9 @@ class LocalContext:
     def kept(self, reference: str) -> bytes:
         return self._kept[reference]
 
+    def pinned(self, key: str, find: Callable[[], str]) -> str:
+        return self.client(f"pinned {key}", find)
+
     def client(self, key: str, make: Callable[[], T], close: Callable[[T], None] | None = None) -> T:
         if key not in self._clients:
             self._clients[key] = (make(), close)

@@ -15,6 +15,7 @@ from runbook.contract import PermanentError
 from runbook.interpreter.errors import Exit
 from runbook.runner.session import Ended, Options
 from runbook.runner.world import here
+from tests.command import Commands
 from tests.helm_release import App
 from tests.kube import Caller, opened
 from tests.testbed.plane import Plane, built
@@ -57,6 +58,33 @@ def test_a_switched_kubeconfig_moves_no_helm(
     assert ended.exit == Exit.SUCCEEDED, ended.outcome
     assert app.newest() == (3, "deployed")
     assert app.image() == "1"
+
+
+def test_a_resume_and_an_undo_act_where_the_run_began(control_plane: Plane, helm_version: int, tmp_path: Path) -> None:
+    """Each is another process, and meanwhile somebody switched the context: what the run found is on record."""
+    app = App(control_plane, helm_version, tmp_path, revisions=2)
+    kubeconfig = two_contexts(control_plane, tmp_path)
+    cli = Commands(tmp_path, control_plane.environ(helm_version) | {"KUBECONFIG": str(kubeconfig)})
+    label = {"namespace": app.space, "kind": "ConfigMap", "name": "app", "labels": {"tier": "front"}}
+    control_plane.kubectl("-n", app.space, "create", "configmap", "app")
+    steps = [
+        {"id": "label", "action": "k8s.label", "with": label},
+        {"id": "go", "action": "manual.approve", "with": {"message": "Go on?"}},
+        {"id": "back", "action": "helm.rollback", "with": {**app.given, "revision": 1}},
+    ]
+    cli.write("it.yaml", json.dumps({"runbook": 1, "name": "it", "steps": steps}))
+    asked = cli("run", "it.yaml", "--yes")
+    assert asked.code == Exit.WAITING, asked.out + asked.err
+    control_plane.kubectl("--kubeconfig", str(kubeconfig), "config", "use-context", "staging")
+    assert cli("answer", "last", "go", "approve").code == 0
+    ended = cli("resume")
+    assert ended.code == 0, ended.out + ended.err
+    assert app.newest() == (3, "deployed")
+    undone = cli("undo", "--yes")
+    assert undone.code == 0, undone.out + undone.err
+    assert app.image() == "2"
+    labels = control_plane.kubectl("-n", app.space, "get", "configmap", "app", "-o", "jsonpath={.metadata.labels}")
+    assert "front" not in labels
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from urllib.parse import urlencode
 
 from runbook.actions._kube import kinds
 from runbook.actions._kube.bounds import pause
-from runbook.actions._kube.config import access, context_name
+from runbook.actions._kube.config import CURRENT, access, context_name
 from runbook.actions._kube.discovery import Discovery
 from runbook.actions._kube.errors import (
     ConflictError,
@@ -306,11 +306,11 @@ def _addressed(ref: Ref, *, named: bool, everywhere: bool) -> Ref:
 
 
 def connect(ctx: Context, context: str) -> Cluster:
-    """The cluster of a context (`current`: the kubeconfig's own), cached per run."""
+    """The cluster of a context (`current`: what the kubeconfig's own was when the run began), cached per run."""
     environ = ctx.environ
     where = environ.get("KUBECONFIG") or environ.get("HOME") or ""
-    # Kept, too: somebody who switches the context in another window must not switch this run.
-    name = ctx.client(f"k8s-context:{where}:{context}", lambda: context_name(environ, context))
+    # Somebody who switches the context in another window must not switch this run, nor what resumes or undoes it.
+    name = ctx.pinned("k8s-context", lambda: context_name(environ, context)) if context == CURRENT else context
     return ctx.client(f"k8s:{where}:{name}", lambda: open_cluster(environ, name, ctx.folder), Cluster.close)
 
 

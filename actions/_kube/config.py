@@ -64,9 +64,13 @@ def kubeconfig_files(environ: Mapping[str, str]) -> list[str]:
     return [name for name in _listed(environ) if Path(name).is_file()]
 
 
+CURRENT = "current"
+"""A step's `context` that stands for the kubeconfig's own choice."""
+
+
 def context_name(environ: Mapping[str, str], context: str) -> str:
     """The name that `context` stands for (`current`: the kubeconfig's choice). PermanentError when there is none."""
-    if context != "current":
+    if context != CURRENT:
         return context
     for name in kubeconfig_files(environ):
         chosen = _read(name).get("current-context")

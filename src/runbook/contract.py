@@ -249,6 +249,10 @@ class Context(Protocol):
 
     def kept(self, reference: str) -> bytes: ...
 
+    def pinned(self, key: str, find: Callable[[], str]) -> str:
+        """What a name means for the whole run, resumed ones and its undo too: found once, then on record."""
+        ...
+
     def client(self, key: str, make: Callable[[], T], close: Callable[[T], None] | None = None) -> T:
         """A connection cached per run; closed and forgotten when the call that uses it runs into its deadline."""
         ...
