@@ -17,6 +17,8 @@ from tests.command import Commands
 from tests.emergency import PLAYBOOKS
 from tests.rollbacks import SENIOR, TEAM, Branch, keeps_its_promises
 
+pytestmark = pytest.mark.slow
+
 NAME = "canary-rollback"
 GREEN, BLUE = "analysis-service-green", "analysis-service-blue"
 PAGED, ESCALATED, WELL, NOBODY = [(TEAM, "trigger")], [(SENIOR, "trigger")], [(TEAM, "resolve")], list[Any]()

@@ -193,7 +193,12 @@ def test_a_sentence_is_not_cut_where_it_begins_like_the_step(cli: Commands) -> N
     refused = cli("run", "h.yaml", environ={"PATH": "/nonexistent"})
     assert refused.code == Exit.REFUSED
     assert "h: helm is not on PATH" in refused.out
-    said = cli("run", "h.yaml", "--no-preflight", environ={"PATH": "/nonexistent"})
+    contexts = (
+        "contexts: [{name: here, context: {cluster: it}}], clusters: [{name: it, cluster: {server: 'http://it'}}]"
+    )
+    cli.write("kube", f"{{current-context: here, {contexts}}}\n")
+    nowhere = {"PATH": "/nonexistent", "KUBECONFIG": str(cli.folder / "kube")}
+    said = cli("run", "h.yaml", "--no-preflight", environ=nowhere)
     assert said.code == Exit.FAILED
     assert "  What      helm: not found" in said.out
     assert " helm: not found" in cli("show", "last").out

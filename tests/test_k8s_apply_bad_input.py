@@ -9,7 +9,7 @@ import pytest
 
 from runbook.actions._manifest import documents as manifests
 from runbook.actions._manifest.yaml import UnreadableError, documents
-from runbook.contract import PermanentError
+from runbook.contract import ForUndo, PermanentError
 from runbook.interpreter.unknown import Unknown
 from tests.kube import Caller, opened
 from tests.manifests import SET, Keeper, objects
@@ -253,12 +253,18 @@ def test_preflight_asks_for_exactly_the_verbs_that_are_needed(control_plane: Pla
     with nobody.context() as ctx:
         action, args = opened("k8s.apply", {"namespace": space, "manifest": SET})
         lacking = list(action.preflight(args, ctx))
+    back = [sentence for sentence in lacking if isinstance(sentence, ForUndo)]
+    lacking = [sentence for sentence in lacking if sentence not in back]
     where = f"in namespace '{space}' (context 'testbed')"
     assert sorted(lacking) == sorted(
         [f"no right to patch {kind} '{name}' {where}" for kind, name in (("secrets", "login"), ("configmaps", "app"))]
         + [f"no right to patch {kind} 'web' {where}" for kind in ("services", "deployments")]
         + [f"no right to create {kind} {where}" for kind in ("secrets", "services", "deployments")]
     )
+    assert sorted(back) == sorted(
+        f"no right to delete {kind} '{name}' {where}"
+        for kind, name in (("secrets", "login"), ("services", "web"), ("deployments", "web"))
+    ), "what its undo would delete again"
     assert objects(control_plane, space).keys() & {"Secret/login", "Service/web", "Deployment/web"} == set()
 
 

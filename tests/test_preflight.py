@@ -102,7 +102,7 @@ def test_one_verb_that_is_forbidden_refuses_the_run_before_its_first_change(benc
     )
     assert not marked.exists()
     assert bench.replicas() == 2
-    assert [event.kind for event in events(ended)] == ["run.begun", "preflight", "run.ended"]
+    assert [event.kind for event in events(ended)] == ["run.begun", "pinned", "preflight", "run.ended"]
 
 
 def test_the_command_says_it_with_and_without_a_terminal(bench: Bench) -> None:

@@ -224,6 +224,7 @@ def test_any_data_is_parsed_or_refused_with_a_sentence(data: dict[str, Any]) -> 
     assert isinstance(args, AllArgs) or "expected" in sentence or "no parameter" in sentence or "required" in sentence
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from([item.wire for item in parameters(AllArgs)]), json_values, max_size=2))
 def test_what_the_schema_takes_parse_takes(data: dict[str, Any]) -> None:

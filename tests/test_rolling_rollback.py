@@ -12,6 +12,8 @@ import pytest
 from tests import emergency, rollbacks
 from tests.rollbacks import SENIOR, TEAM, Branch, keeps_its_promises
 
+pytestmark = pytest.mark.slow
+
 NAME = "rolling-rollback"
 PAGED, ESCALATED, WELL = [(TEAM, "trigger")], [(SENIOR, "trigger")], [(TEAM, "resolve")]
 ORDER = ["notification-service", "file-watcher", "tracklist-service", "analysis-service"]

@@ -14,6 +14,8 @@ from runbook.runner import planning
 from tests import emergency, rollbacks
 from tests.rollbacks import SENIOR, TEAM, Branch, keeps_its_promises
 
+pytestmark = pytest.mark.slow
+
 NAME = "service-rollback"
 PAGED = [(TEAM, "trigger")]
 ESCALATED = [(SENIOR, "trigger")]

@@ -392,7 +392,7 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     memory = Path("/dev/shm")
     place = memory if memory.is_dir() and os.access(memory, os.W_OK) else None
     monkeypatch.setattr(driving, "Clock", functools.partial(Clock, monotonic=FATE.monotonic))
-    monkeypatch.setattr(local, "SECOND", 0.0)
+    monkeypatch.setattr(local, "AGAIN", 0.0)
     with tempfile.TemporaryDirectory(dir=place) as folder:
         yield Lab.at(Path(folder), Put)
     FATE.__init__()  # type: ignore[misc]
