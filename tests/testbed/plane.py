@@ -180,12 +180,13 @@ def running(folder: Path) -> Iterator[Plane]:
 
 
 def _lives(pid: int) -> bool:
-    """Whether it runs: a zombie, whose parent is not we, does not."""
+    """Whether it runs: a zombie, whose parent is not we, does not. Its other threads may last longer, and its port."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        threads = len(list(Path(f"/proc/{pid}/task").iterdir()))
     except OSError:
         return False
-    return state not in "ZX"
+    return state not in "ZX" or threads > 1
 
 
 def _free_block(size: int) -> int:
