@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -273,31 +273,35 @@ class FileRestore(Replace, Change[RestoreArgs]):
             raise PermanentError(f"nothing in {args.from_} matches {args.glob}")
         return {real_path(args.to / one.relative_to(args.from_)): one for one in found}
 
-    def _wanted(self, args: RestoreArgs, ctx: Context) -> dict[Path, Wanted]:
+    def _wanted(self, args: RestoreArgs, sources: Mapping[Path, Path], ctx: Context) -> dict[Path, Wanted]:
         wanted = {}
-        for path, origin in self._sources(args, ctx).items():
+        for path, origin in sources.items():
             with told(origin):
                 wanted[path] = Wanted(source(origin, ctx), args.mode, args.owner, stat.S_IMODE(origin.stat().st_mode))
         return wanted
 
-    def _hides(self, args: RestoreArgs, ctx: Context) -> bool:
+    @staticmethod
+    def _hides(args: RestoreArgs, sources: Mapping[Path, Path], ctx: Context) -> bool:
         """As in file.write; one of them hides all."""
-        return args.sensitive or any(copies_secret(one, ctx) for one in self._sources(args, ctx).values())
+        return args.sensitive or any(copies_secret(one, ctx) for one in sources.values())
 
     def preflight(self, args: RestoreArgs, ctx: Context) -> list[str]:
         return self._forbidden(self._sources(args, ctx))
 
     def observe(self, args: RestoreArgs, ctx: Context) -> Observation:
-        return self._observed(list(self._sources(args, ctx)), ctx, self._hides(args, ctx))
+        sources = self._sources(args, ctx)
+        return self._observed(list(sources), ctx, self._hides(args, sources, ctx))
 
     def expect(self, args: RestoreArgs, before: Observation, ctx: Context) -> Observation:
-        return self._expected(self._wanted(args, ctx), before, self._hides(args, ctx), ctx)
+        sources = self._sources(args, ctx)
+        return self._expected(self._wanted(args, sources, ctx), before, self._hides(args, sources, ctx), ctx)
 
     def apply(self, args: RestoreArgs, before: Observation, ctx: Context) -> None:
-        self._applied(self._wanted(args, ctx), before, self._hides(args, ctx), ctx)
+        sources = self._sources(args, ctx)
+        self._applied(self._wanted(args, sources, ctx), before, self._hides(args, sources, ctx), ctx)
 
     def inverse(self, args: RestoreArgs, before: Observation, op: str) -> Call | None:
-        return self._reverting(before, self._hides(args, self._ctx))
+        return self._reverting(before, self._hides(args, self._sources(args, self._ctx), self._ctx))
 
     def outputs(self, args: RestoreArgs, before: Observation, after: Observation) -> Outputs:
         changed = [name for name in after if after[name] != before.get(name)]

@@ -79,11 +79,10 @@ def stopped(view: RunView, terminal: Terminal) -> list[str]:
     rows = [*_undone(view), *_left(view)]
     if view.cancelled:
         rows += _cancelling(view)
-    elif onward.is_over(view):
-        rows.append(("Next", onward.over(view)))
     else:
-        rows.append(("Next", f"{command(view, 'resume')}   (goes on where it was)"))
-        rows.append(("", f"{command(view, 'resume', '--cleanup')}   (only takes back and tidies)"))
+        rows.append(("Next", onward.resuming(view, meaning="goes on where it was")))
+        if not onward.is_over(view):
+            rows.append(("", f"{command(view, 'resume', '--cleanup')}   (only takes back and tidies)"))
     return ["", head, *_laid_out(rows, terminal)]
 
 
@@ -306,7 +305,7 @@ def _next(view: RunView) -> list[tuple[str, str]]:
     if view.unfinished:
         return _finishing(view)
     if view.exit is None:
-        return [("Next", onward.over(view) if onward.is_over(view) else command(view, "resume"))]
+        return [("Next", onward.resuming(view))]
     if view.exit == int(Exit.SUCCEEDED):
         return []
     if view.exit == int(Exit.REFUSED) and not view.changes():
@@ -319,9 +318,7 @@ def _next(view: RunView) -> list[tuple[str, str]]:
 
 
 def _finishing(view: RunView) -> list[tuple[str, str]]:
-    if onward.is_over(view):
-        return [("Next", onward.over(view))]
-    return [("Next", f"{command(view, 'resume')}   (finishes the clean-up that is left)")]
+    return [("Next", onward.resuming(view, meaning="finishes the clean-up that is left"))]
 
 
 def _answers(view: RunView, code: int) -> list[tuple[str, str]]:
@@ -342,7 +339,7 @@ def _answers(view: RunView, code: int) -> list[tuple[str, str]]:
 
 def _cancelling(view: RunView) -> list[tuple[str, str]]:
     """A cancel that waits for a process to act on it: nothing else is asked any more."""
-    next_ = onward.over(view) if onward.is_over(view) else f"{command(view, 'resume')}   (cleans up)"
+    next_ = onward.resuming(view, meaning="cleans up")
     return [("Cancel", f"{one_line(view.cancelled)}; not acted on yet"), ("Next", next_)]
 
 

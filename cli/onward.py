@@ -73,6 +73,8 @@ def _typed(wire: Any) -> str:
     return "VALUE" if "‹secret:" in text or not text.isprintable() else text
 
 
-def with_(view: RunView, said: str) -> str:
-    """`SAID: runbook resume RUN`, or why that cannot be."""
-    return over(view) if is_over(view) else f"{said}: {command(view, 'resume')}"
+def resuming(view: RunView, said: str = "", meaning: str = "") -> str:
+    """`SAID: runbook resume RUN   (MEANING)`, or why that cannot be."""
+    if is_over(view):
+        return over(view)
+    return (f"{said}: " if said else "") + command(view, "resume") + (f"   ({meaning})" if meaning else "")

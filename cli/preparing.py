@@ -137,9 +137,7 @@ def as_far_as_given(playbook: Playbook, given: Sequence[str], files: Sequence[st
     wanted |= from_outside(playbook, words)
     wanted |= from_environment(playbook, wanted, os.environ)
     known = tuple(
-        entry
-        for entry in playbook.inputs
-        if entry.name in wanted or not entry.required or (entry.from_env and entry.from_env in os.environ)
+        entry for entry in playbook.inputs if entry.name in wanted or not entry.required or _in_environment(entry)
     )
     typed, more = inputs.coerce(known, wanted, os.environ, COMMAND_LINE)
     misread = {problem.path for problem in problems}

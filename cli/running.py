@@ -193,7 +193,7 @@ def cancel(run: str, why: str) -> None:
     told = session.cancel(run, why=why)
     view, holder = view_of(folder)
     later = "" if onward.is_over(view) else f", {onward.command(view, 'resume')} finishes it later"
-    nobody = f"nobody runs it now; {onward.with_(view, 'the cancel takes effect with')}"
+    nobody = f"nobody runs it now; {onward.resuming(view, 'the cancel takes effect with')}"
     said = {
         "told": f"was told; it cleans up (runbook show {folder.id})",
         "told again": f"was told again: its clean-up ends{later}",
@@ -233,7 +233,7 @@ def answer(run: str, step: str, choice: str, comment: str, checked: tuple[str, .
     told = session.answer(run, step, given)
     view, _ = view_of(store().find(run))
     progress = next((q.progress for q in view.open_questions() if _is_named(step, step_of(q.key), q.key)), "")
-    going_on = f"; nobody runs it now, {onward.with_(view, 'so go on with')}"
+    going_on = f"; nobody runs it now, {onward.resuming(view, 'so go on with')}"
     click.echo(f"answered: {progress}" if progress else "answered" if told else f"answered{going_on}")
 
 
@@ -306,9 +306,7 @@ def _hint_of(error: RunbookError, view: RunView, *, went_on: bool) -> str | None
     if view.started is None:  # not even its beginning is on record
         return hint and hint.replace("resume the run", "run it again: nothing was begun")
     if view.ended is None and hint is None and went_on:
-        return (
-            onward.over(view) if onward.is_over(view) else f"when the reason is gone: {onward.command(view, 'resume')}"
-        )
+        return onward.resuming(view, "when the reason is gone")
     for command in ("runbook logs -f", "runbook cancel"):
         hint = hint and hint.replace(f"`{command}`", f"`{command} {view.id}`")
     for words in ("resume the run", "try again")[: 2 if went_on else 1]:

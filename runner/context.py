@@ -89,9 +89,11 @@ class HostContext:
         return self._surroundings.address(service, url)
 
     def permit(self, what: str, target: str) -> None:
-        near = self._beside is not None and Path(target).resolve().is_relative_to(self._beside.resolve())
-        if not (what == "read" and near):
+        if not (what == "read" and self._is_near(Path(target))):
             self._surroundings.permit(what, target)
+
+    def _is_near(self, path: Path) -> bool:
+        return self._beside is not None and path.resolve().is_relative_to(self._beside.resolve())
 
     # -- time
 

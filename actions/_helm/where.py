@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 
 from runbook.actions._kube.cluster import connect
-from runbook.actions._kube.config import IN_CLUSTER, access
+from runbook.actions._kube.config import CURRENT, IN_CLUSTER, access
 from runbook.contract import Context, PermanentError
 
 OVERRIDES = (
@@ -41,7 +41,7 @@ def pinned(ctx: Context, context: str) -> tuple[list[str], dict[str, str]]:
     refuse(ctx.environ, context)
     name = context_of(ctx, context)
     wanted = ctx.environ.get("HELM_KUBECONTEXT", "")
-    if context == "current" and wanted not in ("", name):
+    if context == CURRENT and wanted not in ("", name):
         raise PermanentError(
             f"HELM_KUBECONTEXT is {wanted!r}, and `context: current` is {name!r} for this run: helm would act elsewhere"
             f" than its plan says; name the step's `context`, or unset HELM_KUBECONTEXT"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runbook.actions._kube.cluster import Cluster, connect
+from runbook.actions._kube.config import CURRENT
 from runbook.actions._kube.preflight import Right, lacks
 from runbook.contract import Absent, Context, ForUndo, Observation, param
 
@@ -20,7 +21,7 @@ class KubeArgs:
     namespace: str = param("Namespace (ignored for kinds that have none).", family=True)
     context: str = param(
         "Context of the kubeconfig; `current` is the kubeconfig's own choice, or the pod's service account.",
-        default="current",
+        default=CURRENT,
         family=True,
     )
 

@@ -321,7 +321,7 @@ def open_cluster(environ: Mapping[str, str], name: str, folder: Path | None) -> 
 
 def server_version(environ: Mapping[str, str]) -> tuple[str, str]:
     """The current context and its server's version. TemporaryError, PermanentError where it does not say."""
-    resolved = context_name(environ, "current")
+    resolved = context_name(environ, CURRENT)
     cluster = open_cluster(environ, resolved, None)
     try:
         answer = cluster.transport.request(Within(5.0), "GET", "/version", headers={"Accept": "application/json"})

@@ -17,6 +17,7 @@ from typing import Any
 from runbook.actions._kube import kinds
 from runbook.actions._kube.bounds import Bounds, pause
 from runbook.actions._kube.cluster import Cluster, MissingError, connect, explain
+from runbook.actions._kube.config import CURRENT
 from runbook.actions._kube.kinds import Ref
 from runbook.actions._kube.preflight import lacks
 from runbook.actions._kube.tunnel import PROTOCOL, Tunnel
@@ -80,7 +81,7 @@ def open_pod(bounds: Bounds, cluster: Cluster, pod: Ref, port: int) -> Iterator[
 
 @contextlib.contextmanager
 def open_service(
-    ctx: Context, host: str, port: int, *, context: str = "current", namespace: str = ""
+    ctx: Context, host: str, port: int, *, context: str = CURRENT, namespace: str = ""
 ) -> Iterator[tuple[str, int]]:
     """A Service's port as a listening socket on loopback while the block runs: `(127.0.0.1, port)`.
 
@@ -115,7 +116,7 @@ def open_service(
         forward.join(_FAREWELL)
 
 
-def lacking(ctx: Context, host: str, *, context: str = "current", namespace: str = "") -> list[str]:
+def lacking(ctx: Context, host: str, *, context: str = CURRENT, namespace: str = "") -> list[str]:
     """For preflight: sentences about what `open_service` would lack: a right, the namespace, a name that says one."""
     try:
         service, where = service_name(host, namespace)
