@@ -2,6 +2,7 @@
 PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11 python3; do \
   command -v $$p > /dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null && echo $$p && break; done)
 BIN := .venv/bin
+FOUR := -n 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test lint bench fuzz schemas clean
 .DEFAULT_GOAL := demo
@@ -24,9 +25,10 @@ demo: .venv/run.stamp ## rehearse the emergency rollback: the plan, then the run
 	@$(BIN)/runbook plan playbooks/emergency.yaml --sandbox playbooks/scenarios/emergency/traffic.yaml
 	@$(BIN)/runbook run playbooks/emergency.yaml --sandbox playbooks/scenarios/emergency/traffic.yaml --yes
 
-test: .venv/dev.stamp ## every test that this machine can run, those of time alone; what was skipped and why is listed last
-	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not timed" $(PYTEST)
-	@$(BIN)/python -m pytest -m timed
+test: .venv/dev.stamp ## every test that this machine can run: quick, slow, and those of time alone; what was skipped and why is listed last
+	@$(BIN)/python -m pytest $(FOUR) -m "not slow and not timed" $(PYTEST) $(COVERAGE)
+	@$(BIN)/python -m pytest $(FOUR) -m "slow and not timed" $(PYTEST)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m timed
 
 lint: .venv/dev.stamp ## style, types, layers, generated files
 	@$(BIN)/ruff check .

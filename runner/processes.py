@@ -126,6 +126,6 @@ def end(pid: int, start: str, patience: float = 0.5) -> bool:
         until = time.monotonic() + wait
         while time.monotonic() < until:
             if not alive(pid, start):
-                break
+                return True  # nothing more is sent to its number, which may be somebody else's from now on
             time.sleep(0.01)
     return True

@@ -104,9 +104,10 @@ class Server(ThreadingHTTPServer):
         with self._guard:
             connections = list(self._open)
         for connection in connections:
+            # Not SSLSocket.shutdown: that one drops the TLS object under the feet of the thread that reads. That thread
+            # closes it, too: a descriptor's number that is free may be another connection's while it is still read.
             with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-            close(connection)
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)
         self._thread.join(5)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:

@@ -7,12 +7,15 @@ Behind the data channel stands a simulated program (pods.py).
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
+import io
 import os
+import selectors
 import socket
+import ssl
 import struct
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,6 +27,8 @@ from runbook.sandbox.world import Document
 PROTOCOLS = ("v4.channel.k8s.io", "portforward.k8s.io")
 _MAGIC = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _FRAME_LIMIT = 8 * 1024 * 1024
+_ROOM = 64 * 1024  # bytes that wait for one side before no more are taken from the other
+_READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
 
 class Pods(Protocol):
@@ -121,33 +126,71 @@ def _masked(content: bytes, key: bytes) -> bytes:
     return (int.from_bytes(content, "big") ^ int.from_bytes(stretched, "big")).to_bytes(len(content), "big")
 
 
+class _PartialError(Exception):
+    """A frame of which not all has come yet."""
+
+
+class _Incoming:
+    """What a client sends, in pieces of any size, as messages."""
+
+    def __init__(self) -> None:
+        self._content = bytearray()
+
+    def feed(self, content: bytes) -> Iterator[Frame | None]:
+        """The messages that are whole now; None after something that is too large to be one."""
+        self._content += content
+        while self._content:
+            rest = io.BytesIO(self._content)
+            try:
+                frame = decode(lambda size, rest=rest: _whole(rest, size))  # type: ignore[misc]
+            except _PartialError:
+                return
+            del self._content[: rest.tell()]
+            yield frame
+
+
+def _whole(rest: io.BytesIO, size: int) -> bytes:
+    content = rest.read(size)
+    if len(content) < size:
+        raise _PartialError
+    return content
+
+
 class _Forward:
-    """One port-forward: frames on one side, simulated programs on the other."""
+    """One port-forward: frames on one side, simulated programs on the other.
+
+    All in one thread: a TLS connection must not be read by one and written by another at once (OpenSSL: an SSL object
+    belongs to one thread), and blocked writes to both sides must not wait for each other.
+    """
 
     def __init__(self, connection: socket.socket, pod: Document, ports: list[int], pods: Pods) -> None:
-        self._connection = connection
-        self._reader = connection.makefile("rb")
+        self._web = connection
         self._pod = pod
         self._ports = ports
         self._pods = pods
         self._programs: dict[int, socket.socket] = {}
-        self._writing = threading.Lock()
+        self._to_web = bytearray()
+        self._to_program: dict[int, bytearray] = {}
+        self._incoming = _Incoming()
+        self._over = False
 
     def run(self) -> None:
         try:
             for index, port in enumerate(self._ports):
                 for channel in (2 * index, 2 * index + 1):
-                    self._send(channel, struct.pack("<H", port))
+                    self._frame(channel, struct.pack("<H", port))
             for index, port in enumerate(self._ports):
                 self._open(index, port)
-            self._receive()
+            self._web.setblocking(False)
+            with selectors.DefaultSelector() as ready:
+                while not self._over:
+                    self._turn(ready)
         except OSError:
             pass  # the client hung up, which is how port-forwards end
         finally:
             for program in self._programs.values():
                 close(program)
-            self._reader.close()
-            close(self._connection)
+            close(self._web)
 
     def _open(self, index: int, port: int) -> None:
         try:
@@ -155,32 +198,86 @@ class _Forward:
         except ConnectionRefusedError as error:
             meta = self._pod["metadata"]
             text = f"error forwarding port {port} to pod {meta['name']}, uid {meta['uid']}: {error}"
-            self._send(2 * index + 1, text.encode())
+            self._frame(2 * index + 1, text.encode())
             return
+        program.setblocking(False)
         self._programs[index] = program
-        threading.Thread(target=self._pump, args=(index, program), daemon=True).start()
+        self._to_program[index] = bytearray()
 
-    def _pump(self, index: int, program: socket.socket) -> None:
+    def _turn(self, ready: selectors.BaseSelector) -> None:
+        """Wait until something can be read or written, and do that."""
+        reads = all(len(waiting) < _ROOM for waiting in self._to_program.values())
+        _want(ready, self._web, _READ * reads | _WRITE * bool(self._to_web))
+        for index, program in self._programs.items():
+            _want(ready, program, _READ * (len(self._to_web) < _ROOM) | _WRITE * bool(self._to_program[index]))
+        held = reads and isinstance(self._web, ssl.SSLSocket) and self._web.pending() > 0  # more than select shows
+        happened = {key.fileobj: mask for key, mask in ready.select(0 if held else None)}
+        if held or happened.get(self._web, 0) & _READ:
+            self._hear_web()
+        for index, program in list(self._programs.items()):
+            if self._to_program[index]:
+                self._tell(index, program)
+            if happened.get(program, 0) & _READ:
+                self._hear(ready, index, program)
+        if self._to_web:
+            with contextlib.suppress(BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                del self._to_web[: self._web.send(self._to_web)]
+
+    def _hear_web(self) -> None:
         try:
-            while content := program.recv(65536):
-                self._send(2 * index, content)
-            with self._writing:
-                self._connection.sendall(encode(Frame(CLOSE, struct.pack("!H", 1000))))
-        except OSError:
-            pass  # whoever closed first ends the other side too
-
-    def _receive(self) -> None:
-        while (frame := decode(self._reader.read)) is not None:
-            if frame.opcode == CLOSE:
+            content = self._web.recv(_ROOM)
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return
+        if not content:
+            self._over = True
+        for frame in self._incoming.feed(content):
+            if frame is None or frame.opcode == CLOSE:
+                self._over = True
                 return
             if frame.opcode == PING:
-                with self._writing:
-                    self._connection.sendall(encode(Frame(PONG, frame.content)))
-            elif frame.opcode in {TEXT, BINARY} and frame.content:
-                program = self._programs.get(frame.content[0] // 2)
-                if program is not None and frame.content[0] % 2 == 0:
-                    program.sendall(frame.content[1:])
+                self._to_web += encode(Frame(PONG, frame.content))
+            elif frame.opcode in {TEXT, BINARY} and frame.content and frame.content[0] % 2 == 0:
+                waiting = self._to_program.get(frame.content[0] // 2)
+                if waiting is not None:
+                    waiting += frame.content[1:]
 
-    def _send(self, channel: int, content: bytes) -> None:
-        with self._writing:
-            self._connection.sendall(encode(Frame(BINARY, bytes([channel]) + content)))
+    def _tell(self, index: int, program: socket.socket) -> None:
+        """Give a program what came for it; one that has ended takes nothing."""
+        waiting = self._to_program[index]
+        try:
+            del waiting[: program.send(waiting)]
+        except BlockingIOError:
+            pass
+        except OSError:
+            waiting.clear()
+
+    def _hear(self, ready: selectors.BaseSelector, index: int, program: socket.socket) -> None:
+        """Take what a program says; its end is the end of the forward."""
+        try:
+            content = program.recv(_ROOM)
+        except BlockingIOError:
+            return
+        except OSError:
+            content = b""
+        if content:
+            self._frame(2 * index, content)
+            return
+        _want(ready, program, 0)
+        del self._programs[index], self._to_program[index]
+        close(program)
+        self._to_web += encode(Frame(CLOSE, struct.pack("!H", 1000)))
+
+    def _frame(self, channel: int, content: bytes) -> None:
+        self._to_web += encode(Frame(BINARY, bytes([channel]) + content))
+
+
+def _want(ready: selectors.BaseSelector, side: socket.socket, mask: int) -> None:
+    """Register what is awaited of a socket: for nothing at all it must not be registered."""
+    known = ready.get_map().get(side)
+    if known is None:
+        if mask:
+            ready.register(side, mask)
+    elif not mask:
+        ready.unregister(side)
+    elif known.events != mask:
+        ready.modify(side, mask)

@@ -17,6 +17,9 @@ settings.register_profile(
 )
 settings.load_profile("runbook")
 
+PARTS = ("not slow and not timed", "slow and not timed", "timed")
+"""The parts of `make test`, by their markers. The first one's coverage is measured in .ci/run."""
+
 REQUIRE_ALL = os.environ.get("RUNBOOK_TEST_REQUIRE") == "all"
 
 
@@ -47,19 +50,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("timed"):
             item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=3))
-        if item.get_closest_marker("slow"):  # a thousand times the same lines, or processes of their own
-            item.add_marker(pytest.mark.no_cover)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """What was skipped, a line for each reason, last. `make test` has two halves: the second one lists both."""
+    """What was skipped, a line for each reason, last. `make test` has three parts: the last one lists those of all."""
     reports = terminalreporter.stats.get("skipped", [])
     reasons = Counter(one.longrepr[2] if isinstance(one.longrepr, tuple) else str(one.longrepr) for one in reports)
-    half, cache = config.getoption("markexpr"), getattr(config, "cache", None)  # -p no:cacheprovider
-    if cache is not None and half == "not timed":
-        cache.set("runbook/skipped", dict(reasons))
-    if cache is not None and half == "timed":
-        reasons.update(cache.get("runbook/skipped", {}))
+    part, cache = config.getoption("markexpr"), getattr(config, "cache", None)  # -p no:cacheprovider
+    if cache is not None and part in PARTS:
+        cache.set(f"runbook/skipped-by-part/{part}", dict(reasons))
+        for earlier in PARTS[: PARTS.index(part)]:
+            reasons.update(cache.get(f"runbook/skipped-by-part/{earlier}", {}))
     if reasons:
         terminalreporter.section("skipped")
         for reason, count in sorted(reasons.items()):

@@ -12,6 +12,7 @@ The answer is a line: {signal} or its outcome, with `requests`: the number of ch
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -30,7 +31,16 @@ from runbook.runner.surroundings import Real
 from runbook.sandbox import surroundings
 from tests import emergency
 
-WARM = ("k8s", "helm", "prometheus", "pg", "slack", "pagerduty", "statuspage", "_kube.cluster", "_kube.forward")
+ACTIONS = ("k8s", "helm", "prometheus", "pg", "slack", "pagerduty", "statuspage", "_kube.cluster", "_kube.forward")
+RUNNER = ("builtins", "gate", "objectives", "preflight", "report", "tolerance", "walk")
+WARM = (
+    *(f"runbook.actions.{name}" for name in ACTIONS),
+    *(f"runbook.runner.{name}" for name in RUNNER),
+    "runbook.interpreter.engine",
+    "urllib3",
+    "yaml",
+)
+"""What a run imports when it first needs it."""
 
 LAST = ("run.ended", "undo.ended")
 """The last words of a run and of its undo: who is killed after them was not killed in its midst."""
@@ -41,11 +51,9 @@ AMID = 0.3  # seconds after a commit: the action that it let begin is at its wor
 def serve() -> None:
     """Until the orders end."""
     for name in WARM:
-        importlib.import_module(f"runbook.actions.{name}")
-    importlib.import_module("runbook.interpreter.engine")
-    importlib.import_module("runbook.runner.builtins")
-    importlib.import_module("runbook.runner.report")
+        importlib.import_module(name)
     emergency.load(emergency.PLAYBOOKS / "emergency.yaml")
+    gc.freeze()  # a collection in a fork would write to every page that it shares with this process
     for line in sys.stdin:
         order = json.loads(line)
         readable, writable = os.pipe()

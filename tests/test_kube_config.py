@@ -137,7 +137,7 @@ def test_in_a_pod_its_service_account_is_used(
     account = tmp_path / "serviceaccount"
     account.mkdir()
     (account / "token").write_text(control_plane.kubectl("-n", space, "create", "token", "runner"))
-    (account / "ca.crt").write_bytes((control_plane.folder / "certs/apiserver.crt").read_bytes())
+    (account / "ca.crt").write_bytes((control_plane.folder / "api.crt").read_bytes())
     monkeypatch.setattr(reading, "_ACCOUNT", account)
     caller = Caller(control_plane, tmp_path)
     caller.environ = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(control_plane.port)}

@@ -122,7 +122,7 @@ def test_service_rolled_back_twice_never_returns_to_the_version_that_was_left(
     assert platform.objects() == before
 
 
-ROLLING = {"services": ["file-watcher", "tracklist-service"], "grace": "400ms", "patience": "60s", "verify": "none"}
+ROLLING = {"services": ["file-watcher", "tracklist-service"], "grace": "1s", "patience": "60s", "verify": "none"}
 
 
 def test_rolling(platform: Platform, nursery: Nursery, tmp_path: Path) -> None:
