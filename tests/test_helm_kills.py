@@ -176,7 +176,7 @@ def test_killed_at_random_instants(app: Mortal, case: str, record_property: Any)
     whole = {True: calm.seconds, False: 0.1}  # in which it is killed: from its start, at its work; less if too late
     seen: collections.Counter[str] = collections.Counter()
     kills = KILLS[case][app.version]
-    for turn in range(3 * kills):
+    for turn in range(6 * kills + 12):  # on a loaded machine many come too early or too late
         last = app.last()
         early = turn % 2 == 0
         first = app.killed(chance.uniform(0.0, whole[early]), at_work=not early)
