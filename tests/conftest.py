@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections import Counter
 from collections.abc import Generator
 
@@ -16,6 +17,9 @@ settings.register_profile(
     "runbook", deadline=None, derandomize="CI" in os.environ, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("runbook")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a script's background job has it, and all that it starts
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PARTS = ("not slow and not timed", "slow and not timed", "timed")
 """The parts of `make test`, by their markers. The first one's coverage is measured in .ci/run."""
