@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import io
 import os
-import selectors
+import select
 import socket
 import ssl
 import struct
@@ -28,7 +28,7 @@ PROTOCOLS = ("v4.channel.k8s.io", "portforward.k8s.io")
 _MAGIC = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _FRAME_LIMIT = 8 * 1024 * 1024
 _ROOM = 64 * 1024  # bytes that wait for one side before no more are taken from the other
-_READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+_READ, _WRITE = select.POLLIN, select.POLLOUT
 
 
 class Pods(Protocol):
@@ -98,13 +98,15 @@ def encode(frame: Frame, *, mask: bool = False) -> bytes:
     return head + key + _masked(frame.content, key)
 
 
+class _PartialError(Exception):
+    """A frame of which not all has come yet."""
+
+
 def decode(read: Callable[[int], bytes]) -> Frame | None:
-    """The next whole message; None at the end of the connection."""
+    """The next whole message; None for one that is too large. What `read` raises where not all has come is raised."""
     opcode, content = 0, b""
     while True:
         head = read(2)
-        if len(head) < 2:
-            return None
         size = head[1] & 0x7F
         if size == 126:
             (size,) = struct.unpack("!H", read(2))
@@ -124,10 +126,6 @@ def _masked(content: bytes, key: bytes) -> bytes:
         return content
     stretched = (key * (len(content) // 4 + 1))[: len(content)]
     return (int.from_bytes(content, "big") ^ int.from_bytes(stretched, "big")).to_bytes(len(content), "big")
-
-
-class _PartialError(Exception):
-    """A frame of which not all has come yet."""
 
 
 class _Incoming:
@@ -182,9 +180,8 @@ class _Forward:
             for index, port in enumerate(self._ports):
                 self._open(index, port)
             self._web.setblocking(False)
-            with selectors.DefaultSelector() as ready:
-                while not self._over:
-                    self._turn(ready)
+            while not self._over:
+                self._turn()
         except OSError:
             pass  # the client hung up, which is how port-forwards end
         finally:
@@ -204,21 +201,26 @@ class _Forward:
         self._programs[index] = program
         self._to_program[index] = bytearray()
 
-    def _turn(self, ready: selectors.BaseSelector) -> None:
+    def _turn(self) -> None:
         """Wait until something can be read or written, and do that."""
         reads = all(len(waiting) < _ROOM for waiting in self._to_program.values())
-        _want(ready, self._web, _READ * reads | _WRITE * bool(self._to_web))
+        hears = len(self._to_web) < _ROOM
+        wanted = {self._web: _READ * reads | _WRITE * bool(self._to_web)}
         for index, program in self._programs.items():
-            _want(ready, program, _READ * (len(self._to_web) < _ROOM) | _WRITE * bool(self._to_program[index]))
-        held = reads and isinstance(self._web, ssl.SSLSocket) and self._web.pending() > 0  # more than select shows
-        happened = {key.fileobj: mask for key, mask in ready.select(0 if held else None)}
-        if held or happened.get(self._web, 0) & _READ:
+            wanted[program] = _READ * hears | _WRITE * bool(self._to_program[index])
+        poll = select.poll()
+        for side, mask in wanted.items():
+            if mask:
+                poll.register(side, mask)
+        held = reads and isinstance(self._web, ssl.SSLSocket) and self._web.pending() > 0  # more than poll shows
+        readable = {number for number, events in poll.poll(0 if held else None) if events & ~_WRITE}
+        if held or (reads and self._web.fileno() in readable):
             self._hear_web()
         for index, program in list(self._programs.items()):
             if self._to_program[index]:
                 self._tell(index, program)
-            if happened.get(program, 0) & _READ:
-                self._hear(ready, index, program)
+            if hears and program.fileno() in readable:
+                self._hear(index, program)
         if self._to_web:
             with contextlib.suppress(BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 del self._to_web[: self._web.send(self._to_web)]
@@ -251,7 +253,7 @@ class _Forward:
         except OSError:
             waiting.clear()
 
-    def _hear(self, ready: selectors.BaseSelector, index: int, program: socket.socket) -> None:
+    def _hear(self, index: int, program: socket.socket) -> None:
         """Take what a program says; its end is the end of the forward."""
         try:
             content = program.recv(_ROOM)
@@ -262,22 +264,9 @@ class _Forward:
         if content:
             self._frame(2 * index, content)
             return
-        _want(ready, program, 0)
         del self._programs[index], self._to_program[index]
         close(program)
         self._to_web += encode(Frame(CLOSE, struct.pack("!H", 1000)))
 
     def _frame(self, channel: int, content: bytes) -> None:
         self._to_web += encode(Frame(BINARY, bytes([channel]) + content))
-
-
-def _want(ready: selectors.BaseSelector, side: socket.socket, mask: int) -> None:
-    """Register what is awaited of a socket: for nothing at all it must not be registered."""
-    known = ready.get_map().get(side)
-    if known is None:
-        if mask:
-            ready.register(side, mask)
-    elif not mask:
-        ready.unregister(side)
-    elif known.events != mask:
-        ready.modify(side, mask)
